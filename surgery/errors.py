@@ -1,0 +1,39 @@
+"""Every error that a user can cause. A message says what is wrong, where, and what to do, in one line."""
+
+
+class SurgeryError(Exception):
+    """Base of all errors raised on purpose; the command line prints its message and exits with status 1."""
+
+    exit_status = 1
+
+
+class TraceError(SurgeryError):
+    """The model does something that cannot be captured as a graph."""
+
+
+class GuardError(SurgeryError):
+    """A traced model was called with inputs that its trace does not cover."""
+
+
+class MatchError(SurgeryError):
+    """A rule matched nothing, or a selection names a layer that does not exist."""
+
+    exit_status = 3
+
+
+class RewriteError(SurgeryError):
+    """A replacement does not fit the place where it is to go."""
+
+
+class RecipeError(SurgeryError):
+    """A recipe, or the command line around it, is invalid."""
+
+    exit_status = 2
+
+
+class ArtifactError(SurgeryError):
+    """A saved artifact or checkpoint is missing, truncated, altered or of another kind."""
+
+
+class TrainingError(SurgeryError):
+    """Training cannot go on, for example because the loss is no longer finite."""
