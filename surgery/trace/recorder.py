@@ -1,0 +1,267 @@
+"""Records a running model: torch functions through a `TorchFunctionMode`, module calls through `nn.Module.__call__`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from surgery.errors import TraceError
+from surgery.graph.cost import FlopCounter
+from surgery.graph.scope import Recording, Scope, bind, is_input, signature_of, unbind
+from surgery.trace.execute import run
+from surgery.trace.fingerprint import call_key
+from surgery.trace.frame import Frame
+from surgery.trace.shadow import owned_tensors
+from surgery.trace.sizes import Number, concrete
+
+_call = nn.Module.__call__
+
+# Reads that a recording's signature already covers, or that say nothing about the computation.
+FREE_ATTRIBUTES = {"device", "layout", "ndim", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
+                   "is_nested", "itemsize", "grad", "grad_fn", "is_leaf", "names", "requires_grad"}  # fmt: skip
+FREE_METHODS = {"__hash__", "__repr__", "__format__", "dim", "ndimension", "is_floating_point", "is_complex",
+                "get_device", "element_size"}  # fmt: skip
+GUARDED_METHODS = {"stride", "is_contiguous", "storage_offset"}
+
+
+class Recorder(TorchFunctionMode):
+    """Records one run of `model`, a shadow on the meta device, and adds a recording to the scope of each module met.
+
+    Args:
+        model: the shadow of the user's model.
+        scopes: scopes by path; new ones are added.
+        root: the path of `model` in the user's model, "" for the whole.
+        leaves: paths of modules that are not opened.
+    """
+
+    def __init__(self, model: nn.Module, scopes: dict[str, Scope], root: str = "", leaves: frozenset[str] = frozenset()):
+        super().__init__()
+        self._paths = {id(m): _join(root, p) for p, m in model.named_modules()}
+        self._owned = {key: (_join(root, path), tensor) for key, (path, tensor) in owned_tensors(model).items()}
+        self._scopes = scopes
+        self._leaves = leaves
+        self._frames: list[Frame] = []
+        self._opaque = False
+        self._flops = FlopCounter()
+        self._done: dict[Any, tuple[str, Recording]] = {}
+        self._fingerprints: dict[int, Any] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While this context is open, calls of the model's modules and of torch functions are recorded."""
+        recorder = self
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recorder._opaque or id(module) not in recorder._paths:
+                return _call(module, *args, **kwargs)
+            with recorder._watching(False):
+                return recorder._call_module(module, args, kwargs)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            with self, self._flops:
+                yield
+        finally:
+            nn.Module.__call__ = _call  # type: ignore[method-assign]
+
+    # -- modules ---------------------------------------------------------------------------------------------------
+
+    def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        path = self._paths[id(module)]
+        if self._is_leaf(module, path):
+            result, flops = self._run_opaque(lambda: _call(module, *concrete(args), **concrete(kwargs)))
+        else:
+            result, flops = self._call_scope(module, path, args, kwargs)
+        if not self._frames:
+            return result
+        frame = self._frames[-1]
+        frame.call("call_module", self._target(frame, path), args, kwargs, result, flops)
+        return result
+
+    def _is_leaf(self, module: nn.Module, path: str) -> bool:
+        cls = type(module)
+        in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
+        return bool(self._frames) and (in_torch or path in self._leaves)
+
+    def _target(self, frame: Frame, path: str) -> str:
+        prefix = f"{frame.path}." if frame.path else ""
+        if not path.startswith(prefix):
+            raise TraceError(
+                f"module {frame.path!r} calls {path!r}, which is not below it; declare {frame.path!r} a leaf"
+            )
+        return path[len(prefix) :]
+
+    def _call_scope(
+        self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, int]:
+        """Record a call of `module` in a frame of its own, or reuse the recording of an identical call."""
+        arguments = bind(type(module), args, kwargs)
+        leaves, spec = pytree.tree_flatten(arguments)
+        key = call_key(module, leaves, spec, self._fingerprints)
+        scope = self._scope(path, module)  # before those of the modules below it
+        if key in self._done:
+            origin, recording = self._done[key]
+            self._reuse(origin, path)
+            result = self._replay(recording, leaves)
+        else:
+            recording, result = self._record(module, path, arguments, leaves, spec)
+            if key is not None:
+                self._done[key] = path, recording
+        scope.add(recording)
+        return result, recording.flops
+
+    def _scope(self, path: str, module: nn.Module) -> Scope:
+        if path not in self._scopes:
+            self._scopes[path] = Scope(path, type(module), params=sum(p.numel() for p in module.parameters()))
+        return self._scopes[path]
+
+    def _record(
+        self, module: nn.Module, path: str, arguments: dict[str, Any], leaves: list[Any], spec: Any
+    ) -> tuple[Recording, Any]:
+        frame = Frame(path, self._owned)
+        signature = signature_of(module, leaves, spec)
+        names = _leaf_names(arguments)
+        inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
+        self._frames.append(frame)
+        try:
+            args, kwargs = unbind(type(module), pytree.tree_unflatten(inner, spec))
+            with self._watching(True):
+                result = _call(module, *args, **kwargs)
+        finally:
+            self._frames.pop()
+        recording = frame.finish(signature, spec, [concrete(leaf) for leaf in leaves], result)
+        return recording, self._hand_back(result, inner, leaves)
+
+    def _hand_back(self, result: Any, inner: list[Any], leaves: list[Any]) -> Any:
+        """`result` for the caller: numbers lose the inner frame's tape; the caller's frame follows them anew."""
+        outer = {id(i): leaf for i, leaf in zip(inner, leaves, strict=True)}
+        return pytree.tree_map(lambda v: outer.get(id(v)) if id(v) in outer else self._fresh(v), result)
+
+    def _fresh(self, value: Any) -> Any:
+        if isinstance(value, torch.Size):
+            return torch.Size(map(self._fresh, value))
+        return self._frames[-1].track(value.value) if isinstance(value, Number) and self._frames else concrete(value)
+
+    def _reuse(self, origin: str, path: str) -> None:
+        """Give the modules below `path` the recordings of those below `origin`, an identical module."""
+        if origin == path:
+            return
+        for known in [p for p in self._scopes if p.startswith(f"{origin}.")]:
+            source, target = self._scopes[known], path + known[len(origin) :]
+            scope = self._scopes.setdefault(target, Scope(target, source.module_class, params=source.params))
+            for recording in source.recordings:
+                scope.add(recording)
+
+    def _replay(self, recording: Recording, leaves: list[Any]) -> Any:
+        """The result of an identical call, without running it."""
+        inputs = {id(before): now for before, now in zip(recording.in_leaves, leaves, strict=True)}
+        return pytree.tree_unflatten([self._twin(v, inputs) for v in recording.out_leaves], recording.out_spec)
+
+    def _twin(self, value: Any, inputs: dict[int, Any]) -> Any:
+        if isinstance(value, torch.Tensor):
+            if id(value) in inputs:
+                return inputs[id(value)]
+            blank = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
+            return blank.requires_grad_(value.requires_grad) if value.requires_grad else blank
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return self._frames[-1].track(value) if number and self._frames else value
+
+    # -- torch functions -------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._opaque or not self._frames:
+            return func(*args, **kwargs)
+        frame = self._frames[-1]
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._read(frame, func.__self__.__name__, args[0], func)
+        if name in ("size", "numel", "nelement", "__len__") and _is_method(func, name):
+            return self._measure(frame, name, args, kwargs)
+        if name in GUARDED_METHODS and _is_method(func, name):
+            return self._guarded(frame, name, args, kwargs)
+        if name in FREE_METHODS and _is_method(func, name):
+            return func(*concrete(args), **concrete(kwargs))
+        return self._compute(frame, func, name, args, kwargs)
+
+    def _read(self, frame: Frame, name: str, tensor: torch.Tensor, func: Any) -> Any:
+        """An attribute of a tensor."""
+        if name == "shape":
+            return torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
+        value = func(tensor)
+        if isinstance(value, torch.Tensor):
+            frame.call("call_function", getattr, (tensor, name), {}, value)
+        elif name == "dtype" and frame.node_of(tensor).op != "placeholder":
+            source = frame.node_of(tensor)
+            frame.guard(getattr, (source, "dtype"), value, f"{source.meta['text']}.dtype")
+        elif name not in FREE_ATTRIBUTES and name != "dtype":
+            source = frame.node_of(tensor)
+            frame.guard(getattr, (source, name), value, f"{source.meta['text']}.{name}")
+        return value
+
+    def _measure(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
+        """The sizes of a tensor, tracked."""
+        tensor = args[0]
+        dims = [*args[1:], *kwargs.values()]
+        if name == "size":
+            sizes = torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
+            return sizes if not dims or dims[0] is None else sizes[concrete(dims[0])]
+        sizes = [frame.size(tensor, i) for i in range(tensor.dim())]
+        if name == "__len__":
+            return int(sizes[0])
+        count: Any = 1
+        for size in sizes:
+            count = count * size
+        return count
+
+    def _guarded(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
+        """A method whose result is a bare value: the recording depends on it."""
+        value = getattr(torch.Tensor, name)(*concrete(args), **concrete(kwargs))
+        node = frame.graph.call_method(name, frame.argument(args), frame.argument(kwargs))
+        node.meta["text"] = f"{frame.node_of(args[0]).meta['text']}.{name}()"
+        frame.require(node, value, node.meta["text"])
+        return value
+
+    def _compute(self, frame: Frame, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        result, flops = self._run_opaque(lambda: run(func, concrete(args), concrete(kwargs)))
+        if _is_method(func, name):
+            frame.call("call_method", name, args, kwargs, result, flops)
+        else:
+            frame.call("call_function", func, args, kwargs, result, flops)
+        return result
+
+    def _run_opaque(self, call: Callable[[], Any]) -> tuple[Any, int]:
+        """Run `call` unrecorded; with its result, the floating point operations that it took."""
+        before = self._flops.total
+        with self._watching(False):
+            return call(), self._flops.total - before
+
+    @contextmanager
+    def _watching(self, watching: bool) -> Iterator[None]:
+        """Whether what runs inside is the model's own code, to be recorded."""
+        outer, self._opaque = self._opaque, not watching
+        try:
+            yield
+        finally:
+            self._opaque = outer
+
+
+def _join(root: str, path: str) -> str:
+    return f"{root}.{path}" if root and path else root or path
+
+
+def _is_method(func: Any, name: str) -> bool:
+    return getattr(torch.Tensor, name, None) is func
+
+
+def _leaf_names(arguments: dict[str, Any]) -> list[str]:
+    """A readable identifier for each leaf, such as `encoder_hidden_states` or `added_cond_kwargs_resolution`."""
+    paths, _ = pytree.tree_flatten_with_path(arguments)
+    return ["_".join(re.findall(r"\w+", pytree.keystr(path))) for path, _ in paths]

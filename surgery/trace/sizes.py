@@ -1,0 +1,127 @@
+"""Sizes that remember where they came from.
+
+While a model is recorded, `tensor.shape[i]` is a `Size`: it behaves as the integer it holds, and every computation on it
+is written to the graph. A comparison, a loop bound or any other use that needs the bare number becomes a guard, so that
+the graph is never used at a size that would have taken another branch. The tensors themselves have concrete sizes: a
+batch of 1, or two sizes that happen to be equal, tie nothing together.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+
+class Tape(Protocol):
+    """Where computations on sizes are written."""
+
+    def compute(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Record `function(*args)` and return its tracked result."""
+
+    def pin(self, number: Number, function: Callable[..., Any], *args: Any) -> Any:
+        """Evaluate `function(*args)` now and guard that it gives the same result at run time."""
+
+
+class Number:
+    """What `Size` and `Ratio` share: a value, and the tape that it is written to."""
+
+    def __init__(self, value: Any, tape: Tape) -> None:
+        self.value = value
+        self.tape = tape
+
+    def __bool__(self) -> bool:
+        return bool(self.tape.pin(self, operator.ne, self, 0))
+
+    def __int__(self) -> int:
+        return int(self.tape.pin(self, int, self))
+
+    def __float__(self) -> float:
+        return float(self.tape.pin(self, float, self))
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __str__(self) -> str:
+        return str(self.tape.pin(self, operator.pos, self))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.tape.pin(self, operator.pos, self), spec)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tape.compute(round, self) if digits is None else self.tape.compute(round, self, digits)
+
+
+class Size(Number, torch.SymInt):
+    """A tracked integer. It is a `torch.SymInt`, so torch's argument parsers take it wherever they take an int."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __index__(self) -> int:
+        return int(self)
+
+
+class Ratio(Number, torch.SymFloat):
+    """A tracked float, such as the square root of a token count."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
+    def method(self: Number, other: Any) -> Any:
+        if not isinstance(other, int | float | Number):
+            return NotImplemented
+        pair = (other, self) if reflected else (self, other)
+        return self.tape.compute(function, *pair)
+
+    return method
+
+
+def _comparison(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def method(self: Number, other: Any) -> Any:
+        if not isinstance(other, int | float | Number):
+            return NotImplemented
+        return self.tape.pin(self, function, self, other)
+
+    return method
+
+
+def _unary(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda self: self.tape.compute(function, self)
+
+
+def _install(cls: type[Number]) -> None:
+    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
+        function = getattr(operator, name)
+        setattr(cls, f"__{name}__", _binary(function, reflected=False))
+        setattr(cls, f"__r{name}__", _binary(function, reflected=True))
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(cls, f"__{name}__", _comparison(getattr(operator, name)))
+    for name in ("neg", "pos", "abs"):
+        setattr(cls, f"__{name}__", _unary(getattr(operator, name)))
+    for name in ("floor", "ceil", "trunc"):
+        setattr(cls, f"__{name}__", _unary(getattr(math, name)))
+
+
+_install(Size)
+_install(Ratio)
+
+
+def concrete(value: Any) -> Any:
+    """`value` with every tracked number replaced by the number that it holds, through tuples, lists, dicts and slices."""
+    if isinstance(value, Number):
+        return value.value
+    if isinstance(value, slice):
+        return slice(concrete(value.start), concrete(value.stop), concrete(value.step))
+    if isinstance(value, torch.Size):
+        return torch.Size([concrete(item) for item in value])
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(concrete, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(concrete, value))
+    if isinstance(value, dict):
+        return {key: concrete(item) for key, item in value.items()}
+    return value
