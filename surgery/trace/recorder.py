@@ -82,7 +82,9 @@ class Recorder(TorchFunctionMode):
         if not self._frames:
             return result
         frame = self._frames[-1]
-        frame.call("call_module", self._target(frame, path), args, kwargs, result, flops)
+        node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops)
+        node.meta["module_class"] = type(module)
+        node.meta["params"] = sum(p.numel() for p in module.parameters())
         return result
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
