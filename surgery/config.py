@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """A frozen pydantic model that refuses unknown keys: base of each part of a recipe and of operator configs."""
+    """Frozen, and refuses unknown keys: the base of each part of a recipe and of each operator config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,1 @@
+"""Judging a model: samples, Frechet distance, latency, FLOPs and the report."""
