@@ -1,0 +1,65 @@
+"""Replace attention by another sequence mixer."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import SerializeAsAny
+
+from surgery.operators import MixerConfig, MixerDims, Policy, projections_of
+from surgery.rewrite.pattern import OperatorPattern
+from surgery.rewrite.rule import Replacement, Rule
+from surgery.rewrite.selection import Selection, all_layers
+from surgery.rewrite.site import Site
+
+
+class ReplaceAttention(Rule):
+    """Puts `operator` in the place of a self-attention, as the paper's Hyena and window rows do (Table 4).
+
+    The new operator mixes one stream of tokens (B, N, D) and gives the same shape; attention that is masked, rotated by
+    position or conditioned by a second stream is skipped, with the reason in the plan.
+    """
+
+    operator: SerializeAsAny[MixerConfig]
+    inherit: Policy = "projections"
+
+    def check(self, site: Site) -> str | None:
+        """Refuse a call that passes more than the tokens, and shapes that a mixer cannot keep."""
+        args, kwargs = site.arguments
+        extra = [f"argument {i}" for i, a in enumerate(args[1:], 1) if isinstance(a, torch.Tensor)]
+        extra += [name for name, a in kwargs.items() if isinstance(a, torch.Tensor) and name != "hidden_states"]
+        if extra:
+            return f"is called with {', '.join(extra)}, which {self.operator.kind} does not take"
+        shape_in, shape_out = site.operator.in_shape, site.operator.out_shape
+        if len(shape_in) != 3 or shape_in != shape_out:
+            return f"maps {shape_in} to {shape_out}; a mixer maps (B, N, D) to the same shape"
+        return None
+
+    def replacement(self, site: Site) -> Replacement:
+        """The operator at the width, heads and biases of the attention at `site`."""
+        found = projections_of(site.module)
+        dims = MixerDims(
+            dim=site.operator.in_shape[-1],
+            heads=site.heads,
+            head_dim=found.query.weight.shape[0] // site.heads,
+            qkv_bias=found.query.bias is not None,
+            out_bias=found.out.bias is not None,
+        )
+        return Replacement(operator=self.operator, dims=dims, inherit=self.inherit)
+
+
+def replace_attention(
+    operator: MixerConfig, *, layers: Selection | None = None, inherit: Policy = "projections"
+) -> ReplaceAttention:
+    """The rule that replaces self-attention by `operator` in the selected layers (all, if none are given).
+
+    Args:
+        operator: config of the new operator, e.g. `HyenaX(kernel=4)`.
+        layers: `every(2)`, `indices(1, 3)` or `all_layers()`.
+        inherit: "projections" takes over the weights of q, k, v and o; "random" starts afresh.
+    """
+    return ReplaceAttention(
+        pattern=OperatorPattern(role="self_attention"),
+        layers=layers or all_layers(),
+        operator=operator,
+        inherit=inherit,
+    )

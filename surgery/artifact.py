@@ -1,0 +1,142 @@
+"""Artifacts: a student as safetensors and JSON, rebuilt from (base config, edits, weights). No pickle, no code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import nn
+
+from surgery.config import Config
+from surgery.errors import ArtifactError, SurgeryError
+from surgery.files import write_atomically
+from surgery.rewrite import Edit
+from surgery.rewrite.commit import Record, put, record_of, set_record
+
+DESCRIPTION = "surgery.json"
+WEIGHTS = "model.safetensors"
+
+
+class Description(Config):
+    """`surgery.json`.
+
+    Attributes:
+        format: version of this layout.
+        model_class: the diffusers class.
+        base_config: what diffusers' `from_config` takes.
+        edits: made to the base model, in order.
+        sha256: of the weights file.
+    """
+
+    format: Literal[1] = 1
+    model_class: str
+    base_config: dict[str, Any]
+    edits: tuple[Edit, ...]
+    sha256: str
+
+
+def save(student: nn.Module, folder: str | Path) -> Path:
+    """Write `student` to `folder` as `surgery.json` and `model.safetensors`.
+
+    Each file appears whole or not at all, the weights first.
+
+    Raises:
+        ArtifactError: the model is of no diffusers class, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    name = type(student).__name__
+    _model_class(name)
+    record = record_of(student)
+    weights = dump_tensors(_unshared(student.state_dict()))
+    description = Description(
+        model_class=name,
+        base_config=json.loads(student.to_json_string()),  # type: ignore[operator]
+        edits=record.edits if record else (),
+        sha256=hashlib.sha256(weights).hexdigest(),
+    )
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / DESCRIPTION, description.model_dump_json(indent=2).encode())
+    return folder
+
+
+def load(folder: str | Path) -> nn.Module:
+    """The student saved in `folder`, in eval mode, on the CPU. Nothing in the folder is executed.
+
+    Raises:
+        ArtifactError: files are missing, truncated or altered, or describe something that cannot be rebuilt.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    weights = _read(folder / WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != description.sha256:
+        raise ArtifactError(f"{folder / WEIGHTS}: truncated or altered (its SHA-256 differs); copy or make it again")
+    try:
+        student = _rebuild(description)
+        student.load_state_dict(load_tensors(weights), strict=True, assign=True)
+    except (SurgeryError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{folder}: does not describe a model that can be rebuilt: {reason}") from error
+    return student.eval()
+
+
+def is_artifact(folder: str | Path) -> bool:
+    """Whether `folder` was written by `save`."""
+    return (Path(folder) / DESCRIPTION).is_file()
+
+
+def _rebuild(description: Description) -> nn.Module:
+    """The student's structure, with weights yet to be loaded; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        student: nn.Module = _model_class(description.model_class).from_config(description.base_config)
+        for edit in description.edits:
+            put(student, edit.path, edit.replacement.build())
+    set_record(student, Record(description.edits, {}))
+    return student
+
+
+def _model_class(name: str) -> Any:
+    import diffusers  # late: the import takes seconds
+
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+        raise ArtifactError(f"{name} is not a model class of diffusers; only those can be saved and loaded")
+    return found
+
+
+def _read_description(folder: Path) -> Description:
+    path = folder / DESCRIPTION
+    try:
+        return Description.model_validate_json(_read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        what = first["msg"] + (f" at {where}" if where else "")
+        raise ArtifactError(f"{path}: truncated or altered: {what}; copy or make it again") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); name a folder written by surgery.save") from error
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors of which no two share memory, as safetensors demands."""
+    seen: set[int] = set()
+    return {name: _own_copy(tensor, seen) for name, tensor in sorted(tensors.items())}
+
+
+def _own_copy(tensor: torch.Tensor, seen: set[int]) -> torch.Tensor:
+    pointer = tensor.untyped_storage().data_ptr()
+    shared = pointer in seen or tensor.untyped_storage().nbytes() != tensor.nbytes
+    seen.add(pointer)
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.clone() if shared else tensor
