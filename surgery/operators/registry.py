@@ -1,0 +1,42 @@
+"""The operators that an artifact or a recipe can name, by their `kind`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError
+
+from surgery.errors import ArtifactError
+from surgery.operators.base import MixerConfig
+from surgery.operators.full import FullAttention
+from surgery.operators.hyena import HyenaX
+from surgery.operators.window import SlidingWindow
+
+Operator = Annotated[HyenaX | SlidingWindow | FullAttention, Field(discriminator="kind")]
+"""Any known operator config; as a pydantic field it is read back as the right class."""
+
+_ADAPTER: TypeAdapter[HyenaX | SlidingWindow | FullAttention] = TypeAdapter(Operator)
+
+
+def operator_from_data(data: Mapping[str, object]) -> HyenaX | SlidingWindow | FullAttention:
+    """Rebuild an operator config from what its `model_dump(mode="json")` gave.
+
+    Raises:
+        ArtifactError: the kind is unknown, or a field is unknown or of a wrong type.
+    """
+    try:
+        return _ADAPTER.validate_python(dict(data))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'operator'}: {each['msg']}" for each in error.errors()
+        )
+        raise ArtifactError(f"operator {data.get('kind')!r} cannot be read: {problems}") from None
+
+
+def _from_json(value: Any) -> Any:
+    return _ADAPTER.validate_python(value) if isinstance(value, Mapping) else value
+
+
+AnyOperator = Annotated[SerializeAsAny[MixerConfig], BeforeValidator(_from_json)]
+"""A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""

@@ -1,0 +1,140 @@
+"""Operators take over the weights of a diffusers attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from surgery.errors import RewriteError
+from surgery.operators import FullAttention, HyenaX, MixerConfig, SlidingWindow, dims_of, projections_of
+
+EVERY = [FullAttention(), HyenaX(), HyenaX(causal=True), SlidingWindow()]
+
+
+def attention(**options: object) -> Attention:
+    torch.manual_seed(0)
+    defaults: dict[str, object] = {"query_dim": 12, "heads": 3, "dim_head": 8, "bias": True}
+    return Attention(**(defaults | options)).eval()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 70), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_a_window_over_everything_is_the_old_attention(
+    length: int, bias: bool, out_bias: bool, fused: bool, full: bool
+) -> None:
+    old = attention(bias=bias, out_bias=out_bias)
+    x = torch.randn(2, length, 12)
+    if fused:
+        with torch.no_grad():
+            old.fuse_projections()
+            del old.to_q, old.to_k, old.to_v
+    config = FullAttention() if full else SlidingWindow(window=length)
+    new = config.build(dims_of(old))
+    before = new(x)
+    new.inherit(old, "projections")
+    plain = attention(bias=bias, out_bias=out_bias)
+    torch.testing.assert_close(new(x), plain(x), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(before, plain(x), atol=1e-4)
+
+
+def test_softmax_mixers_keep_the_names_of_the_weights() -> None:
+    old = attention()
+    new = SlidingWindow().build(dims_of(old))
+    new.inherit(old, "projections")
+    assert new.state_dict().keys() == old.state_dict().keys()
+    assert all(torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
+
+
+def test_hyena_starts_as_the_gated_projections() -> None:
+    old = attention()
+    new = HyenaX(kernel=4).build(dims_of(old))
+    new.inherit(old, "projections")
+    x = torch.randn(2, 9, 12)
+    expected = old.to_out[0](old.to_q(x) * old.to_k(x) * old.to_v(x))
+    torch.testing.assert_close(new(x), expected)
+
+
+@pytest.mark.parametrize("config", EVERY)
+@pytest.mark.parametrize("policy", ["random", "projections"])
+def test_inheriting_reads_the_old_weights_and_shares_none(config: MixerConfig, policy: str) -> None:
+    old = attention()
+    before = {name: value.clone() for name, value in old.state_dict().items()}
+    new = config.build(dims_of(old))
+    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    new.inherit(old, policy)  # type: ignore[arg-type]
+    unchanged = all(torch.equal(value, fresh[name]) for name, value in new.state_dict().items())
+    assert unchanged == (policy == "random")
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in old.state_dict().items())
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    old = attention()
+    with pytest.raises(RewriteError, match="'exact'"):
+        HyenaX().build(dims_of(old)).inherit(old, "exact")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"qk_norm": "rms_norm"}, "norm_q, norm_k"),
+        ({"residual_connection": True}, "residual_connection"),
+        ({"rescale_output_factor": 2.0}, "rescale_output_factor"),
+        ({"scale_qk": False}, "scale_qk"),
+        ({"norm_num_groups": 3}, "group_norm"),
+    ],
+)
+def test_softmax_mixers_refuse_weights_that_would_mean_something_else(
+    options: dict[str, object], named: str
+) -> None:
+    old = attention(**options)
+    for config in (FullAttention(), SlidingWindow()):
+        with pytest.raises(RewriteError, match=named):
+            config.build(dims_of(old)).inherit(old, "projections")
+
+
+class Wrapped(nn.Module):
+    """An adapter around a linear layer; what it computes is not in the weight."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = base.weight, base.bias
+
+
+def test_an_attention_without_readable_projections_is_refused() -> None:
+    adapted = attention()
+    adapted.to_k = Wrapped(adapted.to_k)
+    odd = attention()
+    odd.to_qkv = nn.Linear(12, 70)
+    odd.fused_projections = True
+    cases = [
+        (nn.Linear(4, 4), "no to_out"),
+        (adapted, "to_k is a Wrapped"),
+        (odd, "70 rows"),
+        (attention(kv_heads=1), "as many key heads"),
+        (attention(cross_attention_dim=20), "self-attention"),
+    ]
+    for module, words in cases:
+        with pytest.raises(RewriteError, match=words):
+            projections_of(module)
+
+
+def test_dims_need_a_usable_number_of_heads() -> None:
+    for heads in (None, 0, 7):
+        old = attention()
+        old.heads = heads
+        with pytest.raises(RewriteError, match="heads"):
+            dims_of(old)
+
+
+@pytest.mark.parametrize("config", EVERY)
+def test_weights_of_another_size_are_refused(config: MixerConfig) -> None:
+    for other in (attention(query_dim=16), attention(bias=False), attention(dim_head=4)):
+        with pytest.raises(RewriteError, match=r"dims_of\(attention\)"):
+            config.build(dims_of(attention())).inherit(other, "projections")
