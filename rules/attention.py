@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from pydantic import SerializeAsAny
 
-from surgery.operators import MixerConfig, MixerDims, Policy, projections_of
+from surgery.errors import RewriteError
+from surgery.operators import AnyOperator, MixerConfig, Policy, dims_of, extra_features
 from surgery.rewrite.pattern import OperatorPattern
 from surgery.rewrite.rule import Replacement, Rule
 from surgery.rewrite.selection import Selection, all_layers
@@ -19,7 +19,7 @@ class ReplaceAttention(Rule):
     position or conditioned by a second stream is skipped, with the reason in the plan.
     """
 
-    operator: SerializeAsAny[MixerConfig]
+    operator: AnyOperator
     inherit: Policy = "projections"
 
     def check(self, site: Site) -> str | None:
@@ -32,19 +32,16 @@ class ReplaceAttention(Rule):
         shape_in, shape_out = site.operator.in_shape, site.operator.out_shape
         if len(shape_in) != 3 or shape_in != shape_out:
             return f"maps {shape_in} to {shape_out}; a mixer maps (B, N, D) to the same shape"
-        return None
+        try:
+            dims_of(site.module)
+        except RewriteError as error:
+            return str(error)
+        features = extra_features(site.module)
+        return f"has {', '.join(features)}, which {self.operator.kind} would lose" if features else None
 
     def replacement(self, site: Site) -> Replacement:
         """The operator at the width, heads and biases of the attention at `site`."""
-        found = projections_of(site.module)
-        dims = MixerDims(
-            dim=site.operator.in_shape[-1],
-            heads=site.heads,
-            head_dim=found.query.weight.shape[0] // site.heads,
-            qkv_bias=found.query.bias is not None,
-            out_bias=found.out.bias is not None,
-        )
-        return Replacement(operator=self.operator, dims=dims, inherit=self.inherit)
+        return Replacement(operator=self.operator, dims=dims_of(site.module), inherit=self.inherit)
 
 
 def replace_attention(

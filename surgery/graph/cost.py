@@ -1,19 +1,38 @@
-"""Counting floating point operations while a model runs, on any device, the meta device included."""
+"""Counting floating point operations, on any device, the meta device included.
+
+A multiply-add counts as two; matrix products, convolutions and attention are counted as `torch.utils.flop_counter` does,
+and a softmax as three operations an element, which gives the paper's 4 N^2 D + 3 H N^2 for mixing N tokens. A module that
+knows its own cost, as every operator of `surgery.operators` does, is asked for it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+SOFTMAX_FLOPS = 3
+_SOFTMAX = {torch.ops.aten._softmax, torch.ops.aten._safe_softmax}
+_SCORES = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_flash_attention,
+    torch.ops.aten._scaled_dot_product_efficient_attention,
+    torch.ops.aten._scaled_dot_product_cudnn_attention,
+}
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A module of one token stream that knows what a forward pass costs."""
+
+    def flops(self, batch: int, tokens: int) -> int:
+        """Floating point operations for tokens of shape (batch, tokens, D)."""
+
 
 class FlopCounter(TorchDispatchMode):
-    """Adds up the operations of every matrix product, convolution and attention kernel that runs inside it.
-
-    A multiply-add counts as two, as in the paper. Formulas are those registered with `torch.utils.flop_counter`.
-    """
+    """Adds up the operations of all that runs inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,14 +41,13 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        formula = flop_registry.get(func.overloadpacket)
+        packet = func.overloadpacket
+        formula = flop_registry.get(packet)
         if formula is not None:
             self.total += int(formula(*args, **kwargs, out_val=result))
+        if packet in _SOFTMAX:
+            self.total += SOFTMAX_FLOPS * result.numel()
+        if packet in _SCORES:
+            query, key = args[0], args[1]
+            self.total += SOFTMAX_FLOPS * query[..., 0].numel() * key.shape[-2]
         return result
-
-
-def count_flops(module: torch.nn.Module, *args: Any, **kwargs: Any) -> int:
-    """Floating point operations of one forward pass of `module` on the given inputs."""
-    with torch.no_grad(), FlopCounter() as counter:
-        module(*args, **kwargs)
-    return counter.total

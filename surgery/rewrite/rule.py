@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from pydantic import SerializeAsAny
 from torch import nn
 
 from surgery.config import Config
-from surgery.operators import MixerConfig, MixerDims, Policy
+from surgery.operators import AnyOperator, MixerDims, Policy
 from surgery.rewrite.pattern import OperatorPattern
 from surgery.rewrite.selection import AllLayers, Selection
 from surgery.rewrite.site import Site
@@ -25,7 +24,7 @@ class Replacement(Config):
         inherit: which weights it takes over.
     """
 
-    operator: SerializeAsAny[MixerConfig]
+    operator: AnyOperator
     dims: MixerDims
     inherit: Policy
 

@@ -9,8 +9,6 @@ import torch
 from torch import fx, nn
 
 from surgery.graph import ModelGraph, Operator
-from surgery.graph.roles import ATTENTION
-from surgery.graph.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,9 @@ class Site:
         return self.graph.model.get_submodule(self.path)
 
     @property
-    def inner(self) -> Scope:
-        """The scope of the matched module."""
-        return self.graph.scopes[self.path]
-
-    @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the call: meta tensors of the traced sizes, numbers and constants."""
         return _values(self.node.args), _values(self.node.kwargs)
-
-    @property
-    def heads(self) -> int:
-        """The number of heads of a matched attention: the second size of the queries (B, H, N, D/H)."""
-        call = next(node for node in self.inner.graph.nodes if node.target in ATTENTION)
-        query = call.args[0] if call.args else call.kwargs["query"]
-        assert isinstance(query, fx.Node)
-        return int(query.meta["val"].shape[-3])
 
     def __str__(self) -> str:
         return f"{self.path} ({self.operator.module_class})"

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.graph.cost import FlopCounter
+from surgery.graph.cost import Counted, FlopCounter
 from surgery.graph.scope import Recording, Scope, bind, is_input, signature_of, unbind
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
@@ -77,6 +77,7 @@ class Recorder(TorchFunctionMode):
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: _call(module, *concrete(args), **concrete(kwargs)))
+            flops = _known_flops(module, args, kwargs, flops)
         else:
             result, flops = self._call_scope(module, path, args, kwargs)
         if not self._frames:
@@ -90,7 +91,7 @@ class Recorder(TorchFunctionMode):
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
         cls = type(module)
         in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
-        return bool(self._frames) and (in_torch or path in self._leaves)
+        return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
 
     def _target(self, frame: Frame, path: str) -> str:
         prefix = f"{frame.path}." if frame.path else ""
@@ -257,6 +258,13 @@ class Recorder(TorchFunctionMode):
 
 def _join(root: str, path: str) -> str:
     return f"{root}.{path}" if root and path else root or path
+
+
+def _known_flops(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counted: int) -> int:
+    if not isinstance(module, Counted):
+        return counted
+    tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
+    return module.flops(tokens.shape[0], tokens.shape[1])
 
 
 def _is_method(func: Any, name: str) -> bool:

@@ -148,8 +148,8 @@ def test_the_meta_device_needs_no_weights():
     attention = graph.operators("self_attention")
     assert [o.layer for o in attention] == list(range(28))
     assert attention[0].in_shape == (1, 256, 1152)
-    # 8 N D^2 for the projections, 4 N^2 D for the mixing
-    assert attention[0].flops == 8 * 256 * 1152**2 + 4 * 256**2 * 1152
+    # the paper's count: 8 N D^2 for the projections, 4 N^2 D + 3 H N^2 for the mixing
+    assert attention[0].flops == 8 * 256 * 1152**2 + 4 * 256**2 * 1152 + 3 * 16 * 256**2
 
 
 def test_identical_blocks_share_one_recording():

@@ -1,0 +1,229 @@
+"""The command line. Results go to stdout, progress and errors to stderr; torch is imported when a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from surgery.errors import SurgeryError
+
+if TYPE_CHECKING:
+    from surgery.recipe import Recipe
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Set = Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)]
+
+app = App(
+    name="surgery",
+    help="Edit the architecture of a pretrained diffusion transformer, and keep a model that runs in diffusers.",
+    help_format="plaintext",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+
+
+@app.command
+def apply(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    set_: Set = (),
+    device: str = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: rewrite the model, distil, finetune, evaluate and save it.
+
+    Parameters
+    ----------
+    recipe
+        Python file that defines `recipe`.
+    out
+        Folder of the run; by default runs/ and the name of the recipe.
+    resume
+        Continue an interrupted run in the same folder.
+    dry_run
+        Show what would be edited and what it costs; write nothing.
+    set_
+        Override a value of the recipe, e.g. --set distil.steps=100; may be repeated.
+    device
+        Where to train, e.g. cuda.
+    as_json
+        Print the result as JSON.
+    """
+    if dry_run:
+        return plan(recipe, set_=set_, as_json=as_json)
+    from surgery.progress import RichProgress
+    from surgery.runner import apply as run_recipe
+    from surgery.terminal import stage_table
+
+    run = run_recipe(
+        _load(recipe, set_),
+        out or Path("runs") / recipe.stem,
+        resume=resume,
+        device=device,
+        progress=RichProgress(),
+        name=str(recipe),
+    )
+    if as_json:
+        return _print_json({**run.metrics.model_dump(mode="json"), "folder": str(run.folder)})
+    _console().print(stage_table(run.metrics))
+    print(f"\nmodel   {run.folder / 'model'}\nreport  {run.folder / 'report.html'}")
+    return None
+
+
+@app.command
+def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
+    """Show which edits a recipe makes, which sites it skips and why, and what it costs.
+
+    Parameters
+    ----------
+    recipe
+        Python file that defines `recipe`.
+    set_
+        Override a value of the recipe; may be repeated.
+    as_json
+        Print the plan as JSON.
+    """
+    from surgery.runner import prepare
+    from surgery.terminal import plan_view
+
+    planned = prepare(_load(recipe, set_)).plan
+    if as_json:
+        return _print_json(planned.model_dump(mode="json"))
+    _console().print(plan_view(planned))
+    return None
+
+
+@app.command
+def inspect(model: str, *, as_json: Json = False) -> None:
+    """List the operators of a model: role, shape, parameters and FLOPs.
+
+    Parameters
+    ----------
+    model
+        A folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+    as_json
+        Print them as JSON.
+    """
+    from dataclasses import asdict
+
+    from surgery.models import load_pretrained
+    from surgery.runner import example_inputs
+    from surgery.terminal import operator_table
+    from surgery.trace import trace
+
+    pretrained = load_pretrained(model)
+    graph = trace(pretrained.model, example_inputs(pretrained.model))
+    if as_json:
+        return _print_json([asdict(operator) for operator in graph.operators()])
+    _console().print(operator_table(graph))
+    return None
+
+
+@app.command
+def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed: int = 0) -> None:
+    """Draw a grid of samples from the student of a run.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    out
+        PNG file to write.
+    count
+        Number of samples.
+    seed
+        Of the noise that they start from.
+    """
+    from surgery.runner import sample_run
+
+    sample_run(run, out, count, seed, _progress())
+    print(out)
+
+
+@app.command
+def bench(run: Path, *, as_json: Json = False) -> None:
+    """Measure the latency of the teacher and of the student of a run, side by side.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    as_json
+        Print the figures as JSON.
+    """
+    from surgery.runner import bench_run
+    from surgery.terminal import bench_table
+
+    figures = bench_run(run)
+    if as_json:
+        return _print_json(figures)
+    _console().print(bench_table(figures))
+    return None
+
+
+@app.command
+def report(run: Path) -> None:
+    """Write report.html of a run again from the files in its folder.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    """
+    from surgery.report import report_of
+    from surgery.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.write("report.html", report_of(folder).encode())
+    print(run / "report.html")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed, 2 usage or invalid recipe, 3 no match."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        return _fail(str(error), 2)
+    except SurgeryError as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted; continue with --resume", 130)
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    lines = message.strip().splitlines() or ["failed"]
+    for line in lines:
+        print(f"surgery: {line}", file=sys.stderr)
+    return status
+
+
+def _load(recipe: Path, overrides: tuple[str, ...]) -> Recipe:
+    from surgery.recipe import load_recipe
+
+    return load_recipe(recipe, overrides)
+
+
+def _progress() -> Any:
+    from surgery.progress import RichProgress
+
+    return RichProgress()
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def _console() -> Console:
+    return Console()
