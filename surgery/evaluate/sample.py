@@ -1,0 +1,124 @@
+"""Samples of a class-conditional diffusers transformer: DDIM from fixed noise, and pictures of them.
+
+Shapes: N samples, B batch size, C channels, H x W latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor, nn
+
+from surgery.errors import SurgeryError
+from surgery.training.data import seeded
+from surgery.training.diffusion import null_label, predict, without_sigma
+
+BATCH_SIZE = 250
+
+
+def balanced_labels(samples: int, classes: int = 10) -> Tensor:
+    """Return labels (N,) int64 that run through the classes again and again: 0, ..., classes - 1, 0, ..."""
+    return torch.arange(samples) % classes
+
+
+@torch.inference_mode()
+def sample(
+    model: nn.Module,
+    scheduler: Any,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+    steps: int = 25,
+    guidance: float = 1.0,
+    batch_size: int = BATCH_SIZE,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return samples (N, C, H, W), float32 on the CPU, of the classes ``labels`` (N,).
+
+    Deterministic DDIM (Song et al. 2021, eta = 0) with ``steps`` evenly spaced timesteps from the top of
+    the schedule downwards, built from the config of ``scheduler``. Sample i starts from noise that depends
+    on ``seed`` and i alone, so that different models can be compared on the same noise. ``guidance`` other
+    than 1 adds a pass with the null class for classifier-free guidance. A scheduler with ``clip_sample``
+    gives samples within its clip range. ``advance`` is called after each batch with its number of samples.
+    Raises SurgeryError if guidance is asked of a model without a null class.
+    """
+    if guidance != 1.0 and null_label(model) is None:
+        raise SurgeryError(f"{type(model).__name__} has no null class: set guidance to 1.0")
+    noise_NCHW = initial_noise(model, len(labels), seed)
+    ddim = DDIMScheduler.from_config(scheduler.config, timestep_spacing="leading")
+    ddim.set_timesteps(steps)
+    images = []
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, start + batch_size)
+        images.append(_denoise(model, ddim, noise_NCHW[part], labels[part], guidance))
+        if advance is not None:
+            advance(len(images[-1]))
+    return torch.cat(images)
+
+
+def initial_noise(model: Any, samples: int, seed: int) -> Tensor:
+    """Return the noise (N, C, H, W), float32 on the CPU, from which ``sample`` starts."""
+    size = model.config.sample_size
+    shape = (model.config.in_channels, size, size)
+    return torch.stack([torch.randn(shape, generator=seeded(seed, "sample", i)) for i in range(samples)])
+
+
+def _denoise(model: nn.Module, ddim: Any, noise_BCHW: Tensor, labels_B: Tensor, guidance: float) -> Tensor:
+    parameter = next(model.parameters())
+    latents_BCHW = noise_BCHW.to(parameter.device) * ddim.init_noise_sigma
+    labels_B = labels_B.to(parameter.device)
+    for timestep in ddim.timesteps:
+        inputs_BCHW = ddim.scale_model_input(latents_BCHW, timestep).to(parameter.dtype)
+        output_BCHW = _guided(model, inputs_BCHW, timestep, labels_B, guidance)
+        latents_BCHW = ddim.step(output_BCHW.float(), timestep, latents_BCHW).prev_sample
+    return latents_BCHW.cpu()
+
+
+def _guided(
+    model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B: Tensor, guidance: float
+) -> Tensor:
+    """Return the prediction (B, C, H, W) without sigma: null + guidance * (conditional - null)."""
+    null = null_label(model)
+    if guidance == 1.0 or null is None:
+        return _predict(model, latents_BCHW, timestep, labels_B)
+    doubled = torch.cat([latents_BCHW, latents_BCHW])
+    labels = torch.cat([labels_B, torch.full_like(labels_B, null)])
+    conditional, unconditional = _predict(model, doubled, timestep, labels).chunk(2)
+    return torch.lerp(unconditional, conditional, guidance)
+
+
+def _predict(model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B: Tensor) -> Tensor:
+    timestep_B = timestep.to(latents_BCHW.device).expand(len(latents_BCHW))
+    inputs = {"hidden_states": latents_BCHW, "timestep": timestep_B, "class_labels": labels_B}
+    return without_sigma(predict(model, inputs), latents_BCHW.shape[1])
+
+
+def sample_grid(samples: Tensor, *, columns: int = 10, scale: int = 5, margin: int = 4) -> Image.Image:
+    """Return one picture of samples (N, C, H, W) in [-1, 1], row by row, enlarged ``scale`` times.
+
+    Margins, in pixels of the picture, are white. One channel is drawn in grey, three as colours; of latents
+    with more channels the first is drawn in grey.
+    """
+    shown = samples if samples.shape[1] == 3 else samples[:, :1]
+    tiles = ((shown.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    rows = -(-len(tiles) // columns)
+    height, width = tiles.shape[1] * scale, tiles.shape[2] * scale
+    size = (columns * (width + margin) + margin, rows * (height + margin) + margin)
+    grid = Image.new("RGB", size, "white")
+    for i, tile in enumerate(tiles):
+        picture = Image.fromarray(tile if tile.shape[2] == 3 else tile[..., 0])
+        corner = margin + i % columns * (width + margin), margin + i // columns * (height + margin)
+        grid.paste(picture.resize((width, height), Image.Resampling.NEAREST), corner)
+    return grid
+
+
+def sample_grid_png(
+    samples: Tensor, path: str | Path, *, columns: int = 10, scale: int = 5, margin: int = 4
+) -> None:
+    """Write ``sample_grid`` to ``path`` as PNG."""
+    sample_grid(samples, columns=columns, scale=scale, margin=margin).save(path, format="PNG", optimize=True)

@@ -1,0 +1,137 @@
+"""Pretrained models: the embedded one, folders written by diffusers, and models on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from surgery.errors import ArtifactError, RecipeError
+from surgery.models.digits_dit import FOLDER as DIGITS_DIT
+
+BUILT_IN = {"digits-dit": DIGITS_DIT}
+
+
+class Pretrained:
+    """A diffusion transformer in eval mode, and the scheduler that holds its q(z_t | z)."""
+
+    def __init__(self, name: str, model: Any, scheduler: Any = None) -> None:
+        self.name = name
+        self.model: nn.Module = model
+        self._scheduler = scheduler
+
+    @property
+    def scheduler(self) -> Any:
+        """The diffusers DDPMScheduler. Raises ArtifactError if none was saved with the model."""
+        if self._scheduler is None:
+            raise ArtifactError(
+                f"model {self.name!r} has no scheduler_config.json: save its scheduler into the same folder"
+            )
+        return self._scheduler
+
+
+def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
+    """Load a pretrained diffusers transformer and its scheduler.
+
+    ``name`` is a built-in name (``digits-dit``), a folder written by diffusers' ``save_pretrained`` (of the
+    model, or of a pipeline with ``transformer/`` and ``scheduler/``), or the id of either on the hub, which
+    is downloaded. Raises RecipeError if there is no such model, ArtifactError if there is one but it cannot
+    be used.
+    """
+    path = BUILT_IN.get(name, Path(name))
+    if path.is_dir():
+        subfolder = "transformer" if (path / "transformer" / "config.json").is_file() else None
+        if subfolder is None and not (path / "config.json").is_file():
+            raise ArtifactError(
+                f"folder {path} holds neither config.json nor transformer/config.json: "
+                "give a folder written by diffusers' save_pretrained"
+            )
+        pretrained = _load(name, str(path), subfolder, local=True)
+    elif path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise RecipeError(f"unknown model {name!r}: {_hint(name)}")
+    else:
+        pretrained = _from_hub(name)
+    pretrained.model.to(device)
+    return pretrained
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"use {' or '.join(map(repr, BUILT_IN))}, a folder, or the id of a model on the hub"
+
+
+def _from_hub(name: str) -> Pretrained:
+    from diffusers import ModelMixin
+
+    for subfolder in ("transformer", None):
+        try:
+            ModelMixin.load_config(name, subfolder=subfolder)
+        except OSError as error:
+            failure = error
+        else:
+            return _load(name, name, subfolder, local=False)
+    reason = _first_line(failure)
+    raise RecipeError(
+        f"model {name!r} is not a folder here and cannot be fetched from the hub ({reason}): {_hint(name)}"
+    )
+
+
+def _load(name: str, source: str, subfolder: str | None, *, local: bool) -> Pretrained:
+    """Load from ``source``, a folder (``local``) or a hub id; a model outside a pipeline lies in its root."""
+    model_class = _transformer_class(name, source, subfolder, local)
+    try:
+        model, report = model_class.from_pretrained(
+            source, subfolder=subfolder, local_files_only=local, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ArtifactError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+    for problem in ("missing_keys", "unexpected_keys"):
+        if report[problem]:
+            raise ArtifactError(
+                f"model {name!r} cannot be loaded: {problem.replace('_', ' ')} in its weights: "
+                f"{', '.join(sorted(report[problem])[:3])}; save it again with the diffusers version in use"
+            )
+    return Pretrained(name, model.eval(), _load_scheduler(name, source, subfolder, local))
+
+
+def _transformer_class(name: str, source: str, subfolder: str | None, local: bool) -> Any:
+    import diffusers
+
+    try:
+        config = diffusers.ModelMixin.load_config(source, subfolder=subfolder, local_files_only=local)
+    except OSError as error:
+        raise ArtifactError(f"the config of model {name!r} cannot be read: {_first_line(error)}") from error
+    class_name = config.get("_class_name", "none")
+    model_class = getattr(diffusers, class_name, None)
+    if model_class is None or not model_class.__module__.startswith("diffusers.models.transformers"):
+        raise ArtifactError(
+            f"model {name!r} is not a diffusers transformer: its config.json names the class {class_name!r}"
+        )
+    return model_class
+
+
+def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) -> Any:
+    """Return a DDPMScheduler with the config of the saved scheduler, of any class; None if none was saved."""
+    from diffusers import DDPMScheduler
+
+    folder = None if subfolder is None else "scheduler"
+    try:
+        config = DDPMScheduler.load_config(source, subfolder=folder, local_files_only=local)
+    except OSError:
+        return None
+    class_name = str(config.get("_class_name", ""))
+    if "Flow" in class_name:
+        raise ArtifactError(
+            f"model {name!r} is trained by flow matching ({class_name}), which surgery does not know yet"
+        )
+    return DDPMScheduler.from_config(config)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
