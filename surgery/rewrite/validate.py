@@ -48,14 +48,15 @@ def _run(
     site: Site, replacement: Replacement, new: nn.Module, args: Any, kwargs: Any, expected: torch.Tensor
 ) -> None:
     """Call the new module; its result must be like `expected`."""
+    kind = replacement.operator.kind
     try:
         with torch.no_grad():
             result = new(*args, **kwargs)
     except Exception as error:
-        raise RewriteError(f"{site.path}: {replacement.operator.kind} fails there: {_line(error)}") from error
+        raise RewriteError(f"{site.path}: {kind} fails on tokens {_shape(expected)}: {_line(error)}") from error
     if not isinstance(result, torch.Tensor) or _kind(result) != _kind(expected):
         raise RewriteError(
-            f"{site.path}: {replacement.operator.kind} gives {_words(result)} where {_words(expected)} is needed; "
+            f"{site.path}: {kind} gives {_words(result)} where {_words(expected)} is needed; "
             "choose an operator that keeps the shape, or adapt the rule's check"
         )
 
@@ -73,6 +74,10 @@ def _resize(values: Any, tokens: tuple[int, ...], to: tuple[int, int]) -> Any:
 
 def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.dtype
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))
 
 
 def _words(value: Any) -> str:
