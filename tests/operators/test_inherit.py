@@ -56,6 +56,9 @@ def test_hyena_starts_as_the_gated_projections() -> None:
     x = torch.randn(2, 9, 12)
     expected = old.to_out[0](old.to_q(x) * old.to_k(x) * old.to_v(x))
     torch.testing.assert_close(new(x), expected)
+    # The order shows only once the filter is trained: a product of three does not tell it.
+    stacked = torch.cat([old.to_q.weight, old.to_k.weight, old.to_v.weight])
+    assert torch.equal(new.in_proj.weight, stacked)
 
 
 @pytest.mark.parametrize("config", EVERY)
