@@ -1,0 +1,65 @@
+"""The batches of a stage: those it trains on, and one fixed batch held out to judge it by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.training.data import LatentDataset, seeded
+from surgery.training.diffusion import NoisedBatch, noised_batch, null_label
+
+HELD_OUT_SHARE = 20
+"""At most one sample in so many is held out."""
+
+
+class Batches:
+    """Noised batches for ``model``, on its device, in its dtype; each depends on (seed, stage, step) alone.
+
+    Targets are float32 at least, so that a loss can be taken without losing precision.
+    A seeded choice of at most ``batch_size`` samples, one in twenty at most, is never trained on.
+    """
+
+    def __init__(
+        self,
+        dataset: LatentDataset,
+        scheduler: Any,
+        model: nn.Module,
+        *,
+        stage: str,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        order = torch.randperm(len(dataset), generator=seeded(seed, "held out"))
+        size = min(batch_size, len(dataset) // HELD_OUT_SHARE)
+        self._held = dataset.select(order[:size]) if size else None
+        self._training = dataset.select(order[size:]) if size else dataset
+        self._scheduler, self._stage, self._batch_size, self._seed = scheduler, stage, batch_size, seed
+        self._null_label = null_label(model)
+        first = next(p for p in model.parameters() if p.is_floating_point())
+        self._device, self._dtype = first.device, first.dtype
+
+    def training(self, step: int) -> NoisedBatch:
+        """Return the batch of ``step`` (from 0)."""
+        return self._noised(self._training, step, self._batch_size, self._stage)
+
+    def held_out(self) -> NoisedBatch | None:
+        """Return the held-out samples, always with the same noise; None in a data set of under 20 samples."""
+        if self._held is None:
+            return None
+        return self._noised(self._held, 0, len(self._held), f"{self._stage} held out")
+
+    def _noised(self, dataset: LatentDataset, step: int, size: int, stage: str) -> NoisedBatch:
+        batch = noised_batch(
+            dataset,
+            self._scheduler,
+            step,
+            size,
+            self._seed,
+            stage=stage,
+            null_label=self._null_label,
+            device=self._device,
+        )
+        inputs = {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in batch.inputs.items()}
+        return NoisedBatch(inputs, batch.target.to(torch.promote_types(self._dtype, torch.float32)))

@@ -1,0 +1,183 @@
+"""Checkpoints that survive a crash at any moment.
+
+A checkpoint is one safetensors file for each stage, its JSON in the file's metadata. It is written beside
+its place, forced to the disk and then renamed over the old one, so at any moment the folder holds either
+the old or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from surgery.errors import ArtifactError, TrainingError
+from surgery.training.record import LossRecord, from_table, to_table
+
+FORMAT = "surgery checkpoint 1"
+
+Identity = Mapping[str, Any]
+"""Plain JSON that tells one training from another: configuration, seed, digests of data and weights."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that changes while a stage trains. Tensors are keyed by parameter name.
+
+    ``step`` steps are done. ``optimizer`` has keys such as "blocks.0.weight/exp_avg". ``ema`` is empty in a
+    stage that keeps no average.
+    """
+
+    step: int
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    records: list[LossRecord]
+
+
+class CheckpointStore:
+    """The checkpoints of a run: the last one of each stage, in ``folder`` (made with the first)."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, stage: str) -> Path:
+        """Return where the checkpoint of ``stage`` lies."""
+        return self.folder / f"{stage}.safetensors"
+
+    def save(self, stage: str, state: TrainState, identity: Identity) -> None:
+        """Replace the checkpoint of ``stage``.
+
+        Raises TrainingError if it cannot be written; the old one is then kept.
+        """
+        tensors = _pack(state)
+        sites = list(state.records[-1].sites) if state.records else []
+        text = json.dumps({"format": FORMAT, "step": state.step, "sites": sites, "identity": dict(identity)})
+        metadata = {"state": text, "sha256": digest(tensors, text)}
+        _write(self.path(stage), tensors, metadata)
+
+    def load(self, stage: str, identity: Identity) -> TrainState | None:
+        """Return the last state of ``stage``, None if there is none.
+
+        Raises ArtifactError if the checkpoint is truncated or altered, or has another identity.
+        """
+        path = self.path(stage)
+        if not path.exists():
+            return None
+        tensors, text = _read(path)
+        header = json.loads(text)
+        _require_same(path, header["identity"], json.loads(json.dumps(dict(identity))))
+        return _unpack(stage, header, tensors)
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 of ``text`` and of the names, dtypes, shapes and bytes of ``tensors``, by name."""
+    sha = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            sha.update(flat.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _pack(state: TrainState) -> dict[str, Tensor]:
+    groups = {"parameters": state.parameters, "optimizer": state.optimizer, "ema": state.ema}
+    packed = {
+        f"{group}/{name}": _owned(t) for group, tensors in groups.items() for name, t in tensors.items()
+    }
+    return {**packed, "records": to_table(state.records)}
+
+
+def _owned(tensor: Tensor) -> Tensor:
+    """Return the tensor on the CPU with a storage of its own: safetensors refuses views that share one."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _unpack(stage: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+
+    records = from_table(stage, header["sites"], tensors["records"])
+    return TrainState(header["step"], group("parameters"), group("optimizer"), group("ema"), records)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    partial = path.with_name(f".{path.stem}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(
+            parents=True
+        )  # a folder: a kill would leave files under names that safetensors makes up
+        save_file(tensors, partial / path.name, metadata)
+        _sync(partial / path.name)
+        os.replace(partial / path.name, path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise TrainingError(
+            f"cannot write a checkpoint of {size:,} bytes in {path.parent}: {error}; "
+            "make room or mend the folder, then resume: the last good checkpoint is kept"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text, expected = metadata["state"], metadata["sha256"]
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise _damaged(path, f"it cannot be read ({error})") from error
+    if digest(tensors, text) != expected:
+        raise _damaged(path, "its checksum does not match its content")
+    if json.loads(text)["format"] != FORMAT:
+        raise _damaged(path, f"its format is not {FORMAT!r}")
+    return tensors, text
+
+
+def _damaged(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"checkpoint {path} is truncated or altered: {reason}; "
+        "restore a copy of it, or delete it to repeat the stage"
+    )
+
+
+def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        shown = ", ".join(
+            f"{k} ({_short(found.get(k))} there, {_short(wanted.get(k))} here)" for k in differing
+        )
+        raise ArtifactError(
+            f"checkpoint {path} belongs to another training: it differs in {shown}; "
+            "resume with what it was started with, or use another folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,202 @@
+"""Stage 1: each new operator learns the output of the one that it replaces (activation distillation).
+
+Grafting, arXiv 2506.05340, equation 2: minimise over the operator g the expectation, over z_t with t ~
+q(t), of L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teacher's activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from surgery.errors import RewriteError
+from surgery.progress import Progress, SilentProgress
+from surgery.training.batches import Batches
+from surgery.training.checkpoint import CheckpointStore, digest
+from surgery.training.data import LatentDataset
+from surgery.training.diffusion import predict
+from surgery.training.loop import StageConfig, Task, identity_of, train
+from surgery.training.optim import frozen_behaviour, warmup_cosine
+from surgery.training.record import LossRecord
+
+STAGE = "distil"
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "huber": F.huber_loss,
+}
+
+
+class Distil(StageConfig):
+    """How operators are distilled. The learning rate warms up, then falls to 0 along a cosine."""
+
+    steps: PositiveInt = 300
+    lr: PositiveFloat = 1e-3
+    clip: PositiveFloat = 10.0
+
+
+def distil(
+    teacher: nn.Module,
+    student: nn.Module,
+    sites: Mapping[str, str],
+    dataset: LatentDataset,
+    scheduler: Any,
+    config: Distil,
+    *,
+    seed: int,
+    checkpoints: CheckpointStore | None = None,
+    progress: Progress | None = None,
+) -> list[LossRecord]:
+    """Train the student's operators at ``sites`` on the teacher's activations; return the loss of each step.
+
+    ``sites`` maps the path of a module, the same in both models, to its loss: "l1", "l2" or "huber". One
+    pass of the teacher in a step feeds all of them: while it runs, each new operator is called with the
+    arguments that the teacher's was called with, and its loss is differentiated at once, so only one site's
+    activations are held. The terms are summed. All else in the student, and all of the teacher, stays as it
+    is. Continues from a checkpoint.
+
+    Raises RewriteError if a site is missing or cannot be compared; otherwise like
+    ``surgery.training.loop.train``.
+    """
+    pairs = _Pairs(teacher, student, sites)
+    batches = Batches(dataset, scheduler, teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
+    identity = identity_of(
+        config,
+        dataset,
+        scheduler,
+        pairs.parameters,
+        seed=seed,
+        sites=dict(sites),
+        teacher=digest(teacher.state_dict()),
+    )
+    task = Task(
+        stage=STAGE,
+        config=config,
+        parameters=pairs.parameters,
+        learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
+        backward=lambda step: pairs.losses(batches.training(step).inputs, backward=True),
+        validate=partial(_validate, pairs, batches),
+        identity=identity,
+    )
+    with frozen_behaviour(teacher, student):
+        return train(task, checkpoints, progress or SilentProgress())
+
+
+def _validate(pairs: _Pairs, batches: Batches) -> float | None:
+    batch = batches.held_out()
+    return (
+        None if batch is None else sum(t.item() for t in pairs.losses(batch.inputs, backward=False).values())
+    )
+
+
+class _Pairs:
+    """The operators of teacher and student at each site."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, sites: Mapping[str, str]) -> None:
+        self._teacher = teacher
+        self._sites = {
+            path: (
+                _submodule(teacher, path, "teacher"),
+                _submodule(student, path, "student"),
+                _loss(path, name),
+            )
+            for path, name in sites.items()
+        }
+        self.parameters = _trainable(student, [operator for _, operator, _ in self._sites.values()])
+        if not self.parameters:
+            raise RewriteError(f"nothing to distil: no parameter in the student at sites {list(sites)}")
+        _require_apart(teacher, self.parameters)
+
+    def losses(self, inputs: dict[str, Tensor], *, backward: bool) -> dict[str, Tensor]:
+        """Run the teacher once; return the loss of each site, and add its gradients if ``backward``."""
+        losses: dict[str, Tensor] = {}
+        with ExitStack() as hooks, torch.no_grad():
+            for path, (original, operator, loss) in self._sites.items():
+                hook = _hook(path, operator, loss, losses, backward)
+                hooks.enter_context(original.register_forward_hook(hook, with_kwargs=True))
+            predict(self._teacher, inputs)
+        missing = [path for path in self._sites if path not in losses]
+        if missing:
+            raise RewriteError(
+                f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled"
+            )
+        return {path: losses[path] for path in self._sites}
+
+
+def _hook(
+    path: str,
+    operator: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    losses: dict[str, Tensor],
+    backward: bool,
+) -> Callable[[nn.Module, Any, Any, Any], None]:
+    def regress(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        with torch.set_grad_enabled(backward):
+            term = _regression(path, operator(*args, **kwargs), output, loss)
+        if term.requires_grad:
+            term.backward()  # type: ignore[no-untyped-call]
+        term = term.detach()
+        losses[path] = losses[path] + term if path in losses else term
+
+    return regress
+
+
+def _regression(path: str, output: Any, target: Any, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the sum of the losses of all tensors in the output, each against its twin in the target."""
+    outputs, targets = _tensors(output), _tensors(target)
+    shapes, wanted = [tuple(t.shape) for t in outputs], [tuple(t.shape) for t in targets]
+    if shapes != wanted or not wanted:
+        raise RewriteError(
+            f"site {path}: the new operator returns shapes {shapes}, the teacher's returns {wanted}"
+        )
+    pairs = zip(outputs, targets, strict=True)
+    return torch.stack([loss(_precise(a), _precise(b)) for a, b in pairs]).sum()
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
+
+
+def _submodule(model: nn.Module, path: str, role: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise RewriteError(
+            f"site {path} does not exist in the {role}, a {type(model).__name__}: check the path"
+        ) from error
+
+
+def _loss(path: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if name not in LOSSES:
+        raise RewriteError(f"site {path}: unknown loss {name!r}, choose one of {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+def _trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:
+    wanted = {id(parameter) for operator in operators for parameter in operator.parameters()}
+    return {n: p for n, p in student.named_parameters() if id(p) in wanted and p.is_floating_point()}
+
+
+def _require_apart(teacher: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    taken = {parameter.untyped_storage().data_ptr() for parameter in teacher.parameters()}
+    for name, parameter in parameters.items():
+        if parameter.untyped_storage().data_ptr() in taken:
+            raise RewriteError(
+                f"{name} shares its memory with the teacher: copy the weights of a new operator"
+            )

@@ -1,0 +1,94 @@
+"""Stage 2: the whole student is trained end to end on the diffusion loss; the average of its weights is kept.
+
+Grafting, arXiv 2506.05340, section on lightweight finetuning: AdamW without weight decay, warm-up, EMA.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from surgery.progress import Progress, SilentProgress
+from surgery.training.batches import Batches
+from surgery.training.checkpoint import CheckpointStore, digest
+from surgery.training.data import LatentDataset
+from surgery.training.diffusion import NoisedBatch, denoising_loss, predict
+from surgery.training.ema import Ema
+from surgery.training.loop import StageConfig, Task, identity_of, train
+from surgery.training.optim import frozen_behaviour, warmup_constant
+from surgery.training.record import LossRecord
+
+STAGE = "finetune"
+
+
+class Finetune(StageConfig):
+    """How a student is finetuned. The learning rate, and the decay of the average, warm up and then stay."""
+
+    steps: PositiveInt = 200
+    lr: PositiveFloat = 1e-4
+    clip: PositiveFloat = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+
+
+def finetune(
+    student: nn.Module,
+    dataset: LatentDataset,
+    scheduler: Any,
+    config: Finetune,
+    *,
+    seed: int,
+    checkpoints: CheckpointStore | None = None,
+    progress: Progress | None = None,
+) -> list[LossRecord]:
+    """Train all parameters of ``student`` on the denoising loss; return the loss of each step.
+
+    At the end the student holds the moving average of its weights; the held-out loss is measured with it too.
+    Continues from a checkpoint. Raises like ``surgery.training.loop.train``.
+    """
+    parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
+    batches = Batches(dataset, scheduler, student, stage=STAGE, batch_size=config.batch_size, seed=seed)
+    ema = Ema(parameters, config.ema_decay)
+    identity = identity_of(
+        config,
+        dataset,
+        scheduler,
+        parameters,
+        seed=seed,
+        buffers=digest(dict(student.named_buffers())),
+    )
+    task = Task(
+        stage=STAGE,
+        config=config,
+        parameters=parameters,
+        learning_rate=partial(warmup_constant, lr=config.lr, warmup=config.warmup),
+        backward=lambda step: {"": _backward(student, batches.training(step))},
+        validate=partial(_validate, student, batches, ema),
+        identity=identity,
+        ema=ema,
+    )
+    with frozen_behaviour(student):
+        records = train(task, checkpoints, progress or SilentProgress())
+    ema.write_to_parameters()
+    return records
+
+
+def _loss(student: nn.Module, batch: NoisedBatch) -> Tensor:
+    return denoising_loss(predict(student, batch.inputs).to(batch.target.dtype), batch)
+
+
+def _backward(student: nn.Module, batch: NoisedBatch) -> Tensor:
+    loss = _loss(student, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _validate(student: nn.Module, batches: Batches, ema: Ema) -> float | None:
+    batch = batches.held_out()
+    if batch is None:
+        return None
+    with torch.no_grad(), ema.applied():
+        return _loss(student, batch).item()

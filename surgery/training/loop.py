@@ -1,0 +1,172 @@
+"""The loop that both stages share: update, check that all is finite, checkpoint, resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from surgery.config import Config
+from surgery.errors import TrainingError
+from surgery.progress import Progress
+from surgery.training.checkpoint import CheckpointStore, Identity, TrainState, digest
+from surgery.training.data import LatentDataset
+from surgery.training.ema import Ema
+from surgery.training.optim import adamw, load_state_tensors, requiring_grad, state_tensors
+from surgery.training.record import LossRecord
+
+
+class StageConfig(Config):
+    """What both stages let a user set, in steps and samples; ``clip`` is the largest gradient norm."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat
+    warmup: NonNegativeInt = 20
+    clip: PositiveFloat
+    checkpoint_every: PositiveInt = 50
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one stage brings to the loop.
+
+    ``backward(step)`` adds the gradients of a step and returns its loss terms by site (detached scalars; a
+    single term has the key ""); ``validate()`` returns the loss on the held-out batch. Steps count from 0.
+    ``identity`` covers all that the outcome depends on and a checkpoint does not hold.
+    """
+
+    stage: str
+    config: StageConfig
+    parameters: dict[str, nn.Parameter]
+    learning_rate: Callable[[int], float]
+    backward: Callable[[int], dict[str, Tensor]]
+    validate: Callable[[], float | None]
+    identity: Identity
+    ema: Ema | None = None
+
+
+def train(task: Task, checkpoints: CheckpointStore | None, progress: Progress) -> list[LossRecord]:
+    """Train from the last checkpoint, or from the start, to the end; return the records of all steps.
+
+    The outcome is the same to the bit however often the training was interrupted. Raises TrainingError at a
+    loss, gradient or parameter that is not finite, and if a checkpoint cannot be written; ArtifactError for a
+    checkpoint that is damaged or of another training.
+    """
+    return _Loop(task, checkpoints).run(progress)
+
+
+class _Loop:
+    def __init__(self, task: Task, checkpoints: CheckpointStore | None) -> None:
+        self._task = task
+        self._checkpoints = checkpoints
+        self._optimizer = adamw(task.parameters.values())
+        self._records: list[LossRecord] = []
+        self._saved_step = 0
+
+    def run(self, progress: Progress) -> list[LossRecord]:
+        task, steps = self._task, self._task.config.steps
+        self._restore()
+        with (
+            requiring_grad(task.parameters.values()),
+            progress.stage(task.stage, total=steps, done=self._saved_step) as bar,
+        ):
+            for step in range(self._saved_step, steps):
+                record = self._update(step)
+                done = step + 1
+                if done % task.config.checkpoint_every == 0 or done == steps:
+                    record = replace(record, validation=task.validate())
+                    self._checkpoint(record)
+                else:
+                    self._records.append(record)
+                bar.advance(loss=record.loss)
+        return self._records
+
+    def _update(self, step: int) -> LossRecord:
+        task = self._task
+        for group in self._optimizer.param_groups:
+            group["lr"] = task.learning_rate(step)
+        self._optimizer.zero_grad()
+        terms = task.backward(step)
+        norm = nn.utils.get_total_norm([p.grad for p in task.parameters.values() if p.grad is not None])
+        losses = {site: term.item() for site, term in terms.items()}
+        self._require_finite(losses, norm.item(), step)
+        nn.utils.clip_grads_with_norm_(task.parameters.values(), task.config.clip, norm)
+        self._optimizer.step()
+        if task.ema is not None:
+            task.ema.update(step)
+        sites = {site: loss for site, loss in losses.items() if site}
+        return LossRecord(task.stage, step + 1, sum(losses.values()), sites)
+
+    def _require_finite(self, losses: dict[str, float], norm: float, step: int) -> None:
+        for site, loss in losses.items():
+            if not math.isfinite(loss):
+                raise self._stopped(f"loss{' of ' + site if site else ''} is {loss}", step)
+        if not math.isfinite(norm):
+            bad = _non_finite({n: p.grad for n, p in self._task.parameters.items() if p.grad is not None})
+            raise self._stopped(f"gradient of {bad or 'the parameters'} is not finite", step)
+
+    def _stopped(self, what: str, step: int) -> TrainingError:
+        lr = self._task.config.lr
+        kept = ""
+        if self._checkpoints is not None and self._saved_step:
+            kept = f"; the checkpoint of step {self._saved_step} is kept in {self._checkpoints.folder}"
+        return TrainingError(
+            f"{self._task.stage}: {what} at step {step + 1}; lower its lr (now {lr:g}){kept}"
+        )
+
+    def _checkpoint(self, record: LossRecord) -> None:
+        task = self._task
+        bad = _non_finite(dict(task.parameters))
+        if bad is not None or not math.isfinite(record.validation or 0.0):
+            what = f"parameter {bad}" if bad else "held-out loss"
+            raise self._stopped(f"{what} is not finite", record.step - 1)
+        self._records.append(record)
+        if self._checkpoints is None:
+            return
+        parameters = {name: p.detach() for name, p in task.parameters.items()}
+        moments = state_tensors(self._optimizer, task.parameters)
+        shadow = task.ema.shadow if task.ema is not None else {}
+        state = TrainState(record.step, parameters, moments, shadow, self._records)
+        self._checkpoints.save(task.stage, state, task.identity)
+        self._saved_step = record.step
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        task = self._task
+        state = self._checkpoints.load(task.stage, task.identity) if self._checkpoints is not None else None
+        if state is None:
+            return
+        for name, parameter in task.parameters.items():
+            parameter.copy_(state.parameters[name])
+        load_state_tensors(self._optimizer, task.parameters, state.optimizer)
+        if task.ema is not None:
+            task.ema.load(state.ema)
+        self._records, self._saved_step = state.records, state.step
+
+
+def _non_finite(tensors: dict[str, Tensor]) -> str | None:
+    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def identity_of(
+    config: StageConfig,
+    dataset: LatentDataset,
+    scheduler: Any,
+    parameters: dict[str, nn.Parameter],
+    **others: object,
+) -> dict[str, object]:
+    """Return the identity of a training on these data; ``others`` are plain values, such as the seed."""
+    settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    return {
+        **config.model_dump(mode="json"),
+        "parameters": {name: [str(p.dtype), *p.shape] for name, p in parameters.items()},
+        "data": digest({**dataset.conditions, "latents": dataset.latents}),
+        "scheduler": digest({}, f"{type(scheduler).__name__} {sorted(settings.items())}"),
+        **others,
+    }
