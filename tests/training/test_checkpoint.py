@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from surgery.errors import ArtifactError, TrainingError
+from surgery.training import checkpoint
+from surgery.training.checkpoint import CheckpointStore, TrainState
+from surgery.training.record import LossRecord
+from tests.training.tiny import same_bits
+
+IDENTITY = {"seed": 0, "lr": 1e-3, "sites": {"a": "l1"}}
+
+dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])
+shapes = st.lists(st.integers(0, 3), max_size=3)
+tensors = st.builds(lambda shape, dtype: torch.randn(shape).to(dtype), shapes, dtypes)
+named = st.dictionaries(st.text("abc./_", min_size=1, max_size=6), tensors, max_size=3)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> TrainState:
+    sites = draw(st.lists(st.sampled_from(["blocks.0", "blocks.1", "é ü"]), unique=True))
+    steps = draw(st.integers(0, 4))
+    records = [
+        LossRecord("distil", i + 1, draw(finite), {s: draw(finite) for s in sites}, draw(st.none() | finite))
+        for i in range(steps)
+    ]
+    return TrainState(steps, draw(named), draw(named), draw(named), records)
+
+
+def state(step: int = 3, size: int = 50) -> TrainState:
+    values = {"weight": torch.full((size,), float(step))}
+    moments = {"weight/exp_avg": torch.zeros(size)}
+    return TrainState(step, values, moments, {}, [LossRecord("distil", step, 0.5)])
+
+
+def equal(a: TrainState, b: TrainState) -> bool:
+    groups: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [
+        (a.parameters, b.parameters),
+        (a.optimizer, b.optimizer),
+        (a.ema, b.ema),
+    ]
+    return a.step == b.step and a.records == b.records and all(same_bits(x, y) for x, y in groups)
+
+
+@settings(max_examples=60, deadline=None)
+@given(states())
+def test_what_is_saved_is_loaded(saved: TrainState) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(folder)
+        store.save("distil", saved, IDENTITY)
+        loaded = store.load("distil", IDENTITY)
+    assert loaded is not None
+    assert equal(saved, loaded)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "none").load("distil", IDENTITY) is None
+
+
+def test_stages_do_not_meet(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save("distil", state(1), IDENTITY)
+    assert store.load("finetune", IDENTITY) is None
+
+
+def test_views_of_one_storage_can_be_saved(tmp_path: Path) -> None:
+    whole = torch.arange(8.0)
+    shared = TrainState(1, {"a": whole[:4], "b": whole[2:]}, {}, {}, [])
+    store = CheckpointStore(tmp_path)
+    store.save("distil", shared, IDENTITY)
+    loaded = store.load("distil", IDENTITY)
+    assert loaded is not None
+    assert equal(shared, loaded)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_altered_byte_goes_unseen(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(folder)
+        store.save("distil", state(), IDENTITY)
+        content = bytearray(store.path("distil").read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= data.draw(st.integers(1, 255))
+        store.path("distil").write_bytes(content)
+        try:
+            loaded = store.load("distil", IDENTITY)
+        except ArtifactError as error:
+            assert str(store.path("distil")) in str(error)  # noqa: PT017
+            assert "delete it" in str(error)  # noqa: PT017
+        else:  # padding
+            assert loaded is not None
+            assert equal(loaded, state())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_truncation_is_seen(length: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(folder)
+        store.save("distil", state(), IDENTITY)
+        size = store.path("distil").stat().st_size
+        os.truncate(store.path("distil"), length % size)
+        with pytest.raises(ArtifactError, match="truncated or altered"):
+            store.load("distil", IDENTITY)
+
+
+@pytest.mark.parametrize("other", [{**IDENTITY, "lr": 2e-3}, {**IDENTITY, "lr": None}])
+def test_another_training_is_refused_by_name(tmp_path: Path, other: dict[str, object]) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save("distil", state(), IDENTITY)
+    with pytest.raises(ArtifactError, match=r"another training: it differs in lr \(0.001 there"):
+        store.load("distil", other)
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """The kernel refuses larger files, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def require_kept(store: CheckpointStore) -> None:
+    loaded = store.load("distil", IDENTITY)
+    assert loaded is not None
+    assert equal(loaded, state(3, 10_000))
+    assert [path.name for path in store.folder.iterdir()] == ["distil.safetensors"]
+
+
+def test_a_write_that_the_system_refuses_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save("distil", state(3, 10_000), IDENTITY)
+    with file_size_limit(30_000), pytest.raises(TrainingError, match="80,024 bytes") as error:
+        store.save("distil", state(4, 10_000), IDENTITY)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+    require_kept(store)
+
+
+@pytest.mark.parametrize("call", ["save_file", "_sync", "os.replace"])
+def test_a_full_disk_at_any_call_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = CheckpointStore(tmp_path)
+    store.save("distil", state(3, 10_000), IDENTITY)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{checkpoint.__name__}.{call}", full)
+        with pytest.raises(TrainingError, match="No space left"):
+            store.save("distil", state(4, 10_000), IDENTITY)
+    require_kept(store)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot write a checkpoint"):
+        CheckpointStore(tmp_path / "file" / "checkpoints").save("distil", state(), IDENTITY)
+
+
+def test_the_new_file_is_on_disk_before_it_takes_the_place_of_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: (calls.append("sync"), real_fsync(fd)))
+    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (calls.append("replace"), real_replace(a, b)))
+    CheckpointStore(tmp_path).save("distil", state(), IDENTITY)
+    assert calls == ["sync", "replace", "sync"]

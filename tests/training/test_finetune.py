@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from surgery.errors import TrainingError
+from surgery.training.batches import Batches
+from surgery.training.checkpoint import CheckpointStore, TrainState
+from surgery.training.data import LatentDataset
+from surgery.training.diffusion import NoisedBatch
+from surgery.training.distil import Distil, distil
+from surgery.training.finetune import Finetune, finetune
+from surgery.training.record import LossRecord
+from tests.training import tiny
+
+FAST = Finetune(steps=4, batch_size=8, lr=1e-3, warmup=1, checkpoint_every=2)
+
+
+def run(student: nn.Module, config: Finetune = FAST, **more: Any) -> list[LossRecord]:
+    return finetune(student, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
+
+
+class LastState(CheckpointStore):
+    """Keeps what it is asked to save in memory."""
+
+    def __init__(self) -> None:
+        super().__init__("unused")
+        self.states: list[TrainState] = []
+
+    def save(self, stage: str, state: TrainState, identity: Any) -> None:
+        parameters = {name: tensor.clone() for name, tensor in state.parameters.items()}
+        self.states.append(TrainState(state.step, parameters, {}, {}, list(state.records)))
+
+
+def test_the_loss_falls_and_is_judged_at_checkpoints() -> None:
+    records = run(tiny.student(), Finetune(steps=80, batch_size=16, lr=3e-3, warmup=5, checkpoint_every=10))
+    judged = {r.step: r.validation for r in records if r.validation is not None}
+    assert list(judged) == list(range(10, 81, 10))
+    assert judged[80] < judged[10]
+    assert [r.step for r in records] == list(range(1, 81))
+    assert sum(r.loss for r in records[-10:]) < 0.9 * sum(r.loss for r in records[:10])
+
+
+def test_the_whole_student_trains() -> None:
+    student = tiny.student().requires_grad_(False).train()
+    before = tiny.weights(student)
+    run(student)
+    unchanged = [name for name, tensor in tiny.weights(student).items() if torch.equal(tensor, before[name])]
+    assert unchanged == []
+    assert not any(p.requires_grad for p in student.parameters())
+    assert all(module.training for module in student.modules())
+
+
+def test_the_student_ends_with_the_average() -> None:
+    """The average that is expected is folded here from the weights after each step."""
+    student, store = tiny.student(), LastState()
+    expected = {name: p.detach().clone() for name, p in student.named_parameters()}
+    config = FAST.model_copy(update={"ema_decay": 0.3, "checkpoint_every": 1})
+    run(student, config, checkpoints=store)
+    for step, state in enumerate(store.states):
+        decay = min(0.3, (1 + step) / (10 + step)) if step else 0.0
+        expected = {name: decay * e + (1 - decay) * state.parameters[name] for name, e in expected.items()}
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name])
+    assert not torch.equal(student.proj_out_2.weight, store.states[-1].parameters["proj_out_2.weight"])
+
+
+def test_no_average_at_decay_zero() -> None:
+    student, store = tiny.student(), LastState()
+    run(student, FAST.model_copy(update={"ema_decay": 0.0}), checkpoints=store)
+    assert torch.equal(student.proj_out_2.weight, store.states[-1].parameters["proj_out_2.weight"])
+
+
+def poisoned_from(step: int, patch: pytest.MonkeyPatch) -> None:
+    clean = Batches.training
+
+    def training(self: Batches, at: int) -> NoisedBatch:
+        batch = clean(self, at)
+        return NoisedBatch(batch.inputs, batch.target * float("nan")) if at >= step else batch
+
+    patch.setattr(Batches, "training", training)
+
+
+def test_nan_stops_keeps_the_last_checkpoint_and_can_be_resumed(tmp_path: Path) -> None:
+    store, student = CheckpointStore(tmp_path), tiny.student()
+    with pytest.MonkeyPatch.context() as patch:
+        poisoned_from(3, patch)
+        with pytest.raises(TrainingError) as error:
+            run(student, checkpoints=store)
+    assert str(error.value) == (
+        "finetune: loss is nan at step 4; lower its lr (now 0.001); "
+        f"the checkpoint of step 2 is kept in {tmp_path}"
+    )
+    resumed, whole = tiny.student(), tiny.student()
+    records = run(resumed, checkpoints=store)
+    assert records == run(whole)
+    assert tiny.same_bits(tiny.weights(resumed), tiny.weights(whole))
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    """The first update overflows, and no later loss would show it before the checkpoint."""
+    student = tiny.student().to(torch.float16)
+    config = FAST.model_copy(update={"steps": 1, "lr": 1e9, "warmup": 0})
+    with pytest.raises(TrainingError, match=r"finetune: parameter .* is not finite at step 1; lower its lr"):
+        run(student, config, checkpoints=CheckpointStore(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    student = tiny.student().to(dtype)
+    before = tiny.weights(student)
+    records = run(student, FAST.model_copy(update={"lr": 0.01}))
+    assert {p.dtype for p in student.parameters()} == {dtype}
+    assert not tiny.same_bits(before, tiny.weights(student))
+    assert records[-1].validation is not None
+
+
+def text_to_image() -> tuple[nn.Module, LatentDataset]:
+    torch.manual_seed(0)
+    model = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=4,
+        cross_attention_dim=16,
+        caption_channels=6,
+        norm_num_groups=1,
+    )
+    texts = {"encoder_hidden_states": torch.randn(30, 5, 6), "encoder_attention_mask": torch.ones(30, 5)}
+    return model, LatentDataset(torch.randn(30, 4, 4, 4), texts)
+
+
+@pytest.mark.parametrize(
+    "path", ["transformer_blocks.0.attn1", "transformer_blocks.1.attn2", "transformer_blocks.1.ff"]
+)
+def test_text_conditions_learned_variance_and_any_operator(path: str) -> None:
+    model, data = text_to_image()
+    student, _ = text_to_image()
+    nn.init.normal_(next(student.get_submodule(path).parameters()))
+    options = {"steps": 3, "batch_size": 4, "lr": 1e-2, "warmup": 0}
+    records = distil(model, student, {path: "l1"}, data, tiny.scheduler(), Distil(**options), seed=0)
+    assert records[0].loss > 0
+    assert len(finetune(student, data, tiny.scheduler(), Finetune(**options), seed=0)) == 3
+
+
+@given(size=st.integers(1, 70), batch_size=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_what_is_held_out_is_never_trained_on(size: int, batch_size: int, seed: int) -> None:
+    data = LatentDataset(torch.zeros(size, 1, 2, 2), {"number": torch.arange(size)})
+    batches = Batches(data, tiny.scheduler(), nn.Linear(1, 1), stage="a", batch_size=batch_size, seed=seed)
+    numbers = [batches.training(step).inputs["number"].tolist() for step in range(size // batch_size + 2)]
+    trained = {number for batch in numbers for number in batch}
+    first, second = batches.held_out(), batches.held_out()
+    if first is None or second is None:
+        assert size < 20
+        assert trained == set(range(size))
+        return
+    held = set(first.inputs["number"].tolist())
+    assert len(held) == min(batch_size, size // 20)
+    assert trained == set(range(size)) - held
+    assert torch.equal(first.inputs["hidden_states"], second.inputs["hidden_states"])
+    assert torch.equal(first.target, second.target)
+
+
+def test_dropout_never_runs() -> None:
+    """In train mode each block of diffusers' DiT drops labels on its own."""
+    student = tiny.student().train()
+    modes: set[bool] = set()
+    for module in student.modules():
+        module.register_forward_hook(lambda module, *_: modes.add(module.training))
+    run(student)
+    assert modes == {False}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"ema_decay": 1.0}, {"ema_decay": -0.1}, {"checkpoint_every": 0}, {"lr": -1}]
+)
+def test_bad_settings(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Finetune(**bad)
