@@ -108,8 +108,8 @@ def judge_for(data: str) -> Judge:
     real = load_data(data)
     if real.latents.shape[1:] != (1, 8, 8):
         raise RecipeError(
-            f"data {data!r} has latents of shape {tuple(real.latents.shape[1:])}, and the Frechet distance is "
-            "measured in features of (1, 8, 8) digits: use data of that shape"
+            f"data {data!r} has latents of shape {tuple(real.latents.shape[1:])}: "
+            "the Frechet distance is measured in features of 8x8 digits, so use latents of shape (1, 8, 8)"
         )
     return Judge(load_classifier(), real)
 

@@ -5,8 +5,8 @@ Shapes: N samples, B batch size, C channels, H x W latent size.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def initial_noise(model: Any, samples: int, seed: int) -> Tensor:
 
 def _denoise(model: nn.Module, ddim: Any, noise_BCHW: Tensor, labels_B: Tensor, guidance: float) -> Tensor:
     parameter = next(model.parameters())
-    latents_BCHW = noise_BCHW.to(parameter.device) * ddim.init_noise_sigma
+    latents_BCHW: Tensor = noise_BCHW.to(parameter.device) * ddim.init_noise_sigma
     labels_B = labels_B.to(parameter.device)
     for timestep in ddim.timesteps:
         inputs_BCHW = ddim.scale_model_input(latents_BCHW, timestep).to(parameter.dtype)
@@ -89,7 +89,8 @@ def _guided(
     doubled = torch.cat([latents_BCHW, latents_BCHW])
     labels = torch.cat([labels_B, torch.full_like(labels_B, null)])
     conditional, unconditional = _predict(model, doubled, timestep, labels).chunk(2)
-    return torch.lerp(unconditional, conditional, guidance)
+    guided: Tensor = torch.lerp(unconditional, conditional, guidance)
+    return guided
 
 
 def _predict(model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B: Tensor) -> Tensor:
@@ -117,8 +118,8 @@ def sample_grid(samples: Tensor, *, columns: int = 10, scale: int = 5, margin: i
     return grid
 
 
-def sample_grid_png(
-    samples: Tensor, path: str | Path, *, columns: int = 10, scale: int = 5, margin: int = 4
-) -> None:
-    """Write ``sample_grid`` to ``path`` as PNG."""
-    sample_grid(samples, columns=columns, scale=scale, margin=margin).save(path, format="PNG", optimize=True)
+def grid_png(samples: Tensor) -> bytes:
+    """Return ``sample_grid`` as the content of a PNG file."""
+    buffer = io.BytesIO()
+    sample_grid(samples).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from surgery.artifact import is_artifact, load
 from surgery.errors import ArtifactError, RecipeError
 from surgery.models.digits_dit import FOLDER as DIGITS_DIT
 
@@ -36,13 +37,15 @@ class Pretrained:
 def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
     """Load a pretrained diffusers transformer and its scheduler.
 
-    ``name`` is a built-in name (``digits-dit``), a folder written by diffusers' ``save_pretrained`` (of the
-    model, or of a pipeline with ``transformer/`` and ``scheduler/``), or the id of either on the hub, which
-    is downloaded. Raises RecipeError if there is no such model, ArtifactError if there is one but it cannot
-    be used.
+    ``name`` is a built-in name (``digits-dit``), a folder written by ``surgery.save``, a folder written by
+    diffusers' ``save_pretrained`` (of the model, or of a pipeline with ``transformer/`` and ``scheduler/``),
+    or the id of such a model or pipeline on the hub, which is downloaded. Raises RecipeError if there is no
+    such model, ArtifactError if there is one but it cannot be used.
     """
     path = BUILT_IN.get(name, Path(name))
-    if path.is_dir():
+    if is_artifact(path):
+        pretrained = Pretrained(name, load(path), _load_scheduler(name, str(path), None, local=True))
+    elif path.is_dir():
         subfolder = "transformer" if (path / "transformer" / "config.json").is_file() else None
         if subfolder is None and not (path / "config.json").is_file():
             raise ArtifactError(
@@ -66,11 +69,9 @@ def _hint(name: str) -> str:
 
 
 def _from_hub(name: str) -> Pretrained:
-    from diffusers import ModelMixin
-
     for subfolder in ("transformer", None):
         try:
-            ModelMixin.load_config(name, subfolder=subfolder)
+            _read_config(name, subfolder, local=False)
         except OSError as error:
             failure = error
         else:
@@ -103,7 +104,7 @@ def _transformer_class(name: str, source: str, subfolder: str | None, local: boo
     import diffusers
 
     try:
-        config = diffusers.ModelMixin.load_config(source, subfolder=subfolder, local_files_only=local)
+        config = _read_config(source, subfolder, local)
     except OSError as error:
         raise ArtifactError(f"the config of model {name!r} cannot be read: {_first_line(error)}") from error
     class_name = config.get("_class_name", "none")
@@ -113,6 +114,16 @@ def _transformer_class(name: str, source: str, subfolder: str | None, local: boo
             f"model {name!r} is not a diffusers transformer: its config.json names the class {class_name!r}"
         )
     return model_class
+
+
+def _read_config(source: str, subfolder: str | None, local: bool) -> dict[str, Any]:
+    from diffusers import DiTTransformer2DModel
+
+    # Any model class reads the config.json of all of them.
+    config: dict[str, Any] = DiTTransformer2DModel.load_config(
+        source, subfolder=subfolder, local_files_only=local
+    )
+    return config
 
 
 def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) -> Any:
