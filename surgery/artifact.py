@@ -125,7 +125,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); name a folder written by surgery.save") from error
+        raise ArtifactError(
+            f"{path}: cannot be read ({error.strerror}); name a folder written by surgery.save"
+        ) from error
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -116,7 +116,7 @@ def inspect(model: str, *, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from surgery.models import load_pretrained
-    from surgery.runner import example_inputs
+    from surgery.models.inputs import example_inputs
     from surgery.terminal import operator_table
     from surgery.trace import trace
 
@@ -179,8 +179,8 @@ def report(run: Path) -> None:
     run
         Folder of a finished run.
     """
-    from surgery.report import report_of
     from surgery.run_folder import RunFolder
+    from surgery.run_report import report_of
 
     folder = RunFolder(run)
     folder.write("report.html", report_of(folder).encode())
@@ -226,4 +226,5 @@ def _print_json(content: Any) -> None:
 
 
 def _console() -> Console:
-    return Console()
+    """Standard output; a file or pipe is taken to be wide, so that no cell is folded."""
+    return Console() if sys.stdout.isatty() else Console(width=160)

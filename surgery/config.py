@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass
 
 _collected: ContextVar[tuple[Path, list[str]] | None] = ContextVar("collected", default=None)
 
@@ -24,12 +25,12 @@ class Invalid:
     """Stands for a part of a recipe whose errors are noted already."""
 
 
-class _Noting(type(BaseModel)):  # type: ignore[misc]
+class _Noting(ModelMetaclass):
     """The metaclass of configs: what a wrong call does depends on whether a recipe is being loaded."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls: type[BaseModel], *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]  # noqa: N805
         try:
-            return super().__call__(*args, **kwargs)
+            return ModelMetaclass.__call__(cls, *args, **kwargs)
         except ValidationError as error:
             collected = _collected.get()
             if collected is None:

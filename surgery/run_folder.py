@@ -45,7 +45,9 @@ class RunFolder:
         differing = [key for key in recipe if before.get(key) != recipe[key]]
         if differing:
             names = ", ".join(differing)
-            raise RecipeError(f"{self.path}: holds a run of another recipe, it differs in {names}; choose another --out")
+            raise RecipeError(
+                f"{self.path}: holds a run of another recipe, it differs in {names}; choose another --out"
+            )
 
     @property
     def model(self) -> Path:

@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import surgery.artifact
-from surgery.errors import SurgeryError
 from surgery.evaluate.latency import latency_ms
 from surgery.evaluate.metrics import Metrics, StageMetrics, StageName
-from surgery.evaluate.quality import Quality, judge_for
-from surgery.evaluate.sample import balanced_labels, sample, sample_grid
+from surgery.evaluate.quality import Judge, Quality, judge_for
+from surgery.evaluate.sample import balanced_labels, grid_png, sample
+from surgery.files import write_atomically
 from surgery.graph import ModelGraph
 from surgery.graph.draw import draw_blocks
 from surgery.models import Pretrained, load_pretrained
-from surgery.progress import Progress, RichProgress, SilentProgress
+from surgery.models.inputs import example_inputs
+from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
-from surgery.report import report_of
 from surgery.rewrite import Plan, plan
 from surgery.rewrite.commit import commit, require_no_conflicts
-from surgery.run_folder import RunFolder
+from surgery.run_folder import RECIPE, RunFolder
+from surgery.run_report import report_of
 from surgery.trace import trace
 from surgery.training.data import LatentDataset, load_data
 from surgery.training.diffusion import noised_batch
@@ -80,6 +81,7 @@ def apply(
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
+    name: str | None = None,
 ) -> Run:
     """Run `recipe` and leave everything in the folder `out`.
 
@@ -89,24 +91,25 @@ def apply(
         resume: continue where an interrupted run stopped; the weights come out the same, bit for bit.
         device: where to train, e.g. "cuda".
         progress: shows how far the run has come; silent by default.
+        name: what to call the recipe in metrics.json; by default its path.
 
     Raises:
         SurgeryError: of the kind that fits. What was written up to then is whole, and can be resumed.
     """
-    name = str(recipe) if not isinstance(recipe, Recipe) else "recipe"
+    name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    prepared = prepare(recipe, device)
+    prepared, judge = prepare(recipe, device), judge_for(recipe.data)
     folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume)
-    return _Runner(prepared, folder, name, progress or SilentProgress()).run()
+    return _Runner(prepared, judge, folder, name, progress or SilentProgress()).run()
 
 
 class _Runner:
-    def __init__(self, prepared: Prepared, folder: RunFolder, name: str, progress: Progress) -> None:
+    def __init__(self, prepared: Prepared, judge: Judge, folder: RunFolder, name: str, progress: Progress) -> None:
         self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
         self._graph, self._plan = prepared.graph, prepared.plan
         self._folder, self._name, self._progress = folder, name, progress
         self._stages = folder.stages()
-        self._judge = judge_for(prepared.recipe.data)
+        self._judge = judge
 
     def run(self) -> Run:
         """Go through the stages; what an earlier process has finished is read back instead."""
@@ -120,6 +123,7 @@ class _Runner:
         losses = self._train(student)
         self._folder.write_json("losses.json", [asdict(record) for record in losses])
         surgery.artifact.save(student, self._folder.model)
+        self._teacher.scheduler.save_pretrained(self._folder.model)
         self._folder.write("report.html", report_of(self._folder).encode())
         return Run(self._folder.path, self._metrics, student)
 
@@ -175,12 +179,42 @@ class _Runner:
                 batch_size=settings.batch_size,
                 advance=bar.advance,
             )
-        self._folder.write(f"samples/{stage}.png", _png(images[:SHOWN]))
+        self._folder.write(f"samples/{stage}.png", grid_png(images[:SHOWN]))
         return self._judge.judge(images, labels)
 
     @property
     def _metrics(self) -> Metrics:
         return Metrics(stages=tuple(self._stages.values()), seed=self._recipe.seed, recipe=self._name)
+
+
+def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) -> None:
+    """Write a grid of `count` samples of the student in the run folder `run` to the PNG file `out`."""
+    recipe = _recipe_of(run)
+    student = surgery.artifact.load(RunFolder(run).model)
+    scheduler = load_pretrained(recipe["model"]).scheduler
+    settings = recipe["evaluate"]
+    labels = balanced_labels(count)
+    with progress.stage("sample", total=count) as bar:
+        images = sample(
+            student, scheduler, labels, seed=seed, steps=settings["steps"], guidance=settings["guidance"],
+            advance=bar.advance,
+        )  # fmt: skip
+    write_atomically(out, grid_png(images))
+
+
+def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dict[str, float]]:
+    """Latency of teacher and student of the run folder `run` by batch size, in milliseconds, in one process."""
+    teacher = load_pretrained(_recipe_of(run)["model"]).model
+    models = {"teacher_ms": teacher, "student_ms": surgery.artifact.load(RunFolder(run).model)}
+    return {
+        str(batch): {name: latency_ms(model, example_inputs(model, batch)) for name, model in models.items()}
+        for batch in batches
+    }
+
+
+def _recipe_of(run: Path) -> dict[str, Any]:
+    recipe: dict[str, Any] = RunFolder(run).read_json(RECIPE)
+    return recipe
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from surgery.rewrite.plan import Change
 
 def stage_table(metrics: Metrics) -> Table:
     """The stages of a run, with the Frechet distance also as a ratio to the teacher's."""
-    table = _table("stage", "Frechet", "x teacher", "class accuracy", "params", "FLOPs", "latency", "time")
+    table = _table("stage", "Frechet", "x teacher", "accuracy", "params", "FLOPs", "latency", "time")
     teacher = metrics.stages[0]
     for stage in metrics.stages:
         table.add_row(

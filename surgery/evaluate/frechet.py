@@ -29,13 +29,10 @@ def fit_gaussian(features: Tensor) -> Gaussian:
     samples, size = features.shape
     if samples <= size:
         raise SurgeryError(
-            f"{samples} samples are too few for a Frechet distance in {size} features: "
-            f"use at least {size + 1}"
+            f"{samples} samples are too few for a Frechet distance in {size} features: use at least {size + 1}"
         )
     if not torch.isfinite(features).all():
-        raise SurgeryError(
-            "features for the Frechet distance are not finite: the model's samples hold NaN or infinity"
-        )
+        raise SurgeryError("features for the Frechet distance are not finite: the model's samples hold NaN or infinity")
     features_NF = features.double()
     return Gaussian(features_NF.mean(0), torch.cov(features_NF.T).reshape(size, size))
 

@@ -91,9 +91,7 @@ def nearest_distances(samples: Tensor, images: Tensor, *, skip_self: bool = Fals
 
     With ``skip_self`` both sets are the same and image i is not compared with itself.
     """
-    distances_NM = torch.cdist(
-        samples.flatten(1), images.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
-    )
+    distances_NM = torch.cdist(samples.flatten(1), images.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     if skip_self:
         distances_NM.fill_diagonal_(torch.inf)
     return distances_NM.amin(1)
@@ -126,7 +124,5 @@ def evaluate_samples(
 ) -> tuple[Tensor, Tensor]:
     """Return the samples (N, 1, 8, 8) that the protocol judges and their labels (N,); see ``sample``."""
     labels = balanced_labels(samples)
-    images = sample(
-        model, scheduler, labels, seed=seed, steps=steps, guidance=guidance, batch_size=batch_size
-    )
+    images = sample(model, scheduler, labels, seed=seed, steps=steps, guidance=guidance, batch_size=batch_size)
     return images, labels

@@ -79,9 +79,7 @@ def _denoise(model: nn.Module, ddim: Any, noise_BCHW: Tensor, labels_B: Tensor, 
     return latents_BCHW.cpu()
 
 
-def _guided(
-    model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B: Tensor, guidance: float
-) -> Tensor:
+def _guided(model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B: Tensor, guidance: float) -> Tensor:
     """Return the prediction (B, C, H, W) without sigma: null + guidance * (conditional - null)."""
     null = null_label(model)
     if guidance == 1.0 or null is None:

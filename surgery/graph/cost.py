@@ -1,4 +1,4 @@
-"""Counting floating point operations, on any device, the meta device included.
+"""Counting floating point operations of what runs on the meta device, where attention is products and a softmax.
 
 A multiply-add counts as two; matrix products, convolutions and attention are counted as `torch.utils.flop_counter` does,
 and a softmax as three operations an element, which gives the paper's 4 N^2 D + 3 H N^2 for mixing N tokens. A module that
@@ -15,12 +15,6 @@ from torch.utils.flop_counter import flop_registry
 
 SOFTMAX_FLOPS = 3
 _SOFTMAX = {torch.ops.aten._softmax, torch.ops.aten._safe_softmax}
-_SCORES = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
-    torch.ops.aten._scaled_dot_product_flash_attention,
-    torch.ops.aten._scaled_dot_product_efficient_attention,
-    torch.ops.aten._scaled_dot_product_cudnn_attention,
-}
 
 
 @runtime_checkable
@@ -31,11 +25,11 @@ class Counted(Protocol):
         """Floating point operations for tokens of shape (batch, tokens, D)."""
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the operations of all that runs inside it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -47,7 +41,4 @@ class FlopCounter(TorchDispatchMode):
             self.total += int(formula(*args, **kwargs, out_val=result))
         if packet in _SOFTMAX:
             self.total += SOFTMAX_FLOPS * result.numel()
-        if packet in _SCORES:
-            query, key = args[0], args[1]
-            self.total += SOFTMAX_FLOPS * query[..., 0].numel() * key.shape[-2]
         return result

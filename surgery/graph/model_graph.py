@@ -11,7 +11,7 @@ from torch import nn
 
 from surgery.graph.codegen import generated_class
 from surgery.graph.roles import Operator, Role, find_operators
-from surgery.graph.scope import Scope, bind, unbind
+from surgery.graph.scope import Scope
 from surgery.graph.view import to_networkx
 
 Record = Callable[[nn.Module, dict[str, Scope], str, tuple[Any, ...], dict[str, Any]], None]
@@ -76,7 +76,5 @@ class ModelGraph:
 
     def _extend(self, module: nn.Module, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record `module` on inputs that no recording of its scope covers."""
-        base = type(module)._surgery_base  # type: ignore[union-attr]
-        arguments = bind(base, args, kwargs)
-        self._record(module, self.scopes, scope.path, *unbind(base, arguments))
+        self._record(module, self.scopes, scope.path, args, kwargs)
         self._generate(module, scope.path)

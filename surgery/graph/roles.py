@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from surgery.graph.scope import Scope
-from surgery.graph.view import child_path
+from surgery.graph.view import child_path, opened
 
 Role = Literal["self_attention", "cross_attention", "joint_attention", "mlp", "norm"]
 
@@ -31,7 +31,18 @@ ACTIVATION_MODULES = tuple(
 )
 NORM_MODULES = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 # What may stand between an MLP and the residual add: gates, dropout, layout.
-PASSING = {"mul", "__mul__", "unsqueeze", "squeeze", "to", "view", "reshape", "permute", "transpose", "__getitem__"}
+PASSING = {
+    "mul",
+    "__mul__",
+    "unsqueeze",
+    "squeeze",
+    "to",
+    "view",
+    "reshape",
+    "permute",
+    "transpose",
+    "__getitem__",
+}
 ADDS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
 
@@ -66,7 +77,7 @@ def find_operators(scopes: Mapping[str, Scope]) -> list[Operator]:
     for path, node in calls(scopes, ""):
         role = _role(scopes, path, node)
         if role is not None:
-            found.append(_operator(scopes, path, node, role, layers))
+            found.append(_operator(path, node, role, layers))
     return found
 
 
@@ -74,8 +85,8 @@ def calls(scopes: Mapping[str, Scope], path: str) -> Iterator[tuple[str, fx.Node
     """Every module call in and below the scope at `path`: the scope that it stands in, and its node."""
     for node in scopes[path].graph.find_nodes(op="call_module"):
         yield path, node
-        inner = child_path(path, node)
-        if inner in scopes:
+        inner = opened(scopes, path, node)
+        if inner is not None:
             yield from calls(scopes, inner)
 
 
@@ -91,10 +102,8 @@ def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
     return next((n for block, n in layers.items() if path == block or path.startswith(f"{block}.")), None)
 
 
-def _operator(
-    scopes: Mapping[str, Scope], path: str, node: fx.Node, role: Role, layers: Mapping[str, int]
-) -> Operator:
-    inner = str(child_path(path, node))
+def _operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, int]) -> Operator:
+    inner = child_path(path, node)
     values = [n.meta.get("val") for n in node.all_input_nodes]
     return Operator(
         path=inner,
@@ -115,10 +124,10 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _role(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> Role | None:
-    inner = child_path(path, node)
     if issubclass(node.meta["module_class"], NORM_MODULES):
         return "norm"
-    if inner not in scopes:
+    inner = opened(scopes, path, node)
+    if inner is None:
         return None
     graph = scopes[inner].graph
     return _attention_role(graph) or _mlp_role(scopes, inner, node) or _norm_role(graph)
@@ -154,7 +163,13 @@ def _is_linear(node: fx.Node) -> bool:
 def _projections(node: fx.Node) -> list[fx.Node]:
     """The linear calls nearest above `node`."""
     found: list[fx.Node] = []
-    _walk_up(node, lambda n: found.append(n) is None if _is_linear(n) else False)
+
+    def visit(above: fx.Node) -> bool:
+        if _is_linear(above):
+            found.append(above)
+        return _is_linear(above)
+
+    _walk_up(node, visit)
     return found
 
 
@@ -173,7 +188,7 @@ def _streams(projections: list[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _walk_up(start: fx.Node, stop: Any) -> None:
+def _walk_up(start: fx.Node, stop: Callable[[fx.Node], bool]) -> None:
     """Visit `start` and what it depends on, not going above a node for which `stop` is true."""
     stack, seen = [start], {start}
     while stack:
@@ -195,7 +210,10 @@ def _is_number(node: fx.Node) -> bool:
 
 def _mlp_role(scopes: Mapping[str, Scope], path: str, call: fx.Node) -> Role | None:
     kinds = list(_kinds(scopes, path))
-    shape_in, shape_out = _shape([n.meta.get("val") for n in call.all_input_nodes]), _shape(call.meta.get("val"))
+    shape_in, shape_out = (
+        _shape([n.meta.get("val") for n in call.all_input_nodes]),
+        _shape(call.meta.get("val")),
+    )
     is_mlp = (
         len(shape_in) >= 3
         and shape_in == shape_out
@@ -210,9 +228,9 @@ def _mlp_role(scopes: Mapping[str, Scope], path: str, call: fx.Node) -> Role | N
 def _kinds(scopes: Mapping[str, Scope], path: str) -> Iterator[str]:
     """The linear maps, activations, norms and attentions of the scope at `path` and those below, in order."""
     for node in scopes[path].graph.nodes:
-        inner = child_path(path, node)
+        inner = opened(scopes, path, node)
         module_class = node.meta.get("module_class", object)
-        if inner in scopes:
+        if inner is not None:
             yield from _kinds(scopes, inner)
         elif _is_linear(node):
             yield "linear"

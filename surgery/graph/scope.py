@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,14 @@ Signature = tuple[Hashable, ...]
 
 
 @functools.cache
+def _signature(forward: Callable[..., Any], bound: bool) -> inspect.Signature:
+    signature = inspect.signature(forward)
+    return signature.replace(parameters=list(signature.parameters.values())[1:]) if bound else signature
+
+
 def forward_signature(module_class: type[torch.nn.Module], bound: bool = True) -> inspect.Signature:
     """The signature of `module_class.forward`, without `self` if `bound`."""
-    signature = inspect.signature(module_class.forward)
-    return signature.replace(parameters=list(signature.parameters.values())[1:]) if bound else signature
+    return _signature(module_class.forward, bound)
 
 
 def bind(module_class: type[torch.nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -26,28 +26,32 @@ def to_networkx(scopes: Mapping[str, Scope]) -> nx.MultiDiGraph:
         for node in scope.graph.nodes:
             for position, source in enumerate(node.all_input_nodes):
                 view.add_edge((path, source.name), (path, node.name), kind="data", position=position)
-            inner = child_path(path, node)
-            if inner in scopes:
+            inner = opened(scopes, path, node)
+            if inner is not None:
                 for entry in scopes[inner].graph.find_nodes(op="placeholder"):
                     view.add_edge((path, node.name), (inner, entry.name), kind="enter")
     return view
 
 
-def child_path(path: str, node: fx.Node) -> str | None:
-    """The path of the module that `node`, in the scope at `path`, calls; None if it calls no module."""
-    if node.op != "call_module":
-        return None
+def child_path(path: str, node: fx.Node) -> str:
+    """The path of the module that the `call_module` node `node`, in the scope at `path`, calls."""
     return f"{path}.{node.target}" if path else str(node.target)
+
+
+def opened(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> str | None:
+    """The path of the scope that `node` enters; None if it enters none."""
+    inner = child_path(path, node) if node.op == "call_module" else None
+    return inner if inner in scopes else None
 
 
 def _attributes(node: fx.Node, path: str) -> dict[str, object]:
     value = node.meta.get("val")
-    tensor = isinstance(value, torch.Tensor)
+    tensor = value if isinstance(value, torch.Tensor) else None
     return {
         "op": node.op,
         "target": node.target,
         "scope": path,
-        "shape": tuple(value.shape) if tensor else None,
-        "dtype": value.dtype if tensor else None,
+        "shape": None if tensor is None else tuple(tensor.shape),
+        "dtype": None if tensor is None else tensor.dtype,
         "flops": node.meta.get("flops", 0),
     }

@@ -120,9 +120,7 @@ def _read_config(source: str, subfolder: str | None, local: bool) -> dict[str, A
     from diffusers import DiTTransformer2DModel
 
     # Any model class reads the config.json of all of them.
-    config: dict[str, Any] = DiTTransformer2DModel.load_config(
-        source, subfolder=subfolder, local_files_only=local
-    )
+    config: dict[str, Any] = DiTTransformer2DModel.load_config(source, subfolder=subfolder, local_files_only=local)
     return config
 
 

@@ -33,7 +33,9 @@ def example_inputs(model: nn.Module, batch: int = 1) -> dict[str, Any]:
         if value is not None:
             inputs[name] = _like(value, first)
         elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-            raise TraceError(f"{type(model).__name__}: cannot make up the input {name!r}; pass the inputs to surgery.trace")
+            raise TraceError(
+                f"{type(model).__name__}: cannot make up the input {name!r}; pass the inputs to surgery.trace"
+            )
     return inputs
 
 

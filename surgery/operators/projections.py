@@ -109,9 +109,7 @@ def extra_features(attention: nn.Module) -> list[str]:
 
 def _is_fused(attention: nn.Module) -> bool:
     has_fused = getattr(attention, "to_qkv", None) is not None
-    return has_fused and (
-        bool(getattr(attention, "fused_projections", False)) or not hasattr(attention, "to_q")
-    )
+    return has_fused and (bool(getattr(attention, "fused_projections", False)) or not hasattr(attention, "to_q"))
 
 
 def _separate(attention: nn.Module) -> tuple[Linear, Linear, Linear]:

@@ -55,14 +55,10 @@ class SlidingWindowMixer(SoftmaxMixer):
     @override
     def attend(self, q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor) -> Tensor:
         """Attend within the window: (B, N, E)."""
-        return windowed_attention(
-            q_BNE, k_BNE, v_BNE, heads=self.heads, window=self.window, causal=self.causal
-        )
+        return windowed_attention(q_BNE, k_BNE, v_BNE, heads=self.heads, window=self.window, causal=self.causal)
 
 
-def windowed_attention(
-    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, causal: bool
-) -> Tensor:
+def windowed_attention(q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, causal: bool) -> Tensor:
     """Softmax attention of each token to those within the window: (B, N, E).
 
     The tokens are cut into chunks; each attends to itself and to the tokens in its reach, under a small mask.

@@ -13,7 +13,7 @@ from torch import nn
 
 from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
-from surgery.rewrite.plan import Edit, plan
+from surgery.rewrite.plan import Edit, Plan, plan
 from surgery.rewrite.rule import Rule
 from surgery.trace import trace
 
@@ -29,7 +29,11 @@ class Record:
 
 
 def rewrite(
-    model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[str, Any] | None = None, *, seed: int = 0
+    model: nn.Module | ModelGraph,
+    rules: Sequence[Rule],
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
 ) -> nn.Module:
     """Apply `rules` to a copy of `model`; all of them, or none.
 
@@ -48,10 +52,15 @@ def rewrite(
     if not isinstance(model, ModelGraph):
         model = trace(model, inputs or {})
     planned = plan(model, rules)
+    require_no_conflicts(planned)
+    return commit(model.model, planned.edits, seed)
+
+
+def require_no_conflicts(planned: Plan) -> None:
+    """Raise RewriteError if two rules of the plan claim the same module."""
     if planned.conflicts:
         more = f" (and {len(planned.conflicts) - 1} more)" if len(planned.conflicts) > 1 else ""
         raise RewriteError(f"{planned.conflicts[0]}{more}; narrow the layers of one of them")
-    return commit(model.model, planned.edits, seed)
 
 
 def commit(model: nn.Module, edits: Sequence[Edit], seed: int = 0) -> nn.Module:

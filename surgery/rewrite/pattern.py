@@ -21,7 +21,7 @@ class OperatorPattern(Config):
 
     def matches(self, graph: ModelGraph) -> Iterator[Site]:
         """The sites in execution order."""
-        callers = {str(child_path(scope, node)): (scope, node) for scope, node in calls(graph.scopes, "")}
+        callers = {child_path(scope, node): (scope, node) for scope, node in calls(graph.scopes, "")}
         for operator in find_operators(graph.scopes):
             if operator.role == self.role and self.module_class in (None, operator.module_class):
                 yield Site(graph, operator, *callers[operator.path])

@@ -95,9 +95,7 @@ class Plan(Config):
         return Cost(self.params.after, self.flops.after)
 
 
-def plan(
-    model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[str, Any] | None = None
-) -> Plan:
+def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[str, Any] | None = None) -> Plan:
     """Find where `rules` apply to `model` and check every replacement against the shapes around it.
 
     Args:

@@ -47,8 +47,7 @@ class Site:
 
 
 def _values(arguments: Any) -> Any:
-    value = fx.node.map_arg(arguments, lambda node: _Boxed(node.meta["val"]))
-    return _unbox(value)
+    return _unbox(fx.node.map_arg(arguments, _boxed))
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,10 @@ class _Boxed:
     """Keeps `map_arg` from descending into a value."""
 
     value: Any
+
+
+def _boxed(node: fx.Node) -> Any:
+    return _Boxed(node.meta["val"])
 
 
 def _unbox(value: Any) -> Any:

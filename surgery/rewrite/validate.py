@@ -37,16 +37,13 @@ def check_contract(site: Site, replacement: Replacement) -> Cost:
     tokens = site.operator.in_shape
     _run(site, replacement, new, args, kwargs, site.node.meta["val"])
     for batch, length in ((tokens[0] + 2, tokens[1]), (tokens[0], 4 * tokens[1]), (tokens[0], 1)):
-        resized = _resize((args, kwargs), tokens, (batch, length))
-        expected = _resize(site.node.meta["val"], tokens, (batch, length))
-        _run(site, replacement, new, *resized, expected)
+        call = _resize((args, kwargs, site.node.meta["val"]), tokens, (batch, length))
+        _run(site, replacement, new, *call)
     flops = replacement.operator.flops(replacement.dims, tokens[0], tokens[1])
     return Cost(sum(p.numel() for p in new.parameters()), flops)
 
 
-def _run(
-    site: Site, replacement: Replacement, new: nn.Module, args: Any, kwargs: Any, expected: torch.Tensor
-) -> None:
+def _run(site: Site, replacement: Replacement, new: nn.Module, args: Any, kwargs: Any, expected: torch.Tensor) -> None:
     """Call the new module; its result must be like `expected`."""
     kind = replacement.operator.kind
     try:

@@ -12,7 +12,17 @@ from surgery.errors import TraceError
 
 META = torch.device("meta")
 MOVES = {"cpu", "cuda", "mps", "xpu"}
-VALUE_READS = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__"}
+VALUE_READS = {
+    "item",
+    "tolist",
+    "numpy",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__complex__",
+    "__array__",
+}
 
 
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

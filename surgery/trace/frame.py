@@ -185,7 +185,7 @@ class Frame:
 
         return self._once((function, nodes), function(*map(concrete, args)), write)
 
-    def pin(self, number: Number, function: Callable[..., Any], *args: Any) -> Any:
+    def pin(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(*args)` as a bare value, which the recording from now on depends on (the `Tape` protocol)."""
         value = function(*map(concrete, args))
         nodes = tuple(map(self.argument, args))
@@ -225,7 +225,13 @@ class Frame:
         _drop_unused_sizes(self.graph)
         self.graph.lint()
         return Recording(
-            signature, self.graph, in_spec, out_spec, in_leaves, [concrete(leaf) for leaf in out_leaves], self.flops
+            signature,
+            self.graph,
+            in_spec,
+            out_spec,
+            in_leaves,
+            [concrete(leaf) for leaf in out_leaves],
+            self.flops,
         )
 
 

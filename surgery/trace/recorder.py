@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,9 @@ class Recorder(TorchFunctionMode):
         leaves: paths of modules that are not opened.
     """
 
-    def __init__(self, model: nn.Module, scopes: dict[str, Scope], root: str = "", leaves: frozenset[str] = frozenset()):
+    def __init__(
+        self, model: nn.Module, scopes: dict[str, Scope], root: str = "", leaves: frozenset[str] = frozenset()
+    ):
         super().__init__()
         self._paths = {id(m): _join(root, p) for p, m in model.named_modules()}
         self._owned = {key: (_join(root, path), tensor) for key, (path, tensor) in owned_tensors(model).items()}
@@ -216,13 +219,9 @@ class Recorder(TorchFunctionMode):
         if name == "size":
             sizes = torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
             return sizes if not dims or dims[0] is None else sizes[concrete(dims[0])]
-        sizes = [frame.size(tensor, i) for i in range(tensor.dim())]
         if name == "__len__":
-            return int(sizes[0])
-        count: Any = 1
-        for size in sizes:
-            count = count * size
-        return count
+            return int(frame.size(tensor, 0))
+        return math.prod(frame.size(tensor, i) for i in range(tensor.dim()))
 
     def _guarded(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
         """A method whose result is a bare value: the recording depends on it."""

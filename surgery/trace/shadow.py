@@ -38,7 +38,7 @@ def shadow(model: nn.Module) -> nn.Module:
     for module in twin.modules():
         module.__class__ = getattr(type(module), "_surgery_base", type(module))
         if getattr(module, "gradient_checkpointing", False):
-            module.gradient_checkpointing = False
+            module.gradient_checkpointing = False  # type: ignore[assignment]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             hooks.clear()
     return twin

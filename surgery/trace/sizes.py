@@ -22,7 +22,7 @@ class Tape(Protocol):
     def compute(self, function: Callable[..., Any], *args: Any) -> Any:
         """Record `function(*args)` and return its tracked result."""
 
-    def pin(self, number: Number, function: Callable[..., Any], *args: Any) -> Any:
+    def pin(self, function: Callable[..., Any], *args: Any) -> Any:
         """Evaluate `function(*args)` now and guard that it gives the same result at run time."""
 
 
@@ -34,22 +34,22 @@ class Number:
         self.tape = tape
 
     def __bool__(self) -> bool:
-        return bool(self.tape.pin(self, operator.ne, self, 0))
+        return bool(self.tape.pin(operator.ne, self, 0))
 
     def __int__(self) -> int:
-        return int(self.tape.pin(self, int, self))
+        return int(self.tape.pin(int, self))
 
     def __float__(self) -> float:
-        return float(self.tape.pin(self, float, self))
+        return float(self.tape.pin(float, self))
 
     def __repr__(self) -> str:
         return repr(self.value)
 
     def __str__(self) -> str:
-        return str(self.tape.pin(self, operator.pos, self))
+        return str(self.tape.pin(operator.pos, self))
 
     def __format__(self, spec: str) -> str:
-        return format(self.tape.pin(self, operator.pos, self), spec)
+        return format(self.tape.pin(operator.pos, self), spec)
 
     def __round__(self, digits: int | None = None) -> Any:
         return self.tape.compute(round, self) if digits is None else self.tape.compute(round, self, digits)
@@ -84,7 +84,7 @@ def _comparison(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
     def method(self: Number, other: Any) -> Any:
         if not isinstance(other, int | float | Number):
             return NotImplemented
-        return self.tape.pin(self, function, self, other)
+        return self.tape.pin(function, self, other)
 
     return method
 

@@ -93,9 +93,7 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 def _pack(state: TrainState) -> dict[str, Tensor]:
     groups = {"parameters": state.parameters, "optimizer": state.optimizer, "ema": state.ema}
-    packed = {
-        f"{group}/{name}": _owned(t) for group, tensors in groups.items() for name, t in tensors.items()
-    }
+    packed = {f"{group}/{name}": _owned(t) for group, tensors in groups.items() for name, t in tensors.items()}
     return {**packed, "records": to_table(state.records)}
 
 
@@ -117,9 +115,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     partial = path.with_name(f".{path.stem}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(
-            parents=True
-        )  # a folder: a kill would leave files under names that safetensors makes up
+        partial.mkdir(parents=True)  # a folder: a kill would leave files under names that safetensors makes up
         save_file(tensors, partial / path.name, metadata)
         _sync(partial / path.name)
         os.replace(partial / path.name, path)
@@ -161,17 +157,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _damaged(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(
-        f"checkpoint {path} is truncated or altered: {reason}; "
-        "restore a copy of it, or delete it to repeat the stage"
+        f"checkpoint {path} is truncated or altered: {reason}; restore a copy of it, or delete it to repeat the stage"
     )
 
 
 def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if differing:
-        shown = ", ".join(
-            f"{k} ({_short(found.get(k))} there, {_short(wanted.get(k))} here)" for k in differing
-        )
+        shown = ", ".join(f"{k} ({_short(found.get(k))} there, {_short(wanted.get(k))} here)" for k in differing)
         raise ArtifactError(
             f"checkpoint {path} belongs to another training: it differs in {shown}; "
             "resume with what it was started with, or use another folder"

@@ -100,7 +100,5 @@ def batch_indices(size: int, batch_size: int, step: int, seed: int) -> Tensor:
     """
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // size, (stop - 1) // size
-    permutations = [
-        torch.randperm(size, generator=seeded(seed, "epoch", epoch)) for epoch in range(first, last + 1)
-    ]
+    permutations = [torch.randperm(size, generator=seeded(seed, "epoch", epoch)) for epoch in range(first, last + 1)]
     return torch.cat(permutations)[start - first * size : stop - first * size]

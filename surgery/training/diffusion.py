@@ -68,9 +68,7 @@ def _target(scheduler: Any, latents_BCHW: Tensor, noise_BCHW: Tensor, timestep_B
         return latents_BCHW
     if kind == "v_prediction":
         return cast(Tensor, scheduler.get_velocity(latents_BCHW, noise_BCHW, timestep_B))
-    raise TrainingError(
-        f"the scheduler has prediction_type {kind!r}: training knows epsilon, sample and v_prediction"
-    )
+    raise TrainingError(f"the scheduler has prediction_type {kind!r}: training knows epsilon, sample and v_prediction")
 
 
 def null_label(model: nn.Module) -> int | None:

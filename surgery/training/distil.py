@@ -92,9 +92,7 @@ def distil(
 
 def _validate(pairs: _Pairs, batches: Batches) -> float | None:
     batch = batches.held_out()
-    return (
-        None if batch is None else sum(t.item() for t in pairs.losses(batch.inputs, backward=False).values())
-    )
+    return None if batch is None else sum(t.item() for t in pairs.losses(batch.inputs, backward=False).values())
 
 
 class _Pairs:
@@ -125,9 +123,7 @@ class _Pairs:
             predict(self._teacher, inputs)
         missing = [path for path in self._sites if path not in losses]
         if missing:
-            raise RewriteError(
-                f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled"
-            )
+            raise RewriteError(f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled")
         return {path: losses[path] for path in self._sites}
 
 
@@ -154,9 +150,7 @@ def _regression(path: str, output: Any, target: Any, loss: Callable[[Tensor, Ten
     outputs, targets = _tensors(output), _tensors(target)
     shapes, wanted = [tuple(t.shape) for t in outputs], [tuple(t.shape) for t in targets]
     if shapes != wanted or not wanted:
-        raise RewriteError(
-            f"site {path}: the new operator returns shapes {shapes}, the teacher's returns {wanted}"
-        )
+        raise RewriteError(f"site {path}: the new operator returns shapes {shapes}, the teacher's returns {wanted}")
     pairs = zip(outputs, targets, strict=True)
     return torch.stack([loss(_precise(a), _precise(b)) for a, b in pairs]).sum()
 
@@ -197,6 +191,4 @@ def _require_apart(teacher: nn.Module, parameters: dict[str, nn.Parameter]) -> N
     taken = {parameter.untyped_storage().data_ptr() for parameter in teacher.parameters()}
     for name, parameter in parameters.items():
         if parameter.untyped_storage().data_ptr() in taken:
-            raise RewriteError(
-                f"{name} shares its memory with the teacher: copy the weights of a new operator"
-            )
+            raise RewriteError(f"{name} shares its memory with the teacher: copy the weights of a new operator")

@@ -116,9 +116,7 @@ class _Loop:
         kept = ""
         if self._checkpoints is not None and self._saved_step:
             kept = f"; the checkpoint of step {self._saved_step} is kept in {self._checkpoints.folder}"
-        return TrainingError(
-            f"{self._task.stage}: {what} at step {step + 1}; lower its lr (now {lr:g}){kept}"
-        )
+        return TrainingError(f"{self._task.stage}: {what} at step {step + 1}; lower its lr (now {lr:g}){kept}")
 
     def _checkpoint(self, record: LossRecord) -> None:
         task = self._task

@@ -26,9 +26,7 @@ def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
 
 
-def state_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Return the optimizer's state as "name/moment" -> tensor."""
     return {
         f"{name}/{moment}": tensor

@@ -28,10 +28,7 @@ class LossRecord:
 
 def to_table(records: Sequence[LossRecord]) -> Tensor:
     """Pack a stage as float64 rows (S, 3 + sites): step, loss, validation or NaN, then the sites."""
-    rows = [
-        [r.step, r.loss, math.nan if r.validation is None else r.validation, *r.sites.values()]
-        for r in records
-    ]
+    rows = [[r.step, r.loss, math.nan if r.validation is None else r.validation, *r.sites.values()] for r in records]
     return torch.tensor(rows, dtype=torch.float64)
 
 

@@ -57,11 +57,7 @@ def test_rotating_and_moving_both_sets_changes_nothing(seed_a, seed_b, size):
     assert math.isclose(frechet_distance(a, b), moved, rel_tol=1e-6, abs_tol=1e-4)
 
 
-@given(
-    st.lists(
-        st.tuples(*[st.floats(-5, 5)] * 2, *[st.floats(0, 5)] * 2).map(lambda t: t), min_size=1, max_size=5
-    )
-)
+@given(st.lists(st.tuples(*[st.floats(-5, 5)] * 2, *[st.floats(0, 5)] * 2).map(lambda t: t), min_size=1, max_size=5))
 def test_commuting_gaussians_have_the_closed_form(rows):
     """With diagonal covariances the distance is the sum over axes of (m1 - m2)^2 + (s1 - s2)^2."""
     mean_a, mean_b, sigma_a, sigma_b = torch.tensor(rows, dtype=torch.float64).T

@@ -31,9 +31,7 @@ def test_the_nearest_other_image_is_another_one(seed, count):
     images = random(seed, count)
     assert nearest_distances(images, images).max() == 0
     others = nearest_distances(images, images, skip_self=True)
-    expected = [
-        nearest_distances(images[i : i + 1], torch.cat([images[:i], images[i + 1 :]])) for i in range(count)
-    ]
+    expected = [nearest_distances(images[i : i + 1], torch.cat([images[:i], images[i + 1 :]])) for i in range(count)]
     torch.testing.assert_close(others, torch.cat(expected))
 
 

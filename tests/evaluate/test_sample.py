@@ -53,9 +53,7 @@ def tiny() -> DiTTransformer2DModel:
 )
 def test_a_perfect_denoiser_gives_its_data_and_guidance_extrapolates(labels, steps, guidance, sigma):
     """Guided, the predicted clean image at the last step is guidance * c / 10, and the sampler ends there."""
-    images = sample(
-        Oracle(sigma), SCHEDULER, torch.tensor(labels), steps=steps, guidance=guidance, batch_size=5
-    )
+    images = sample(Oracle(sigma), SCHEDULER, torch.tensor(labels), steps=steps, guidance=guidance, batch_size=5)
     expected = guidance * torch.tensor(labels) / 10
     expected = expected.clamp(-1, 1).view(-1, 1, 1, 1).expand_as(images)
     torch.testing.assert_close(images, expected, atol=0.02, rtol=0)

@@ -67,9 +67,7 @@ def _outcome(run: Naive, weights: Mapping[str, Tensor], x_BND: Tensor) -> dict[s
     return {"output": y_BND.detach()} | dict(zip(leaves, gradients, strict=True))
 
 
-def _assert_close(
-    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, dtype: torch.dtype
-) -> None:
+def _assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, dtype: torch.dtype) -> None:
     # Some gradients vanish by symmetry (of the key bias, for one): they are measured against the average one.
     typical = sum(float(value.norm()) for value in expected.values()) / len(expected)
     for name, value in expected.items():

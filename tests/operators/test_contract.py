@@ -123,9 +123,7 @@ def test_a_copy_is_equal_and_shares_nothing(config: MixerConfig) -> None:
 def test_gradient_checkpointing_changes_nothing(config: MixerConfig) -> None:
     mixer, x = build(config, DIMS, 0), torch.randn(2, 5, 12).double().requires_grad_()
     plain = torch.autograd.grad(mixer(x).square().sum(), [x, *mixer.parameters()])
-    again = torch.autograd.grad(
-        checkpoint(mixer, x, use_reentrant=False).square().sum(), [x, *mixer.parameters()]
-    )
+    again = torch.autograd.grad(checkpoint(mixer, x, use_reentrant=False).square().sum(), [x, *mixer.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 

@@ -18,9 +18,7 @@ configs = st.builds(HyenaX, kernel=st.integers(1, 9), causal=st.booleans())
 @given(configs, all_dims, st.integers(1, 3), st.integers(1, 20), st.integers(0, 99))
 def test_equals_the_naive_twin(config: HyenaX, dims: MixerDims, batch: int, length: int, seed: int) -> None:
     mixer = build(config, dims, seed)
-    assert_parity(
-        mixer, lambda w, x: hyena_x(w, x, config.kernel, config.causal), tokens(batch, length, dims, seed)
-    )
+    assert_parity(mixer, lambda w, x: hyena_x(w, x, config.kernel, config.causal), tokens(batch, length, dims, seed))
 
 
 @settings(max_examples=40, deadline=None)

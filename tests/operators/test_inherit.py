@@ -93,9 +93,7 @@ def test_an_unknown_policy_is_refused() -> None:
         ({"norm_num_groups": 3}, "group_norm"),
     ],
 )
-def test_softmax_mixers_refuse_weights_that_would_mean_something_else(
-    options: dict[str, object], named: str
-) -> None:
+def test_softmax_mixers_refuse_weights_that_would_mean_something_else(options: dict[str, object], named: str) -> None:
     old = attention(**options)
     for config in (FullAttention(), SlidingWindow()):
         with pytest.raises(RewriteError, match=named):

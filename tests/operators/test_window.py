@@ -22,9 +22,7 @@ configs = st.builds(SlidingWindow, window=windows, causal=st.booleans())
 @given(configs, all_dims, st.integers(1, 3), lengths, st.integers(0, 99))
 @example(SlidingWindow(window=70), DIMS, 2, 129, 0)
 @example(SlidingWindow(window=4, causal=True), DIMS, 2, 129, 0)
-def test_equals_the_naive_twin(
-    config: SlidingWindow, dims: MixerDims, batch: int, length: int, seed: int
-) -> None:
+def test_equals_the_naive_twin(config: SlidingWindow, dims: MixerDims, batch: int, length: int, seed: int) -> None:
     seen = [window_seen(i, length, config.window, config.causal) for i in range(length)]
     assert_parity(
         build(config, dims, seed),

@@ -32,8 +32,7 @@ def kernel_seen(i: int, length: int, kernel: int, causal: bool) -> list[int]:
 def attention(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, seen: list[set[int]]) -> Tensor:
     """Softmax attention of token i over seen[i], one token at a time."""
     q, k, v = (
-        affine(weights, name, x_BND).unflatten(2, (dims.heads, dims.head_dim))
-        for name in ("to_q", "to_k", "to_v")
+        affine(weights, name, x_BND).unflatten(2, (dims.heads, dims.head_dim)) for name in ("to_q", "to_k", "to_v")
     )
     rows = []
     for i, js in enumerate(sorted(s) for s in seen):

@@ -24,7 +24,10 @@ specs = model_specs(with_attention, shared=False)
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, Any]:
-    return {"weights": copy.deepcopy(dict(model.state_dict())), "modules": {n: id(m) for n, m in model.named_modules()}}
+    return {
+        "weights": copy.deepcopy(dict(model.state_dict())),
+        "modules": {n: id(m) for n, m in model.named_modules()},
+    }
 
 
 def assert_untouched(model: torch.nn.Module, before: dict[str, Any]) -> None:

@@ -114,7 +114,13 @@ def test_dit_at_other_batches_and_resolutions(sides):
 def test_pixart_at_other_batches_resolutions_and_text_lengths():
     model = pixart()
     traced = surgery.trace(model, pixart_inputs(1, 8, 8, 5)).module()
-    for batch, height, width, text in [(1, 8, 8, 5), (2, 8, 8, 5), (3, 4, 12, 7), (2, 16, 8, 1), (1, 2, 2, 2)]:
+    for batch, height, width, text in [
+        (1, 8, 8, 5),
+        (2, 8, 8, 5),
+        (3, 4, 12, 7),
+        (2, 16, 8, 1),
+        (1, 2, 2, 2),
+    ]:
         call = pixart_inputs(batch, height, width, text)
         assert_same(model(**call), traced(**call))
         assert_same(model(**call, return_dict=False), traced(**call, return_dict=False))

@@ -166,9 +166,7 @@ def test_a_gradient_that_is_not_finite_stops() -> None:
     student = tiny.student()
     student.set_submodule(SITE, Exploding())
     before = tiny.weights(student)
-    with pytest.raises(
-        TrainingError, match=f"distil: gradient of {SITE}.out.bias is not finite at step 1; lower"
-    ):
+    with pytest.raises(TrainingError, match=f"distil: gradient of {SITE}.out.bias is not finite at step 1; lower"):
         run(tiny.teacher(), student, {SITE: "l1"})
     assert tiny.same_bits(before, tiny.weights(student))
 

@@ -96,8 +96,7 @@ def test_nan_stops_keeps_the_last_checkpoint_and_can_be_resumed(tmp_path: Path) 
         with pytest.raises(TrainingError) as error:
             run(student, checkpoints=store)
     assert str(error.value) == (
-        "finetune: loss is nan at step 4; lower its lr (now 0.001); "
-        f"the checkpoint of step 2 is kept in {tmp_path}"
+        f"finetune: loss is nan at step 4; lower its lr (now 0.001); the checkpoint of step 2 is kept in {tmp_path}"
     )
     resumed, whole = tiny.student(), tiny.student()
     records = run(resumed, checkpoints=store)
@@ -183,9 +182,7 @@ def test_dropout_never_runs() -> None:
     assert modes == {False}
 
 
-@pytest.mark.parametrize(
-    "bad", [{"ema_decay": 1.0}, {"ema_decay": -0.1}, {"checkpoint_every": 0}, {"lr": -1}]
-)
+@pytest.mark.parametrize("bad", [{"ema_decay": 1.0}, {"ema_decay": -0.1}, {"checkpoint_every": 0}, {"lr": -1}])
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Finetune(**bad)

@@ -16,12 +16,8 @@ from surgery.training.data import DIGITS, load_data
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; ``arguments`` default to the process's own."""
     parser = argparse.ArgumentParser(prog="python -m surgery.models.digits_dit", description=__doc__)
-    parser.add_argument(
-        "--steps", type=int, default=Training.steps, help="training steps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/digits-dit"), help="folder (default: %(default)s)"
-    )
+    parser.add_argument("--steps", type=int, default=Training.steps, help="training steps (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/digits-dit"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     training = Training(steps=options.steps)

@@ -48,6 +48,4 @@ def write_card(folder: Path, training: Training) -> None:
         size_ratio=size_ratio(SAMPLES, len(judge.real)),
     )
     (folder / "README.md").write_text(text)
-    print(
-        f"Frechet distance {quality.frechet:.3f}, between halves of the real images {split:.3f}", flush=True
-    )
+    print(f"Frechet distance {quality.frechet:.3f}, between halves of the real images {split:.3f}", flush=True)
