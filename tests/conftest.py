@@ -1,0 +1,57 @@
+"""Fixtures shared by the tests of whole runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiTTransformer2DModel
+
+
+@pytest.fixture(scope="session")
+def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained DiT for the digits, with its scheduler."""
+    folder = tmp_path_factory.mktemp("tiny-dit")
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=1, out_channels=1, num_layers=4, sample_size=8,
+        patch_size=1, num_embeds_ada_norm=10,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    DDPMScheduler().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path, tiny_dit: Path) -> Callable[..., Path]:
+    """Writes a small recipe for `tiny_dit` to a file; `distil` and so on are the arguments given there."""
+
+    def write(
+        rules: str = "[replace_attention(HyenaX(kernel=4), layers=every(2))]",
+        distil: str = "steps=6, batch_size=8, checkpoint_every=2",
+        finetune: str = "steps=6, batch_size=8, checkpoint_every=2",
+        name: str = "recipe.py",
+    ) -> Path:
+        path = tmp_path / name
+        path.write_text(
+            textwrap.dedent(f"""\
+            from surgery.operators import HyenaX, SlidingWindow
+            from surgery.recipe import Distil, Evaluate, Finetune, Recipe
+            from surgery.rewrite import every, indices
+            from surgery.rules import replace_attention
+
+            recipe = Recipe(
+                model={str(tiny_dit)!r},
+                rules={rules},
+                distil=Distil({distil}),
+                finetune=Finetune({finetune}),
+                evaluate=Evaluate(samples=60, steps=2, batch_size=60),
+            )
+            """)
+        )
+        return path
+
+    return write
