@@ -142,7 +142,7 @@ class _Runner:
             )
         self._measure("distilled", student, seconds())
         with _clock() as seconds:
-            finetuned = finetune(student, self._data, scheduler, self._recipe.finetune, **common)
+            finetuned = finetune(self._teacher.model, student, self._data, scheduler, self._recipe.finetune, **common)
         self._measure("finetuned", student, seconds())
         return [*distilled, *finetuned]
 

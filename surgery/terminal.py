@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from surgery.evaluate.metrics import Metrics
+from surgery.evaluate.report import count
 from surgery.graph import ModelGraph
 from surgery.rewrite import Edit, Plan, Skipped
 from surgery.rewrite.plan import Change
@@ -83,15 +84,6 @@ def change(counts: Change) -> str:
         return count(counts.before)
     percent = f" ({100 * (counts.after / counts.before - 1):+.2f} %)" if counts.before else ""
     return f"{count(counts.before)} -> {count(counts.after)}{percent}"
-
-
-def count(number: float) -> str:
-    """A count with a unit: 1,797, 37.4 k, 675 M, 119 G."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if abs(number) >= size:
-            scale = 1e3 if unit == "k" else size
-            return f"{number / scale:.3g} {unit}"
-    return f"{number:,.0f}"
 
 
 def _skipped(skipped: tuple[Skipped, ...]) -> Table:

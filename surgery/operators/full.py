@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 from typing_extensions import override
 
@@ -37,5 +38,5 @@ class FullAttentionMixer(SoftmaxMixer):
     @override
     def attend(self, q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor) -> Tensor:
         """Attend to all tokens: (B, N, E)."""
-        q_BHNK, k_BHNK, v_BHNK = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q_BNE, k_BNE, v_BNE))
-        return F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK).transpose(1, 2).flatten(2)
+        qkv = (rearrange(x, "b n (h k) -> b h n k", h=self.heads) for x in (q_BNE, k_BNE, v_BNE))
+        return rearrange(F.scaled_dot_product_attention(*qkv), "b h n k -> b n (h k)")

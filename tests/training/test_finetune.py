@@ -25,7 +25,7 @@ FAST = Finetune(steps=4, batch_size=8, lr=1e-3, warmup=1, checkpoint_every=2)
 
 
 def run(student: nn.Module, config: Finetune = FAST, **more: Any) -> list[LossRecord]:
-    return finetune(student, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
+    return finetune(tiny.teacher(), student, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
 
 
 class LastState(CheckpointStore):
@@ -186,3 +186,9 @@ def test_dropout_never_runs() -> None:
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Finetune(**bad)
+
+
+def test_with_the_teacher_as_target_a_copy_of_it_has_nothing_to_learn() -> None:
+    config = FAST.model_copy(update={"target": "teacher", "lr": 1e-12})
+    assert all(record.loss == 0 for record in run(tiny.teacher(), config))
+    assert all(record.loss > 0 for record in run(tiny.teacher(), FAST))

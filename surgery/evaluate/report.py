@@ -1,0 +1,382 @@
+"""The report of a run: one HTML page that needs nothing but itself.
+
+The page asks the browser by a content security policy to run no script and to fetch nothing, and it holds no date: the
+same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from surgery.evaluate.metrics import Metrics, StageMetrics
+from surgery.evaluate.plots import Curve, finite, line_chart, shades, smooth, thin
+
+ACCENT = "#c2410c"
+QUIET = "#64748b"
+TRAINING = {"distil": "Distillation", "finetune": "Finetuning"}
+CAPTIONS = {
+    "teacher": "the pretrained model",
+    "rewritten": "new operators, untrained",
+    "distilled": "after distillation",
+    "finetuned": "after finetuning",
+}
+LISTED = 12
+"""Longer lists are folded."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows; anything may be missing or empty except the title.
+
+    Attributes:
+        title: model and recipe.
+        metrics: the figures of each stage that was judged.
+        losses: one for each training step, with keys stage, step, loss, sites (path -> loss) and validation (or None).
+        grids: stage -> PNG of samples, all from the same noise.
+        edits: keys path, rule, layer, replaced, operator, and params and flops with keys before and after.
+        skipped: keys path, rule, layer, reason.
+        graph_svg: an SVG element, put on the page as it is: it must come from `surgery.graph.draw`.
+        recipe: the resolved recipe.
+        versions: package -> version.
+    """
+
+    title: str
+    metrics: Metrics
+    losses: list[dict[str, Any]]
+    grids: dict[str, bytes]
+    edits: list[dict[str, Any]]
+    skipped: list[dict[str, Any]]
+    graph_svg: str
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+
+
+def render_report(report: Report) -> str:
+    """Return the page as HTML that can be encoded as UTF-8."""
+    sections = [
+        _section("Stages", _stages(report.metrics)),
+        _section("Samples", _samples(report), "The same noise and the same classes, through each model."),
+        _section("Loss", _losses(report.losses), "One point is one batch; the line is a running mean."),
+        _section("What changed", _changes(report)),
+        _section("Left as it was", _skipped(report.skipped), "Sites that a rule matched and did not edit."),
+        _section("Recipe", _recipe(report)),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{_text(report.title)}</title><style>{STYLE}</style></head><body><main>"
+        f'<header><p class="over">surgery report</p><h1>{_text(report.title)}</h1>{_verdict(report.metrics)}</header>'
+        f"{''.join(sections)}{_footer(report)}</main></body></html>\n"
+    )
+    # A lone surrogate, as in a file name that is not UTF-8, could not be written to a file.
+    return page.encode("utf-8", "replace").decode()
+
+
+def verdict(metrics: Metrics) -> str:
+    """Say in one or two sentences what came out: the last stage against the teacher."""
+    by_stage = {stage.stage: stage for stage in metrics.stages}
+    teacher = by_stage.get("teacher")
+    students = [stage for stage in metrics.stages if stage.stage != "teacher"]
+    if not students:
+        return f"The teacher has a Frechet distance of {teacher.frechet:.2f}." if teacher else ""
+    last, first = students[-1], students[0]
+    head = f"The {last.stage} student has a Frechet distance of {last.frechet:.2f}"
+    if teacher is None:
+        return f"{head}."
+    sentence = f"{head}{_times(last, teacher, f'the teacher’s {teacher.frechet:.2f}')}, with {_fewer(last, teacher)}."
+    if first is last or first.stage != "rewritten":
+        return sentence
+    return f"{sentence} Before any training it had {first.frechet:.2f}{_times(first, teacher, 'as much')}."
+
+
+def count(number: float) -> str:
+    """Return a count with a unit: 1,797, 37.4 k, 675 M, 119 G."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} k" if abs(number) >= 1e4 else f"{number:,.0f}"
+
+
+def _times(stage: StageMetrics, teacher: StageMetrics, what: str) -> str:
+    ratio = _ratio(stage.frechet, teacher.frechet)
+    return f", {ratio} times {what}" if ratio else f" against the teacher’s {teacher.frechet:.2f}"
+
+
+def _ratio(value: float, reference: float) -> str:
+    if not (math.isfinite(value) and math.isfinite(reference) and reference > 0):
+        return ""
+    return f"{value / reference:.2f}"
+
+
+def _fewer(stage: StageMetrics, teacher: StageMetrics) -> str:
+    """Compare the FLOPs of two models in words."""
+    if stage.flops == teacher.flops or not teacher.flops:
+        return "as many FLOPs" if stage.flops == teacher.flops else f"{count(stage.flops)} FLOPs"
+    percent = 100 * (stage.flops / teacher.flops - 1)
+    digits = 0 if abs(percent) >= 10 else 1
+    return f"{abs(percent):.{digits}f} % {'fewer' if percent < 0 else 'more'} FLOPs"
+
+
+def _text(value: object) -> str:
+    return escape(str(value))
+
+
+def _section(title: str, content: str, note: str = "") -> str:
+    if not content:
+        return ""
+    below = f'<p class="note">{note}</p>' if note else ""
+    return f"<section><h2>{title}</h2>{below}{content}</section>"
+
+
+def _verdict(metrics: Metrics) -> str:
+    sentence = verdict(metrics)
+    return f'<p class="verdict">{_text(sentence)}</p>' if sentence else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int, label: str) -> str:
+    """Build a table of HTML cells that scrolls in its own box; the first `words` columns hold words, the others figures."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        classes = ["" if i < words else ' class="n"' for i in range(len(cells))]
+        return "".join(f"<{tag}{c}>{cell}</{tag}>" for c, cell in zip(classes, cells, strict=True))
+
+    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+    return (
+        f'<div class="box" tabindex="0" role="region" aria-label="{label}"><table>'
+        f"<thead><tr>{row(head, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _stages(metrics: Metrics) -> str:
+    if not metrics.stages:
+        return ""
+    teacher = next((stage for stage in metrics.stages if stage.stage == "teacher"), None)
+    columns: dict[str, Callable[[StageMetrics], str]] = {
+        "Stage": lambda s: s.stage.capitalize(),
+        "Frechet distance": lambda s: f"{s.frechet:.2f}",
+        "× teacher": lambda s: (_ratio(s.frechet, teacher.frechet) if teacher else "") or "–",
+        "Class accuracy": lambda s: f"{100 * s.accuracy:.1f} %",
+        "Parameters": lambda s: count(s.params),
+        "FLOPs": lambda s: count(s.flops),
+        "Latency": lambda s: f"{s.latency_ms:.2f} ms",
+        "Time": lambda s: f"{s.seconds:.1f} s",
+    }
+    rows = ([cell(stage) for cell in columns.values()] for stage in metrics.stages)
+    return _table(list(columns), rows, 1, "stages")
+
+
+def _samples(report: Report) -> str:
+    figures = []
+    distances = {stage.stage: stage.frechet for stage in report.metrics.stages}
+    for stage, png in report.grids.items():
+        distance = f'<span class="n">{distances[stage]:.2f}</span>' if stage in distances else ""
+        figures.append(
+            f'<figure><img alt="samples of the model: {_text(stage)}"{_size(png)} '
+            f'src="data:image/png;base64,{b64encode(png).decode()}">'
+            f"<figcaption><b>{_text(stage).capitalize()}</b>{distance}"
+            f"<small>{CAPTIONS.get(stage, '')}</small></figcaption></figure>"
+        )
+    return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
+
+
+def _size(png: bytes) -> str:
+    """Give the attributes that keep a place for the picture, from the PNG's header."""
+    if len(png) < 24 or png[12:16] != b"IHDR":
+        return ""
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    return f' width="{width}" height="{height}"'
+
+
+def _losses(losses: Sequence[Mapping[str, Any]]) -> str:
+    figures = []
+    for stage in dict.fromkeys(record["stage"] for record in losses):
+        records = [record for record in losses if record["stage"] == stage]
+        name = TRAINING.get(stage, str(stage))
+        figures += [_total_figure(records, name), _sites_figure(records, name)]
+    shown = "".join(figures)
+    return f'<div class="charts">{shown}</div>' if shown else ""
+
+
+def _total_figure(records: Sequence[Mapping[str, Any]], name: str) -> str:
+    points = thin(finite((r["step"], r["loss"]) for r in records))
+    held_out = finite((r["step"], r.get("validation")) for r in records)
+    curves = [
+        Curve(points, ACCENT, "faint"),
+        Curve(smooth(points), ACCENT),
+        Curve(thin(held_out), QUIET, "rings"),
+    ]
+    legend = [(ACCENT, "training", _last(smooth(points)))] if points else []
+    if held_out:
+        legend.append((QUIET, "held-out batch", _last(held_out)))
+    return _figure(name, line_chart(curves, "step", f"{name}: loss by step"), _legend(legend))
+
+
+def _sites_figure(records: Sequence[Mapping[str, Any]], name: str) -> str:
+    paths = list(dict.fromkeys(path for record in records for path in record["sites"]))
+    lines = [smooth(thin(finite((r["step"], r["sites"].get(path)) for r in records))) for path in paths]
+    colours = shades(len(paths), ACCENT, "#3b82a0")
+    curves = [Curve(line, colour) for line, colour in zip(lines, colours, strict=True)]
+    ends = [_last(line) for line in lines]
+    legend = _legend(list(zip(colours, paths, ends, strict=True)), code=True)
+    return _figure(f"{name}, by site", line_chart(curves, "step", f"{name}: loss of each site by step"), legend)
+
+
+def _last(points: Sequence[tuple[float, float]]) -> str:
+    return f"{points[-1][1]:.3g}" if points else "–"
+
+
+def _legend(items: Sequence[tuple[str, str, str]], *, code: bool = False) -> str:
+    """List colour, name and last value of each curve."""
+    tag = "code" if code else "span"
+    lines = [
+        f'<li><i style="background:{colour}"></i><{tag}>{_text(name)}</{tag}><span class="n">{value}</span></li>'
+        for colour, name, value in items
+    ]
+    return _folded(lines, f"{len(lines)} sites, first to last", "legend")
+
+
+def _folded(items: Sequence[str], summary: str, css: str) -> str:
+    """Build a list, folded if it is long."""
+    listed = f'<ul class="{css}">{"".join(items)}</ul>'
+    return listed if len(items) <= LISTED else f"<details><summary>{summary}</summary>{listed}</details>"
+
+
+def _figure(title: str, drawing: str, legend: str) -> str:
+    if not drawing:
+        return ""
+    return f"<figure><figcaption><b>{_text(title)}</b></figcaption>{drawing}{legend}</figure>"
+
+
+def _changes(report: Report) -> str:
+    drawing = f'<div class="box drawing" tabindex="0" role="region" aria-label="drawing">{report.graph_svg}</div>'
+    edits = _edits(report.edits) if report.edits else ""
+    return (drawing if report.graph_svg else "") + edits
+
+
+def _edits(edits: Sequence[Mapping[str, Any]]) -> str:
+    head = ("Site", "Rule", "Change", "Parameters", "FLOPs")
+    rows = [
+        (
+            f"<code>{_text(edit['path'])}</code>",
+            _text(edit["rule"]),
+            f"<s>{_text(edit['replaced'])}</s><br><code>{_text(edit['operator'])}</code>",
+            _change(edit["params"]),
+            _change(edit["flops"]),
+        )
+        for edit in edits
+    ]
+    return _table(head, rows, 3, "edits")
+
+
+def _change(counts: Mapping[str, Any]) -> str:
+    before, after = counts["before"], counts["after"]
+    if before == after:
+        return count(after)
+    percent = f"<br><small>{100 * (after / before - 1):+.1f} %</small>" if before else ""
+    return f'{count(before)} <span class="to">→</span> {count(after)}{percent}'.replace("-", "−")
+
+
+def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for each in skipped:
+        groups.setdefault((str(each["reason"]), str(each["rule"])), []).append(str(each["path"]))
+    parts = []
+    for (reason, rule), paths in groups.items():
+        items = "".join(f"<li><code>{_text(path)}</code></li>" for path in paths)
+        sites = "1 site" if len(paths) == 1 else f"{len(paths)} sites"
+        parts.append(
+            f"<details><summary>{_text(reason)}: {sites} <small>{_text(rule)}</small></summary>"
+            f'<ul class="paths">{items}</ul></details>'
+        )
+    return "".join(parts)
+
+
+def _recipe(report: Report) -> str:
+    if not report.recipe:
+        return ""
+    resolved = json.dumps(report.recipe, indent=2, ensure_ascii=False, default=str)
+    name = _text(report.metrics.recipe)
+    return (
+        f"<details><summary><code>{name}</code>, as resolved, seed {report.metrics.seed}</summary>"
+        f'<pre class="box" tabindex="0">{_text(resolved)}</pre></details>'
+    )
+
+
+def _footer(report: Report) -> str:
+    versions = "".join(f"<span>{_text(n)} {_text(v)}</span>" for n, v in report.versions.items())
+    return f"<footer>{versions}</footer>" if versions else ""
+
+
+STYLE = """
+:root{color-scheme:light dark;--paper:#fdfcfa;--ink:#1c1b19;--soft:#6b6760;--hair:#e4e0d9;--wash:#f5f2ed;--accent:#c2410c;
+--serif:"Iowan Old Style","Palatino Linotype",Palatino,Charter,"Source Serif 4",Georgia,serif;
+--sans:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
+--mono:ui-monospace,"SF Mono","Cascadia Mono",Menlo,Consolas,"Liberation Mono",monospace}
+@media (prefers-color-scheme:dark){:root{--paper:#161513;--ink:#e9e6e0;--soft:#9c968c;--hair:#33302b;--wash:#201e1b;--accent:#f0783c}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%;scrollbar-gutter:stable}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 var(--sans);font-variant-numeric:tabular-nums}
+main{max-width:62rem;margin:0 auto;padding:clamp(2.5rem,8vw,6rem) clamp(1.1rem,4vw,2.5rem) 4rem}
+header{max-width:44rem}
+.over{margin:0 0 .9rem;color:var(--accent);font-size:.8rem;font-weight:600;letter-spacing:.08em;text-transform:uppercase}
+h1{margin:0;font:600 clamp(1.8rem,5vw,2.6rem)/1.15 var(--serif);letter-spacing:-.012em;overflow-wrap:anywhere;text-wrap:balance}
+.verdict{margin:1.4rem 0 0;font:1.25rem/1.55 var(--serif);text-wrap:pretty}
+section{margin-top:clamp(3rem,7vw,4.75rem)}
+h2{margin:0 0 .9rem;font:600 1.35rem/1.3 var(--serif)}
+h2+.note{margin:-.6rem 0 1.3rem}
+.note,small{color:var(--soft);font-size:.875rem}
+code,pre{font-family:var(--mono);font-size:.84em}
+.box{overflow-x:auto;overscroll-behavior-x:contain}
+.box:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:3px;border-radius:2px}
+table{border-collapse:collapse;width:100%;font-size:.9375rem;border-bottom:1px solid var(--hair)}
+th{padding:0 0 .5rem;border-bottom:1px solid var(--ink);color:var(--soft);font-weight:500;font-size:.82rem;text-align:left;vertical-align:bottom}
+td{padding:.62rem 0;border-top:1px solid var(--hair);vertical-align:top;line-height:1.45}
+tbody tr:first-child td{border-top:0}
+th+th,td+td{padding-left:1.5rem}
+th,td.n,td:first-child{white-space:nowrap}
+th.n,td.n{text-align:right}
+td s{color:var(--soft);text-decoration-thickness:1px}
+.to{color:var(--soft)}
+figure{margin:0;min-width:0}
+figcaption b{font-weight:600}
+.grids{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:1.6rem 1.1rem}
+.grids img{display:block;width:100%;height:auto;image-rendering:pixelated;border-radius:3px;background:var(--wash)}
+.grids figcaption{display:grid;grid-template-columns:1fr auto;margin-top:.55rem;font-size:.9375rem;line-height:1.45}
+.grids small{grid-column:1/-1}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2.4rem 2.2rem}
+.charts>figure{max-width:36rem}
+.chart{display:block;width:100%;height:auto;margin-top:.5rem;font:11.5px var(--sans)}
+.tick{fill:var(--soft)}
+.grid,.axis,.line,.faint,.ring{fill:none}
+.grid{stroke:var(--hair)}
+.axis{stroke:var(--soft);stroke-opacity:.7}
+.line{stroke-width:1.9;stroke-linejoin:round;stroke-linecap:round}
+.faint{stroke-width:3;stroke-linecap:round;stroke-opacity:.22}
+.ring{stroke-width:1.6;fill:var(--paper)}
+ul{margin:0;padding:0;list-style:none}
+.legend{margin-top:.6rem;font-size:.875rem}
+.legend li{display:flex;align-items:baseline;gap:.55rem;line-height:1.65}
+.legend i{flex:none;width:.9rem;height:.2rem;border-radius:1px;align-self:center}
+.legend code{overflow-wrap:anywhere}
+.legend .n{margin-left:auto}
+.drawing{margin:.4rem 0 2.2rem;padding-bottom:.4rem}
+.drawing svg{display:block;max-width:none;height:auto}
+details+details{border-top:1px solid var(--hair)}
+summary{padding:.55rem 0;cursor:pointer;overflow-wrap:anywhere}
+summary::marker{color:var(--accent)}
+summary small{margin-left:.5rem}
+.paths{padding:.1rem 0 .9rem 1.1rem;columns:18rem;column-gap:2rem;line-height:1.75}
+.paths code{overflow-wrap:anywhere}
+pre{margin:.3rem 0 0;padding:1.1rem 1.25rem;background:var(--wash);border-radius:4px;line-height:1.55}
+footer{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;margin-top:clamp(3rem,7vw,4.75rem);padding-top:1rem;border-top:1px solid var(--hair);color:var(--soft);font-size:.85rem}
+@media print{body{background:none}section,figure,tr{break-inside:avoid}}
+"""

@@ -1,0 +1,118 @@
+"""The report shows what it is given, lets nothing through as markup, and copes with gaps."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgery.evaluate.metrics import Metrics, StageMetrics
+from surgery.evaluate.plots import smooth, thin
+from surgery.evaluate.report import Report, count, render_report, verdict
+
+NAMES = ("teacher", "rewritten", "distilled", "finetuned")
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & b", "</style>", "\ud800"]
+
+
+def stage(name, frechet=2.0, flops=100):
+    return StageMetrics(stage=name, frechet=frechet, accuracy=0.9, params=10, flops=flops, latency_ms=1.0, seconds=2.0)
+
+
+def report(text="x", stages=NAMES, losses=True):
+    change = {"before": 20_000, "after": 10_000}
+    edit = {
+        "path": text,
+        "rule": text,
+        "layer": 1,
+        "replaced": text,
+        "operator": text,
+        "params": change,
+        "flops": change,
+    }
+    record = {"stage": "distil", "step": 1, "loss": 0.5, "sites": {text: 0.5}, "validation": None}
+    return Report(
+        title=text,
+        metrics=Metrics(stages=tuple(stage(name) for name in stages), seed=0, recipe=text),
+        losses=[record, record | {"step": 2}] if losses else [],
+        grids=dict.fromkeys(stages, b"png"),
+        edits=[edit],
+        skipped=[{"path": text, "rule": text, "layer": 0, "reason": text}],
+        graph_svg="<svg></svg>",
+        recipe={text: text},
+        versions={text: text},
+    )
+
+
+class Balanced(HTMLParser):
+    """Collects tags and checks that they are closed in order."""
+
+    void: ClassVar = {"meta", "img", "br", "path", "circle"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.void:
+            assert self.open.pop() == tag
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(HOSTILE) | st.text(max_size=30))
+def test_nothing_given_becomes_markup(text):
+    page = Balanced()
+    page.feed(render_report(report(text)))
+    assert not page.open
+    plain = Balanced()
+    plain.feed(render_report(report("x")))
+    assert [tag for tag, _ in page.seen] == [tag for tag, _ in plain.seen]
+    assert all(not name.startswith("on") for _, attrs in page.seen for name in attrs)
+
+
+@given(st.sets(st.sampled_from(NAMES)), st.booleans())
+def test_any_stage_may_be_missing(stages, losses):
+    ordered = [name for name in NAMES if name in stages]
+    page = render_report(report(stages=ordered, losses=losses))
+    for name in NAMES:
+        assert (f"samples of the model: {name}" in page) == (name in stages)
+
+
+def test_the_page_fetches_nothing_and_is_deterministic():
+    page = render_report(report())
+    assert page == render_report(report())
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_verdict_compares_the_last_stage_with_the_teacher():
+    stages = (stage("teacher", 2.0), stage("rewritten", 8.0, 90), stage("finetuned", 2.2, 90))
+    words = verdict(Metrics(stages=stages, seed=0, recipe="r"))
+    assert words == (
+        "The finetuned student has a Frechet distance of 2.20, 1.10 times the teacher’s 2.00, with 10.0 % fewer FLOPs. "
+        "Before any training it had 8.00, 4.00 times as much."
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(9_999, "9,999"), (37_440, "37.4 k"), (1_637_857, "1.64 M"), (1.19e11, "119 G"), (2e12, "2 T")],
+)
+def test_counts_have_units(number, words):
+    assert count(number) == words
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=900))
+def test_smoothing_and_thinning_stay_within_the_values(values):
+    points = [(float(i), v) for i, v in enumerate(values)]
+    assert len(thin(points)) <= 400
+    for curve in (smooth(points), thin(points)):
+        assert all(min(values) - 1e-6 <= y <= max(values) + 1e-6 for _, y in curve)
