@@ -82,12 +82,11 @@ def thin(points: Sequence[Point]) -> list[Point]:
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """A running mean: each value over its neighbours, in a window of a tenth of the curve that shrinks at its ends."""
-    reach = len(points) // 20
+    """A running mean over a tenth of the curve: over less at its start, where it is steep, and one-sided at its end."""
     smoothed = []
     for i, (x, _) in enumerate(points):
-        near = min(reach, i, len(points) - 1 - i)
-        window = points[i - near : i + near + 1]
+        reach = min(len(points) // 20, i)
+        window = points[i - reach : i + reach + 1]
         smoothed.append((x, math.fsum(y for _, y in window) / len(window)))
     return smoothed
 

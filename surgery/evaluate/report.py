@@ -102,8 +102,14 @@ def count(number: float) -> str:
     """Return a count with a unit: 1,797, 37.4 k, 675 M, 119 G."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if abs(number) >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 1e3:.3g} k" if abs(number) >= 1e4 else f"{number:,.0f}"
+            return f"{_three(number / size)} {unit}"
+    return f"{_three(number / 1e3)} k" if abs(number) >= 1e4 else f"{number:,.0f}"
+
+
+def _three(number: float) -> str:
+    """Write three significant digits, zeros too, so that figures in a column align; more if they precede the point."""
+    digits = max(0, 2 - math.floor(math.log10(abs(number))))
+    return f"{number:,.{digits}f}"
 
 
 def _times(stage: StageMetrics, teacher: StageMetrics, what: str) -> str:
@@ -348,8 +354,11 @@ td s{color:var(--soft);text-decoration-thickness:1px}
 .to{color:var(--soft)}
 figure{margin:0;min-width:0}
 figcaption b{font-weight:600}
-.grids{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:1.6rem 1.1rem}
-.grids img{display:block;width:100%;height:auto;image-rendering:pixelated;border-radius:3px;background:var(--wash)}
+.grids{display:grid;grid-template-columns:repeat(4,1fr);gap:1.6rem 1.1rem}
+@media (max-width:46rem){.grids{grid-template-columns:1fr 1fr}}
+.grids img{display:block;width:100%;height:auto;border-radius:3px;background:var(--wash)}
+/* Where the screen has fewer pixels than the picture, dropping some would break the digits. */
+@media (min-resolution:1.9dppx){.grids img{image-rendering:pixelated}}
 .grids figcaption{display:grid;grid-template-columns:1fr auto;margin-top:.55rem;font-size:.9375rem;line-height:1.45}
 .grids small{grid-column:1/-1}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2.4rem 2.2rem}

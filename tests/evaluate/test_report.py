@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgery.evaluate.metrics import Metrics, StageMetrics
-from surgery.evaluate.plots import smooth, thin
+from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
 
 NAMES = ("teacher", "rewritten", "distilled", "finetuned")
@@ -104,7 +105,14 @@ def test_the_verdict_compares_the_last_stage_with_the_teacher():
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(9_999, "9,999"), (37_440, "37.4 k"), (1_637_857, "1.64 M"), (1.19e11, "119 G"), (2e12, "2 T")],
+    [
+        (9_999, "9,999"),
+        (37_440, "37.4 k"),
+        (1_637_857, "1.64 M"),
+        (1.19e11, "119 G"),
+        (1_300_000, "1.30 M"),
+        (2e12, "2.00 T"),
+    ],
 )
 def test_counts_have_units(number, words):
     assert count(number) == words
@@ -116,3 +124,39 @@ def test_smoothing_and_thinning_stay_within_the_values(values):
     assert len(thin(points)) <= 400
     for curve in (smooth(points), thin(points)):
         assert all(min(values) - 1e-6 <= y <= max(values) + 1e-6 for _, y in curve)
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64) | st.none(), min_size=1, max_size=60))
+def test_any_losses_can_be_drawn_inside_the_frame(values):
+    points = finite(enumerate(values))
+    drawing = line_chart([Curve(points, "#000000", "rings")], "step", "loss")
+    frame = Balanced()
+    frame.feed(drawing)
+    places = [(float(a["cx"]), float(a["cy"])) for tag, a in frame.seen if tag == "circle"]
+    assert len(places) == len(points)
+    assert all(0 <= x <= 480 and 0 <= y <= 250 for x, y in places)
+    assert bool(drawing) == bool(points)
+
+
+@given(st.floats(1e-3, 1.0), st.floats(10, 1e4))
+def test_wide_ranges_get_a_log_axis(low, ratio):
+    drawing = line_chart(
+        [Curve([(0, low), (1, low * ratio**0.5), (2, low * ratio)], "#000000", "rings")], "step", "loss"
+    )
+    frame = Balanced()
+    frame.feed(drawing)
+    first, middle, last = (float(a["cy"]) for tag, a in frame.seen if tag == "circle")
+    assert middle == pytest.approx((first + last) / 2, abs=0.2)
+
+
+def test_smoothing_leaves_no_noise_at_the_end():
+    points = [(float(i), float(i % 2)) for i in range(100)]
+    assert smooth(points)[-1][1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_pictures_keep_their_place_and_skipped_sites_are_counted():
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (444).to_bytes(4, "big") + (222).to_bytes(4, "big")
+    skipped = [{"path": f"blocks.{i}", "rule": "r", "layer": i, "reason": "not selected by every(2)"} for i in range(4)]
+    page = render_report(replace(report(), grids={"teacher": header}, skipped=skipped))
+    assert 'width="444" height="222"' in page
+    assert "not selected by every(2): 4 sites" in page
