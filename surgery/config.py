@@ -8,36 +8,55 @@ a recipe are reported together.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic._internal._model_construction import ModelMetaclass
+
+LISTED = 12
+"""More known words than this are not listed in an error."""
+UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
 
 _collected: ContextVar[tuple[Path, list[str]] | None] = ContextVar("collected", default=None)
 
 
 class Invalid:
-    """Stands for a part of a recipe whose errors are noted already."""
+    """Stands for a part of a recipe whose errors are noted already; what is made from it is invalid too."""
+
+    def __getattr__(self, name: str) -> Invalid:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: object, **__: object) -> Invalid:
+        """What an invalid function or method gives."""
+        return self
 
 
 class _Noting(ModelMetaclass):
     """The metaclass of configs: what a wrong call does depends on whether a recipe is being loaded."""
 
     def __call__(cls: type[BaseModel], *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]  # noqa: N805
-        try:
+        collected = _collected.get()
+        if collected is None:
             return ModelMetaclass.__call__(cls, *args, **kwargs)
-        except ValidationError as error:
-            collected = _collected.get()
-            if collected is None:
-                raise
-            file, lines = collected
-            lines += [f"{file}:{_line_in(file)}: {line}" for line in describe(error, cls)]
-            return Invalid()
+        if args and cls.__init__ is BaseModel.__init__:
+            wrong = [f"{cls.__name__}: takes named values only{_example(cls, args[0])}"]
+        else:
+            try:
+                return ModelMetaclass.__call__(cls, *args, **kwargs)
+            except ValidationError as error:
+                wrong = describe(error, cls)
+        file, lines = collected
+        where = place(file, _running())
+        lines += [f"{where}: {each}" for each in wrong]
+        return Invalid()
 
 
 class Config(BaseModel, metaclass=_Noting):
@@ -67,13 +86,34 @@ def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def place(file: Path, frames: Iterable[tuple[str, int]]) -> str:
+    """`file:line` of the first frame that runs the recipe `file` or a module beside it, else `file`.
+
+    Args:
+        file: the recipe.
+        frames: file name and line each, the innermost first.
+    """
+    folder = file.parent.resolve()
+    for name, line in frames:
+        if name == str(file):
+            return f"{file}:{line}"
+        if Path(name).parent == folder:
+            return f"{file.with_name(Path(name).name)}:{line}"
+    return str(file)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` if a known word is near, in whichever case, else nothing."""
+    spelled = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.5)
+    return f", did you mean {spelled[near[0]]!r}?" if near else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` if a known word is near, else the known words."""
+    """Like `nearest`; the known words, if none of them is near and there are few."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
-        return f", did you mean {near[0]!r}?"
-    return f"; there are {', '.join(known)}" if known else ""
+    listed = f"; there are {', '.join(known)}" if 0 < len(known) <= LISTED else ""
+    return nearest(word, known) or listed
 
 
 def _is_noted(error: Any) -> bool:
@@ -87,9 +127,19 @@ def _describe(error: Any, model: type[BaseModel]) -> str:
         return f"{where}: unknown key {last!r}{did_you_mean(str(last), _fields(model, parents))}"
     if error["type"] == "missing":
         return f"{where}: {last!r} is missing"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
     name = f"{where}.{last}" if last != "" else where
-    return f"{name}: {message}, got {_short(error['input'])}"
+    return f"{name}: {_demand(error, model)}, got {_short(error['input'])}"
+
+
+def _demand(error: Any, model: type[BaseModel]) -> str:
+    """What a value must be, without pydantic's idiom."""
+    if error["type"] == "model_type":
+        return f"must be a {error['ctx']['class_name']}"
+    field = model.model_fields.get(error["loc"][0]) if len(error["loc"]) == 1 else None
+    if error["type"] in UNION_ERRORS and field is not None:
+        return f"must be one of {', '.join(each.__name__ for each in get_args(field.annotation))}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
+    return re.sub(r", (unable to parse|got a number) .*", "", str(message))
 
 
 def _fields(model: Any, parents: Iterable[Any]) -> list[str]:
@@ -100,16 +150,19 @@ def _fields(model: Any, parents: Iterable[Any]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
+def _example(model: type[BaseModel], value: object) -> str:
+    named = [name for name in model.model_fields if name != "kind"]
+    return f", e.g. {named[0]}={_short(value)}" if named and not isinstance(value, Invalid) else ""
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _line_in(file: Path) -> int:
-    """The line of the recipe that is being executed."""
+def _running() -> Iterator[tuple[str, int]]:
+    """File name and line of the frames that are being executed, the innermost first."""
     frame = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_filename == str(file):
-            return frame.f_lineno
+        yield frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
-    return 1

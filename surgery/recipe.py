@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import SerializeAsAny, ValidationError
 
-from surgery.config import Config, collecting_errors, describe, did_you_mean
-from surgery.errors import RecipeError, SurgeryError
+from surgery.config import Config, describe, did_you_mean, nearest
+from surgery.errors import RecipeError
 from surgery.evaluate.settings import Evaluate
+from surgery.recipe_loader import run_file
 from surgery.rewrite.rule import Rule
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
@@ -57,84 +55,26 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: with a line for each thing that is wrong, naming file and line.
     """
     path = Path(path)
-    found = _execute(path, _read(path))
-    return _override(found, overrides) if overrides else found
+    return _override(_recipe_in(path, run_file(path)), overrides)
 
 
-def _read(path: Path) -> str:
-    if path.is_dir():
-        raise RecipeError(f"{path}: is a folder; name a Python file that defines `recipe`")
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise RecipeError(f"{path}: no such file{did_you_mean(path.name, beside)}") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _execute(path: Path, source: str) -> Recipe:
-    try:
-        code = compile(source, str(path), "exec")
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 1
-        raise RecipeError(f"{path}:{line}: {getattr(error, 'msg', error)}") from None
-    namespace: dict[str, Any] = {"__name__": "__recipe__", "__file__": str(path)}
-    with collecting_errors(path) as lines, _importable(path.parent):
-        try:
-            exec(code, namespace)
-        except Exception as error:
-            lines.append(_failure(path, error))
-    if lines:
-        raise RecipeError("\n".join(lines))
-    return _result(path, namespace)
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _failure(path: Path, error: Exception) -> str:
-    """One line for an exception that a recipe raised, at the recipe's own line."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-    text = " ".join(str(error).split())
-    if isinstance(error, SurgeryError):
-        return f"{where}: {text}"
-    wrong = re.match(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'", text)
-    if wrong and frames:
-        return f"{where}: {wrong[1]}: unknown key {wrong[2]!r}{_near_parameter(error, wrong[1], wrong[2])}"
-    return f"{where}: {type(error).__name__}: {text}"
-
-
-def _near_parameter(error: Exception, function: str, word: str) -> str:
-    """What the function called `function`, looked up in the recipe's frame, would have taken."""
-    import inspect
-
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    called = step.tb_frame.f_globals.get(function) if step else None
-    return did_you_mean(word, inspect.signature(called).parameters) if callable(called) else ""
-
-
-def _result(path: Path, namespace: dict[str, Any]) -> Recipe:
+def _recipe_in(path: Path, namespace: dict[str, Any]) -> Recipe:
     if "recipe" not in namespace:
-        others = [name for name, value in namespace.items() if isinstance(value, Recipe)]
-        hint = f", but {others[0]!r} is one: rename it" if others else ": add `recipe = Recipe(...)`"
-        raise RecipeError(f"{path}: defines no `recipe`{hint}")
+        raise RecipeError(f"{path}: defines no `recipe`{_other_name(namespace)}")
     found = namespace["recipe"]
     if not isinstance(found, Recipe):
-        raise RecipeError(f"{path}: `recipe` is a {type(found).__name__}, not a Recipe")
+        kind = "class" if isinstance(found, type) else type(found).__name__
+        raise RecipeError(f"{path}: `recipe` is a {kind}, not a Recipe")
     return found
+
+
+def _other_name(namespace: dict[str, Any]) -> str:
+    """Under which name the recipe may have been defined."""
+    for name, value in namespace.items():
+        if isinstance(value, Recipe):
+            return f", but {name!r} is one: rename it"
+    values = [name for name, value in namespace.items() if not isinstance(value, type | ModuleType)]
+    return nearest("recipe", values) or ": add `recipe = Recipe(...)`"
 
 
 def _override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -166,7 +106,7 @@ def _set(part: Any, override: tuple[list[str], Any], text: str) -> Any:
     (name, *rest), value = override
     if isinstance(part, tuple):
         if not (name.isdigit() and int(name) < len(part)):
-            raise RecipeError(f"--set {text}: {name!r} is no index; there are {len(part)} (from 0)")
+            raise RecipeError(f"--set {text}: no item {name!r}; there are {len(part)}, counted from 0")
         items = list(part)
         items[int(name)] = _set(items[int(name)], (rest, value), text) if rest else value
         return tuple(items)
@@ -180,3 +120,5 @@ def _set(part: Any, override: tuple[list[str], Any], text: str) -> Any:
         return type(part)(**{**{n: getattr(part, n) for n in fields}, name: new})
     except ValidationError as error:
         raise RecipeError("\n".join(f"--set {text}: {line}" for line in describe(error, type(part)))) from None
+    except TypeError as error:  # an abstract part, such as a rule, cannot be made from JSON
+        raise RecipeError(f"--set {text}: {error}; name one of its values instead") from None

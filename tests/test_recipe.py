@@ -1,0 +1,306 @@
+"""Recipes: what is loaded, and that each mistake is named where it was made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from surgery.config import Config
+from surgery.errors import RecipeError
+from surgery.operators import HyenaX, SlidingWindow
+from surgery.recipe import Distil, Evaluate, Finetune, Recipe, load_recipe
+from surgery.rewrite import every
+from surgery.rules import replace_attention
+
+IMPORTS = """\
+from surgery.operators import HyenaX
+from surgery.recipe import Distil, Evaluate, Finetune, Recipe
+from surgery.rewrite import every
+from surgery.rules import replace_attention
+"""
+GOOD = f"""{IMPORTS}
+recipe = Recipe(
+    model="digits-dit",
+    rules=[replace_attention(HyenaX(kernel=4), layers=every(2))],
+    distil=Distil(steps=300),
+    finetune=Finetune(steps=200),
+)
+"""
+RECIPE = Recipe(
+    model="digits-dit",
+    rules=(replace_attention(HyenaX(kernel=4), layers=every(2)),),
+    distil=Distil(steps=300),
+    finetune=Finetune(steps=200),
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipes")
+
+
+def errors(path: Path, text: str, *overrides: str) -> list[str]:
+    """The lines of the error that loading `text` gives, without the name of the file."""
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(path, overrides)
+    return [line.removeprefix(f"{path}:") for line in str(raised.value).splitlines()]
+
+
+def misspelled(word: str) -> st.SearchStrategy[str]:
+    """`word` with a letter dropped, doubled or exchanged with its neighbour, or in capitals."""
+    at = st.integers(1, len(word) - 2)
+    return st.one_of(
+        at.map(lambda i: word[:i] + word[i + 1 :]),
+        at.map(lambda i: word[:i] + word[i] + word[i:]),
+        at.map(lambda i: word[:i] + word[i + 1] + word[i] + word[i + 2 :]),
+        st.just(word.upper()),
+    ).filter(lambda wrong: wrong != word)
+
+
+KEYS = [(part, name) for part in (Distil, Finetune, Evaluate, HyenaX) for name in part.model_fields if len(name) > 3]
+
+
+def test_a_recipe_is_what_its_file_says(tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text(GOOD)
+    assert load_recipe(tmp_path / "r.py") == RECIPE
+    assert load_recipe(str(tmp_path / "r.py")) == RECIPE
+
+
+@given(st.data(), st.integers(0, 30))
+def test_a_misspelled_key_is_named_with_its_line_and_the_right_one(folder: Path, data: st.DataObject, blank: int):
+    part, name = data.draw(st.sampled_from(KEYS))
+    wrong = data.draw(misspelled(name).filter(lambda word: word not in part.model_fields))
+    text = f"{IMPORTS}{blank * chr(10)}x = [\n    {part.__name__}(\n        {wrong}=3)]\n"
+    line = 4 + blank + 2
+    expected = f"{line}: {part.__name__}: unknown key {wrong!r}, did you mean {name!r}?"
+    assert expected in errors(folder / "key.py", text)
+
+
+MISTAKES = {
+    "Distil(stepz=3)": "Distil: unknown key 'stepz', did you mean 'steps'?",
+    "Distil(lr='fast')": "Distil.lr: must be a valid number, got 'fast'",
+    "Distil(300)": "Distil: takes named values only, e.g. steps=300",
+    "HyenaX(kernel=0)": "HyenaX.kernel: must be greater than 0, got 0",
+    "Finetune(steps=2.5)": "Finetune.steps: must be a valid integer, got 2.5",
+    "every(0)": "Every.n: must be greater than 0, got 0",
+    "every(0).no.such(thing=1)": "Every.n: must be greater than 0, got 0",
+    "replace_attention(HyenaX(size=1))": "HyenaX: unknown key 'size'; there are kind, kernel, causal",
+    "replace_attention(HyenaX(), layers='all')": (
+        "ReplaceAttention.layers: must be one of AllLayers, Every, Indices, got 'all'"
+    ),
+    "replace_attention(HyenaX(), layers=HyenaX())": (
+        "ReplaceAttention.layers: must be one of AllLayers, Every, Indices, got HyenaX(kind='hyena_x', "
+    ),
+    "Recipe(model='m', rules=[], distil=Finetune())": "Recipe.distil: must be a Distil, got Finetune(",
+    "Recipe(rules=[], model=Distil(lr=-1))": "Distil.lr: must be greater than 0, got -1",
+    "Recipe(model='m')": "Recipe: 'rules' is missing",
+}
+
+
+@given(st.lists(st.sampled_from(sorted(MISTAKES)), min_size=1, unique=True))
+def test_all_mistakes_come_at_once_each_with_its_line(folder: Path, mistakes: list[str]) -> None:
+    found = errors(folder / "all.py", IMPORTS + "\n".join(mistakes))
+    assert len(found) == len(mistakes)
+    for number, (line, mistake) in enumerate(zip(found, mistakes, strict=True), start=5):
+        assert line.startswith(f"{number}: {MISTAKES[mistake]}")
+
+
+STOPS = {
+    "\nreplace_attention(HyenaX(), layrs=1)": "6: replace_attention: unknown key 'layrs', did you mean 'layers'?",
+    "import surgery.rules as r\nr.replace_attention(HyenaX(), layrs=1)": (
+        "6: replace_attention: unknown key 'layrs', did you mean 'layers'?"
+    ),
+    "replace_attention(None, zzzzzz=1)": (
+        "5: replace_attention: unknown key 'zzzzzz'; there are operator, layers, inherit"
+    ),
+    "recipe = Recipee()": "5: 'Recipee' is not defined, did you mean 'Recipe'?",
+    "from surgery.operators import Hyenax": "5: 'surgery.operators' has no 'Hyenax', did you mean 'HyenaX'?",
+    "import surgry": "5: no module 'surgry', did you mean 'surgery'?",
+    "import surgery.recpe": "5: no module 'surgery.recpe', did you mean 'recipe'?",
+    "import qqqq": "5: no module 'qqqq'; install it, or put it beside the recipe",
+    "import besid": "5: no module 'besid', did you mean 'beside'?",
+    "\n1 / 0": "6: ZeroDivisionError: division by zero",
+    "raise KeyError": "5: KeyError",
+    "raise ValueError('two\\nlines')": "5: ValueError: two lines",
+    "exit(3)": "5: the recipe ends the program; leave out the call of exit",
+    "recipe = (": "5: '(' was never closed",
+    "x = 1\n\tx": "6: unexpected indent",
+    "x = '\0'": "1: source code string cannot contain null bytes",
+    "Distil.model_validate({'steps': 'x'})": "5: Distil.steps: Input should be a valid integer",
+    "import broken": "broken.py:2: invalid syntax",
+    "import failing": "failing.py:3: ZeroDivisionError: division by zero",
+    "import wrong": "wrong.py:2: Distil: unknown key 'stepz', did you mean 'steps'?",
+    "x = " + "+".join(["1"] * 30_000): " is nested too deeply to be compiled",
+    "recip = Recipe(model='m', rules=[])": " defines no `recipe`, but 'recip' is one: rename it",
+    "a = Recipe(model='m', rules=[])": " defines no `recipe`, but 'a' is one: rename it",
+    "recipes = []": " defines no `recipe`, did you mean 'recipes'?",
+    "": " defines no `recipe`: add `recipe = Recipe(...)`",
+    "recipe = Recipe": " `recipe` is a class, not a Recipe",
+}
+
+
+@pytest.mark.parametrize("text", STOPS)
+def test_what_stops_a_recipe_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").touch()
+    (tmp_path / "broken.py").write_text("\nx = = 3\n")
+    (tmp_path / "failing.py").write_text("def f(): \n    return 1 // 0 if False else \\\n    1 / 0\nf()\n")
+    (tmp_path / "wrong.py").write_text("from surgery.recipe import Distil\nDistil(stepz=3)\n")
+    found = errors(tmp_path / "r.py", IMPORTS + text)
+    assert len(found) == 1
+    assert found[0].removeprefix(f"{tmp_path.resolve()}/").startswith(STOPS[text])
+
+
+def test_the_errors_before_the_stop_are_reported_too(tmp_path: Path) -> None:
+    text = IMPORTS + "d = Distil(stepz=1)\nif d.steps > 3:\n    pass\n"
+    assert errors(tmp_path / "r.py", text) == ["5: Distil: unknown key 'stepz', did you mean 'steps'?"]
+    text = IMPORTS + "d = Distil(stepz=1)\n1 / 0\n"
+    assert [line[:2] for line in errors(tmp_path / "r.py", text)] == ["5:", "6:"]
+
+
+def test_a_path_that_is_no_recipe(tmp_path: Path) -> None:
+    def failure(path: Path) -> str:
+        with pytest.raises(RecipeError) as raised:
+            load_recipe(path)
+        return str(raised.value).removeprefix(f"{path}: ")
+
+    (tmp_path / "quickstart.py").write_bytes(b"x = '\xe9'")
+    assert failure(tmp_path / "quickstat.py") == "no such file, did you mean 'quickstart.py'?"
+    assert failure(tmp_path / "none" / "quickstat.py") == "no such file"
+    assert failure(tmp_path) == "is a folder; name a Python file that defines `recipe`"
+    assert failure(tmp_path / "quickstart.py") == "is not UTF-8 text (byte 5); save it as UTF-8"
+    assert failure(tmp_path / "quickstart.py" / "a.py").startswith("cannot be read")
+    assert failure(tmp_path / "a\0.py").startswith("cannot be read")
+
+
+@settings(max_examples=60)
+@given(st.integers(0, len(GOOD)), st.integers(0, 60))
+def test_a_recipe_with_a_piece_cut_out_loads_or_gives_a_recipe_error(folder: Path, start: int, length: int) -> None:
+    (folder / "cut.py").write_text(GOOD[:start] + GOOD[start + length :])
+    lines = []
+    try:
+        assert isinstance(load_recipe(folder / "cut.py"), Recipe)
+    except RecipeError as error:
+        lines = str(error).splitlines()
+    assert all(line.startswith(f"{folder / 'cut.py'}:") for line in lines)
+
+
+def test_outside_of_a_recipe_a_wrong_call_raises(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValidationError):
+            Distil(steps=-1)
+        errors(tmp_path / "r.py", "1 / 0")
+
+
+def test_each_recipe_has_its_own_modules_and_leaves_no_trace(tmp_path: Path) -> None:
+    before = list(sys.path)
+    for number in (3, 4):
+        (tmp_path / str(number) / "parts").mkdir(parents=True)
+        (tmp_path / str(number) / "parts" / "__init__.py").write_text("")
+        (tmp_path / str(number) / "parts" / "size.py").write_text(f"KERNEL = {number}\n")
+        text = "from parts.size import KERNEL\n" + GOOD.replace("kernel=4", "kernel=KERNEL")
+        (tmp_path / str(number) / "r.py").write_text(text)
+        assert load_recipe(tmp_path / str(number) / "r.py").rules[0].operator == HyenaX(kernel=number)
+        assert sys.path == before
+        assert not {"parts", "parts.size", "__recipe__"} & sys.modules.keys()
+
+
+def test_a_recipe_may_define_classes_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = """\
+from __future__ import annotations
+from dataclasses import dataclass
+from surgery.config import Config
+class Inner(Config):
+    x: int
+class Outer(Config):
+    inner: Inner
+@dataclass
+class Plain:
+    inner: Inner
+Outer(inner=Inner(x=3))
+"""
+    (tmp_path / "r.py").write_text(text + GOOD, encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "r.py") == RECIPE
+
+
+def leaves(part: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values in nested dicts and lists by dotted path."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else None
+    if inner is None:
+        return {".".join(path): part}
+    return {name: value for key, each in inner for name, value in leaves(each, (*path, str(key))).items()}
+
+
+VALUES = leaves(RECIPE.model_dump(mode="json"))
+NUMBERS = sorted(name for name, value in VALUES.items() if type(value) in (int, float) and "decay" not in name)
+
+
+@given(st.dictionaries(st.sampled_from(NUMBERS), st.integers(1, 10**6), min_size=1, max_size=4))
+def test_overrides_change_the_values_named_and_no_others(folder: Path, new: dict[str, int]) -> None:
+    (folder / "good.py").write_text(GOOD)
+    changed = load_recipe(folder / "good.py", [f"{name}={value}" for name, value in new.items()])
+    assert leaves(changed.model_dump(mode="json")) == {**VALUES, **new}
+
+
+def test_overrides_take_json_or_text(folder: Path) -> None:
+    (folder / "good.py").write_text(GOOD)
+    overrides = ('rules.0.operator={"kind": "sliding_window", "window": 3}', "model=a=b", "distil.steps=1", "seed=2")
+    changed = load_recipe(folder / "good.py", overrides)
+    assert changed.rules[0].operator == SlidingWindow(window=3)
+    assert (changed.model, changed.distil.steps, changed.seed) == ("a=b", 1, 2)
+
+
+@given(st.data(), st.sampled_from(["distil.steps", "finetune.batch_size", "evaluate.guidance", "rules.0.inherit"]))
+def test_a_misspelled_override_names_the_right_key(folder: Path, data: st.DataObject, key: str) -> None:
+    parts = key.split(".")
+    at = data.draw(st.sampled_from([i for i, part in enumerate(parts) if not part.isdigit()]))
+    wrong = data.draw(misspelled(parts[at]))
+    override = ".".join([*parts[:at], wrong, *parts[at + 1 :]]) + "=1"
+    expected = f"--set {override}: unknown key {wrong!r}, did you mean {parts[at]!r}?"
+    assert errors(folder / "good.py", GOOD, override) == [expected]
+
+
+def test_all_wrong_overrides_come_at_once(folder: Path) -> None:
+    wrong = {
+        "distil.steps=-2": "Distil.steps: must be greater than 0, got -2",
+        "seed=x": "Recipe.seed: must be a valid integer, got 'x'",
+        "distil.steps.a=3": "'a' is inside a value that has no parts",
+        "rules.1.loss=l2": "no item '1'; there are 1, counted from 0",
+        "rules.0.loss=l3": "ReplaceAttention.loss: must be 'l1', 'l2' or 'huber', got 'l3'",
+        "rules.0={}": "Recipe.rules.0: 'pattern' is missing",
+        'rules.0={"pattern": {"role": "mlp"}}': "Can't instantiate abstract class Rule",
+        "seed": "write it as name=value, e.g. --set distil.steps=100",
+        "=3": "write it as name=value, e.g. --set distil.steps=100",
+    }
+    found = errors(folder / "good.py", GOOD, "seed=1", *wrong)
+    assert len(found) == len(wrong)
+    for line, (override, words) in zip(found, wrong.items(), strict=True):
+        assert line.startswith(f"--set {override}: {words}")
+
+
+def test_the_resolved_recipe_has_what_a_users_own_rule_and_operator_add(tmp_path: Path) -> None:
+    text = IMPORTS + (
+        "from surgery.rules import ReplaceAttention\n"
+        "class Mine(ReplaceAttention):\n    strength: int = 7\n"
+        "class Op(HyenaX):\n    twist: float = 0.5\n"
+        "recipe = Recipe(model='m', rules=[Mine(pattern={'role': 'self_attention'}, operator=Op())])\n"
+    )
+    (tmp_path / "r.py").write_text(text)
+    rule = json.loads(json.dumps(load_recipe(tmp_path / "r.py").model_dump(mode="json")))["rules"][0]
+    assert rule["strength"] == 7
+    assert rule["operator"]["twist"] == 0.5
+
+
+def test_configs_are_frozen() -> None:
+    class Part(Config):
+        x: int
+
+    with pytest.raises(ValidationError):
+        Part(x=1).x = 2  # type: ignore[misc]
