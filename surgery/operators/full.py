@@ -39,4 +39,5 @@ class FullAttentionMixer(SoftmaxMixer):
     def attend(self, q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor) -> Tensor:
         """Attend to all tokens: (B, N, E)."""
         qkv = (rearrange(x, "b n (h k) -> b h n k", h=self.heads) for x in (q_BNE, k_BNE, v_BNE))
-        return rearrange(F.scaled_dot_product_attention(*qkv), "b h n k -> b n (h k)")
+        mixed: Tensor = rearrange(F.scaled_dot_product_attention(*qkv), "b h n k -> b n (h k)")
+        return mixed

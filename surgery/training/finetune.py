@@ -1,13 +1,11 @@
 """Stage 2: the whole student is trained end to end; the average of its weights is kept.
 
 Grafting, arXiv 2506.05340, section on lightweight finetuning: AdamW without weight decay, warm-up, EMA, the diffusion
-loss. Learning the teacher's prediction instead has less noise in its gradient, and gets further in a short training
-(CLEAR, arXiv 2412.16112; LinFusion, arXiv 2409.02097).
+loss. Imitating the teacher instead has less noise in its gradient, and gets further in a short training.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -19,8 +17,9 @@ from surgery.progress import Progress, SilentProgress
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.data import LatentDataset
-from surgery.training.diffusion import NoisedBatch, denoising_loss, predict, without_sigma
+from surgery.training.diffusion import NoisedBatch, denoising_loss, predict
 from surgery.training.ema import Ema
+from surgery.training.imitate import imitation_loss
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
@@ -32,8 +31,8 @@ class Finetune(StageConfig):
     """How a student is finetuned. The learning rate warms up, then falls to 0 along a cosine, which a short training
     gains from; the decay of the average warms up and stays.
 
-    ``target`` is what the student learns to predict: "data", the noise (or sample, or velocity) that was put in, or
-    "teacher", the teacher's prediction on the same input.
+    ``target`` is what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in,
+    or to imitate the "teacher", see ``surgery.training.imitate``.
     """
 
     steps: PositiveInt = 200
@@ -75,7 +74,10 @@ def finetune(
 
     def backward(step: int) -> dict[str, Tensor]:
         batch = batches.training(step)
-        return {"": _backward(student, _taught(teacher, batch) if config.target == "teacher" else batch)}
+        imitates = config.target == "teacher"
+        loss = imitation_loss(teacher, student, batch.inputs) if imitates else _loss(student, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"": loss.detach()}
 
     task = Task(
         stage=STAGE,
@@ -93,21 +95,8 @@ def finetune(
     return records
 
 
-def _taught(teacher: nn.Module, batch: NoisedBatch) -> NoisedBatch:
-    """`batch` with the teacher's prediction (B, C, H, W) as its target."""
-    with torch.no_grad():
-        prediction = predict(teacher, batch.inputs).to(batch.target.dtype)
-    return replace(batch, target=without_sigma(prediction, batch.target.shape[1]))
-
-
 def _loss(student: nn.Module, batch: NoisedBatch) -> Tensor:
     return denoising_loss(predict(student, batch.inputs).to(batch.target.dtype), batch)
-
-
-def _backward(student: nn.Module, batch: NoisedBatch) -> Tensor:
-    loss = _loss(student, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
 
 
 def _validate(student: nn.Module, batches: Batches, ema: Ema) -> float | None:
