@@ -16,6 +16,7 @@ from typing import Any
 
 from surgery.evaluate.metrics import Metrics, StageMetrics
 from surgery.evaluate.plots import Curve, finite, line_chart, shades, smooth, thin
+from surgery.evaluate.style import STYLE
 
 ACCENT = "#c2410c"
 QUIET = "#64748b"
@@ -26,8 +27,10 @@ CAPTIONS = {
     "distilled": "after distillation",
     "finetuned": "after finetuning",
 }
+HELD_OUT = "held-out batch"
 LISTED = 12
 """Longer lists are folded."""
+_RING = ' class="o"'
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Report:
 def render_report(report: Report) -> str:
     """Return the page as HTML that can be encoded as UTF-8."""
     sections = [
-        _section("Stages", _stages(report.metrics)),
+        _section("Stages", _stages(report.metrics), _protocol(report.recipe)),
         _section("Samples", _samples(report), "The same noise and the same classes, through each model."),
         _section("Loss", _losses(report.losses), "One point is one batch; the line is a running mean."),
         _section("What changed", _changes(report)),
@@ -92,7 +95,7 @@ def verdict(metrics: Metrics) -> str:
     head = f"The {last.stage} student has a Frechet distance of {last.frechet:.2f}"
     if teacher is None:
         return f"{head}."
-    sentence = f"{head}{_times(last, teacher, f'the teacher’s {teacher.frechet:.2f}')}, with {_fewer(last, teacher)}."
+    sentence = f"{head}{_times(last, teacher, f'the teacher’s {teacher.frechet:.2f}')}, with {_sizes(last, teacher)}."
     if first is last or first.stage != "rewritten":
         return sentence
     return f"{sentence} Before any training it had {first.frechet:.2f}{_times(first, teacher, 'as much')}."
@@ -120,16 +123,31 @@ def _times(stage: StageMetrics, teacher: StageMetrics, what: str) -> str:
 def _ratio(value: float, reference: float) -> str:
     if not (math.isfinite(value) and math.isfinite(reference) and reference > 0):
         return ""
-    return f"{value / reference:.2f}"
+    ratio = value / reference
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}"
 
 
-def _fewer(stage: StageMetrics, teacher: StageMetrics) -> str:
-    """Compare the FLOPs of two models in words."""
-    if stage.flops == teacher.flops or not teacher.flops:
-        return "as many FLOPs" if stage.flops == teacher.flops else f"{count(stage.flops)} FLOPs"
-    percent = 100 * (stage.flops / teacher.flops - 1)
-    digits = 0 if abs(percent) >= 10 else 1
-    return f"{abs(percent):.{digits}f} % {'fewer' if percent < 0 else 'more'} FLOPs"
+def _sizes(stage: StageMetrics, teacher: StageMetrics) -> str:
+    """Compare parameters and FLOPs of two models in words."""
+    same = stage.params == teacher.params and stage.flops == teacher.flops
+    if same:
+        return "as many parameters and FLOPs"
+    return f"{_more(stage.params, teacher.params)} parameters and {_more(stage.flops, teacher.flops)} FLOPs"
+
+
+def _more(number: int, reference: int) -> str:
+    if number == reference:
+        return "as many"
+    return f"{_percent(number, reference).lstrip('+−') or count(number)} {'fewer' if number < reference else 'more'}"
+
+
+def _percent(number: float, reference: float) -> str:
+    """How much a count differs from another, e.g. `−4.6 %`; nothing where the other is 0."""
+    if not reference:
+        return ""
+    percent = 100 * (number / reference - 1)
+    digits = next((digits for digits in range(1, 4) if round(percent, digits)), 4)
+    return f"{percent:+.{0 if abs(percent) >= 100 else digits}f} %".replace("-", "−")
 
 
 def _text(value: object) -> str:
@@ -171,13 +189,29 @@ def _stages(metrics: Metrics) -> str:
         "Frechet distance": lambda s: f"{s.frechet:.2f}",
         "× teacher": lambda s: (_ratio(s.frechet, teacher.frechet) if teacher else "") or "–",
         "Class accuracy": lambda s: f"{100 * s.accuracy:.1f} %",
-        "Parameters": lambda s: count(s.params),
-        "FLOPs": lambda s: count(s.flops),
+        "Parameters": lambda s: _against(s.params, teacher.params if teacher else s.params),
+        "FLOPs": lambda s: _against(s.flops, teacher.flops if teacher else s.flops),
         "Latency": lambda s: f"{s.latency_ms:.2f} ms",
         "Time": lambda s: f"{s.seconds:.1f} s",
     }
     rows = ([cell(stage) for cell in columns.values()] for stage in metrics.stages)
     return _table(list(columns), rows, 1, "stages")
+
+
+def _against(number: int, reference: int) -> str:
+    """A count, and below it how it differs from the reference."""
+    if number == reference:
+        return count(number)
+    return f"{count(number)}<br><small>{_percent(number, reference)}</small>"
+
+
+def _protocol(recipe: Mapping[str, Any]) -> str:
+    """How the figures were taken."""
+    settings = recipe.get("evaluate", {})
+    if not {"samples", "steps"} <= settings.keys():
+        return ""
+    drawn = f"Distance and accuracy: {settings['samples']:,} samples of {settings['steps']} steps."
+    return f"{drawn} FLOPs and latency: one forward pass of one sample."
 
 
 def _samples(report: Report) -> str:
@@ -222,7 +256,7 @@ def _total_figure(records: Sequence[Mapping[str, Any]], name: str) -> str:
     ]
     legend = [(ACCENT, "training", _last(smooth(points)))] if points else []
     if held_out:
-        legend.append((QUIET, "held-out batch", _last(held_out)))
+        legend.append((QUIET, HELD_OUT, _last(held_out)))
     return _figure(name, line_chart(curves, "step", f"{name}: loss by step"), _legend(legend))
 
 
@@ -244,7 +278,7 @@ def _legend(items: Sequence[tuple[str, str, str]], *, code: bool = False) -> str
     """List colour, name and last value of each curve."""
     tag = "code" if code else "span"
     lines = [
-        f'<li><i style="background:{colour}"></i><{tag}>{_text(name)}</{tag}><span class="n">{value}</span></li>'
+        f'<li><i{_RING if name == HELD_OUT else ""} style="color:{colour}"></i><{tag}>{_text(name)}</{tag}><span class="n">{value}</span></li>'
         for colour, name, value in items
     ]
     return _folded(lines, f"{len(lines)} sites, first to last", "legend")
@@ -280,15 +314,16 @@ def _edits(edits: Sequence[Mapping[str, Any]]) -> str:
         )
         for edit in edits
     ]
-    return _table(head, rows, 3, "edits")
+    table = _table(head, rows, 3, "edits")
+    return table if len(rows) <= LISTED else f"<details><summary>{len(rows)} edits</summary>{table}</details>"
 
 
 def _change(counts: Mapping[str, Any]) -> str:
     before, after = counts["before"], counts["after"]
     if before == after:
         return count(after)
-    percent = f"<br><small>{100 * (after / before - 1):+.1f} %</small>" if before else ""
-    return f'{count(before)} <span class="to">→</span> {count(after)}{percent}'.replace("-", "−")
+    percent = f"<br><small>{_percent(after, before)}</small>" if before else ""
+    return f'{count(before)} <span class="to">→</span> {count(after)}{percent}'
 
 
 def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
@@ -320,72 +355,3 @@ def _recipe(report: Report) -> str:
 def _footer(report: Report) -> str:
     versions = "".join(f"<span>{_text(n)} {_text(v)}</span>" for n, v in report.versions.items())
     return f"<footer>{versions}</footer>" if versions else ""
-
-
-STYLE = """
-:root{color-scheme:light dark;--paper:#fdfcfa;--ink:#1c1b19;--soft:#6b6760;--hair:#e4e0d9;--wash:#f5f2ed;--accent:#c2410c;
---serif:"Iowan Old Style","Palatino Linotype",Palatino,Charter,"Source Serif 4",Georgia,serif;
---sans:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
---mono:ui-monospace,"SF Mono","Cascadia Mono",Menlo,Consolas,"Liberation Mono",monospace}
-@media (prefers-color-scheme:dark){:root{--paper:#161513;--ink:#e9e6e0;--soft:#9c968c;--hair:#33302b;--wash:#201e1b;--accent:#f0783c}}
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%;scrollbar-gutter:stable}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 var(--sans);font-variant-numeric:tabular-nums}
-main{max-width:62rem;margin:0 auto;padding:clamp(2.5rem,8vw,6rem) clamp(1.1rem,4vw,2.5rem) 4rem}
-header{max-width:44rem}
-.over{margin:0 0 .9rem;color:var(--accent);font-size:.8rem;font-weight:600;letter-spacing:.08em;text-transform:uppercase}
-h1{margin:0;font:600 clamp(1.8rem,5vw,2.6rem)/1.15 var(--serif);letter-spacing:-.012em;overflow-wrap:anywhere;text-wrap:balance}
-.verdict{margin:1.4rem 0 0;font:1.25rem/1.55 var(--serif);text-wrap:pretty}
-section{margin-top:clamp(3rem,7vw,4.75rem)}
-h2{margin:0 0 .9rem;font:600 1.35rem/1.3 var(--serif)}
-h2+.note{margin:-.6rem 0 1.3rem}
-.note,small{color:var(--soft);font-size:.875rem}
-code,pre{font-family:var(--mono);font-size:.84em}
-.box{overflow-x:auto;overscroll-behavior-x:contain}
-.box:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:3px;border-radius:2px}
-table{border-collapse:collapse;width:100%;font-size:.9375rem;border-bottom:1px solid var(--hair)}
-th{padding:0 0 .5rem;border-bottom:1px solid var(--ink);color:var(--soft);font-weight:500;font-size:.82rem;text-align:left;vertical-align:bottom}
-td{padding:.62rem 0;border-top:1px solid var(--hair);vertical-align:top;line-height:1.45}
-tbody tr:first-child td{border-top:0}
-th+th,td+td{padding-left:1.5rem}
-th,td.n,td:first-child{white-space:nowrap}
-th.n,td.n{text-align:right}
-td s{color:var(--soft);text-decoration-thickness:1px}
-.to{color:var(--soft)}
-figure{margin:0;min-width:0}
-figcaption b{font-weight:600}
-.grids{display:grid;grid-template-columns:repeat(4,1fr);gap:1.6rem 1.1rem}
-@media (max-width:46rem){.grids{grid-template-columns:1fr 1fr}}
-.grids img{display:block;width:100%;height:auto;border-radius:3px;background:var(--wash)}
-/* Where the screen has fewer pixels than the picture, dropping some would break the digits. */
-@media (min-resolution:1.9dppx){.grids img{image-rendering:pixelated}}
-.grids figcaption{display:grid;grid-template-columns:1fr auto;margin-top:.55rem;font-size:.9375rem;line-height:1.45}
-.grids small{grid-column:1/-1}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2.4rem 2.2rem}
-.charts>figure{max-width:36rem}
-.chart{display:block;width:100%;height:auto;margin-top:.5rem;font:11.5px var(--sans)}
-.tick{fill:var(--soft)}
-.grid,.axis,.line,.faint,.ring{fill:none}
-.grid{stroke:var(--hair)}
-.axis{stroke:var(--soft);stroke-opacity:.7}
-.line{stroke-width:1.9;stroke-linejoin:round;stroke-linecap:round}
-.faint{stroke-width:3;stroke-linecap:round;stroke-opacity:.22}
-.ring{stroke-width:1.6;fill:var(--paper)}
-ul{margin:0;padding:0;list-style:none}
-.legend{margin-top:.6rem;font-size:.875rem}
-.legend li{display:flex;align-items:baseline;gap:.55rem;line-height:1.65}
-.legend i{flex:none;width:.9rem;height:.2rem;border-radius:1px;align-self:center}
-.legend code{overflow-wrap:anywhere}
-.legend .n{margin-left:auto}
-.drawing{margin:.4rem 0 2.2rem;padding-bottom:.4rem}
-.drawing svg{display:block;max-width:none;height:auto}
-details+details{border-top:1px solid var(--hair)}
-summary{padding:.55rem 0;cursor:pointer;overflow-wrap:anywhere}
-summary::marker{color:var(--accent)}
-summary small{margin-left:.5rem}
-.paths{padding:.1rem 0 .9rem 1.1rem;columns:18rem;column-gap:2rem;line-height:1.75}
-.paths code{overflow-wrap:anywhere}
-pre{margin:.3rem 0 0;padding:1.1rem 1.25rem;background:var(--wash);border-radius:4px;line-height:1.55}
-footer{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;margin-top:clamp(3rem,7vw,4.75rem);padding-top:1rem;border-top:1px solid var(--hair);color:var(--soft);font-size:.85rem}
-@media print{body{background:none}section,figure,tr{break-inside:avoid}}
-"""
