@@ -27,6 +27,7 @@ CAPTIONS = {
     "distilled": "after distillation",
     "finetuned": "after finetuning",
 }
+NBSP = "\u00a0"
 HELD_OUT = "held-out batch"
 LISTED = 12
 """Longer lists are folded."""
@@ -98,7 +99,7 @@ def verdict(metrics: Metrics) -> str:
     sentence = f"{head}{_times(last, teacher, f'the teacher’s {teacher.frechet:.2f}')}, with {_sizes(last, teacher)}."
     if first is last or first.stage != "rewritten":
         return sentence
-    return f"{sentence} Before any training it had {first.frechet:.2f}{_times(first, teacher, 'as much')}."
+    return f"{sentence} Before any training it had {first.frechet:.2f}{_times(first, teacher, 'the teacher’s')}."
 
 
 def count(number: float) -> str:
@@ -116,8 +117,10 @@ def _three(number: float) -> str:
 
 
 def _times(stage: StageMetrics, teacher: StageMetrics, what: str) -> str:
-    ratio = _ratio(stage.frechet, teacher.frechet)
-    return f", {ratio} times {what}" if ratio else f" against the teacher’s {teacher.frechet:.2f}"
+    if not _ratio(stage.frechet, teacher.frechet):
+        return f" against the teacher’s {teacher.frechet:.2f}"
+    ratio = stage.frechet / teacher.frechet
+    return f", {ratio:,.{2 if ratio < 10 else 0}f} times {what}"
 
 
 def _ratio(value: float, reference: float) -> str:
@@ -129,8 +132,7 @@ def _ratio(value: float, reference: float) -> str:
 
 def _sizes(stage: StageMetrics, teacher: StageMetrics) -> str:
     """Compare parameters and FLOPs of two models in words."""
-    same = stage.params == teacher.params and stage.flops == teacher.flops
-    if same:
+    if (stage.params, stage.flops) == (teacher.params, teacher.flops):
         return "as many parameters and FLOPs"
     return f"{_more(stage.params, teacher.params)} parameters and {_more(stage.flops, teacher.flops)} FLOPs"
 
@@ -147,7 +149,7 @@ def _percent(number: float, reference: float) -> str:
         return ""
     percent = 100 * (number / reference - 1)
     digits = next((digits for digits in range(1, 4) if round(percent, digits)), 4)
-    return f"{percent:+.{0 if abs(percent) >= 100 else digits}f} %".replace("-", "−")
+    return f"{percent:+.{0 if abs(percent) >= 100 else digits}f}{NBSP}%".replace("-", "−")
 
 
 def _text(value: object) -> str:
@@ -188,7 +190,7 @@ def _stages(metrics: Metrics) -> str:
         "Stage": lambda s: s.stage.capitalize(),
         "Frechet distance": lambda s: f"{s.frechet:.2f}",
         "× teacher": lambda s: (_ratio(s.frechet, teacher.frechet) if teacher else "") or "–",
-        "Class accuracy": lambda s: f"{100 * s.accuracy:.1f} %",
+        "Class accuracy": lambda s: f"{100 * s.accuracy:.1f}{NBSP}%",
         "Parameters": lambda s: _against(s.params, teacher.params if teacher else s.params),
         "FLOPs": lambda s: _against(s.flops, teacher.flops if teacher else s.flops),
         "Latency": lambda s: f"{s.latency_ms:.2f} ms",

@@ -18,8 +18,9 @@ NAMES = ("teacher", "rewritten", "distilled", "finetuned")
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & b", "</style>", "\ud800"]
 
 
-def stage(name, frechet=2.0, flops=100):
-    return StageMetrics(stage=name, frechet=frechet, accuracy=0.9, params=10, flops=flops, latency_ms=1.0, seconds=2.0)
+def stage(name, frechet=2.0, flops=100, params=10):
+    figures = {"params": params, "flops": flops, "latency_ms": 1.0, "seconds": 2.0}
+    return StageMetrics(stage=name, frechet=frechet, accuracy=0.9, **figures)
 
 
 def report(text="x", stages=NAMES, losses=True):
@@ -95,12 +96,42 @@ def test_the_page_fetches_nothing_and_is_deterministic():
 
 
 def test_the_verdict_compares_the_last_stage_with_the_teacher():
-    stages = (stage("teacher", 2.0), stage("rewritten", 8.0, 90), stage("finetuned", 2.2, 90))
+    stages = (stage("teacher", 2.0), stage("rewritten", 80.0, 90, 12), stage("finetuned", 2.2, 90, 12))
     words = verdict(Metrics(stages=stages, seed=0, recipe="r"))
     assert words == (
-        "The finetuned student has a Frechet distance of 2.20, 1.10 times the teacher’s 2.00, with 10.0 % fewer FLOPs. "
-        "Before any training it had 8.00, 4.00 times as much."
+        "The finetuned student has a Frechet distance of 2.20, 1.10 times the teacher’s 2.00, with 20.0\u00a0% more "
+        "parameters and 10.0\u00a0% fewer FLOPs. Before any training it had 80.00, 40 times the teacher’s."
     )
+
+
+@given(*[st.integers(0, 10**12)] * 4)
+def test_fewer_and_more_are_never_confused(params, flops, new_params, new_flops):
+    stages = (stage("teacher", 2.0, flops, params), stage("distilled", 2.0, new_flops, new_params))
+    words = verdict(Metrics(stages=stages, seed=0, recipe="r"))
+    assert words.count("fewer") == (new_params < params) + (new_flops < flops)
+    assert words.count("more") == (new_params > params) + (new_flops > flops)
+    assert ("as many" in words) == (new_params == params or new_flops == flops)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(8.1, 1e12))
+def test_a_log_axis_has_a_few_ticks(low, ratio):
+    drawing = line_chart([Curve([(0, low), (1, low * ratio)], "#000000")], "step", "loss")
+    assert 2 <= drawing.count('text-anchor="end">') - 1 <= 8
+
+
+def test_the_stages_say_how_they_were_measured_and_how_they_differ():
+    stages = (stage("teacher", flops=1000), stage("rewritten", flops=900))
+    recipe = {"evaluate": {"samples": 1000, "steps": 25}}
+    page = render_report(replace(report(), metrics=Metrics(stages=stages, seed=0, recipe="r"), recipe=recipe))
+    assert "1,000 samples of 25 steps" in page
+    assert "900<br><small>−10.0\u00a0%</small>" in page
+    assert page.count("<small>+0.0") == 0
+
+
+def test_many_edits_are_folded():
+    few, many = (render_report(replace(report(), edits=report().edits * n)) for n in (12, 13))
+    assert "<summary>13 edits</summary>" in many
+    assert "12 edits" not in few
 
 
 @pytest.mark.parametrize(
