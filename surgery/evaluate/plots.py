@@ -121,7 +121,7 @@ def _ticks(axis: _Axis, about: int) -> list[float]:
 
 
 def _log_ticks(axis: _Axis) -> list[float]:
-    span = math.log10(axis.high / axis.low)
+    span = math.log10(axis.high) - math.log10(axis.low)
     decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
     factors = (1, 2, 5) if span < 2 else (1, 3) if span < 3 else (1,)
     ticks = [float(f"{factor}e{decade}") for decade in decades[:: max(1, round(span / 5))] for factor in factors]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from surgery.evaluate.metrics import Metrics, StageMetrics
@@ -158,6 +158,7 @@ def test_smoothing_and_thinning_stay_within_the_values(values):
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64) | st.none(), min_size=1, max_size=60))
+@example([1e8, 1e-300])
 def test_any_losses_can_be_drawn_inside_the_frame(values):
     points = finite(enumerate(values))
     drawing = line_chart([Curve(points, "#000000", "rings")], "step", "loss")
