@@ -21,7 +21,7 @@ def draw(run: Path, out: Path) -> None:
         panel.set_title(f"{stage['stage']}\nFrechet distance {stage['frechet']:.2f}", fontsize=10)
         panel.axis("off")
     figure.tight_layout()
-    figure.savefig(out)
+    figure.savefig(out, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     monkeypatch.chdir(tmp_path)
-    exec(compile("\n".join(blocks), page, "exec"), {"__name__": "page"})
+    exec(compile("\n".join(blocks), page, "exec", dont_inherit=True), {"__name__": "page"})
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])

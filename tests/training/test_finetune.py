@@ -150,7 +150,7 @@ def test_text_conditions_learned_variance_and_any_operator(path: str) -> None:
     options = {"steps": 3, "batch_size": 4, "lr": 1e-2, "warmup": 0}
     records = distil(model, student, {path: "l1"}, data, tiny.scheduler(), Distil(**options), seed=0)
     assert records[0].loss > 0
-    assert len(finetune(student, data, tiny.scheduler(), Finetune(**options), seed=0)) == 3
+    assert len(finetune(model, student, data, tiny.scheduler(), Finetune(**options), seed=0)) == 3
 
 
 @given(size=st.integers(1, 70), batch_size=st.integers(1, 9), seed=st.integers(0, 99))

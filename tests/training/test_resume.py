@@ -38,7 +38,7 @@ def train(
     if stage == "distil":
         records = distil(tiny.teacher(), student, SITES, data, noise, Distil(**options), **common)
     else:
-        records = finetune(student, data, noise, Finetune(**options), **common)
+        records = finetune(tiny.teacher(), student, data, noise, Finetune(**options), **common)
     return tiny.weights(student), records
 
 
