@@ -128,6 +128,16 @@ def test_the_stages_say_how_they_were_measured_and_how_they_differ():
     assert page.count("<small>+0.0") == 0
 
 
+def test_sections_without_content_are_left_out():
+    empty = Report("t", Metrics(stages=(), seed=0, recipe="r"), [], {}, [], [], "", {}, {})
+    assert "<section>" not in render_report(empty)
+    assert render_report(report()).count("<section>") == 6
+
+
+def test_the_page_can_be_written_whatever_the_names():
+    assert render_report(report("\ud800")).encode()
+
+
 def test_many_edits_are_folded():
     few, many = (render_report(replace(report(), edits=report().edits * n)) for n in (12, 13))
     assert "<summary>13 edits</summary>" in many
