@@ -29,7 +29,7 @@ class Recipe(Config):
         rules: applied together to the model.
         data: `digits`, or a safetensors file with `latents` (N, C, H, W) and conditions named like forward's keywords.
         distil: stage 1, new operators learn the old ones' outputs.
-        finetune: stage 2, the whole student learns the diffusion loss.
+        finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged.
         seed: of everything random.
     """
