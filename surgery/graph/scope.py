@@ -47,9 +47,9 @@ def unbind(module_class: type[torch.nn.Module], arguments: dict[str, Any]) -> tu
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph (a tensor or a number) rather than part of the signature."""
-    numbers = int | float | torch.SymInt | torch.SymFloat
-    return isinstance(leaf, torch.Tensor | numbers) and not isinstance(leaf, bool)
+    """Whether an argument's leaf is an input of the graph: a tensor, number or device. Others are in the signature."""
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device
+    return isinstance(leaf, kinds) and not isinstance(leaf, bool)
 
 
 def leaf_kind(leaf: Any) -> Hashable:
@@ -62,6 +62,8 @@ def leaf_kind(leaf: Any) -> Hashable:
         return ("int",)
     if isinstance(leaf, float | torch.SymFloat):
         return ("float",)
+    if isinstance(leaf, torch.device):
+        return ("device",)
     try:
         hash(leaf)
     except TypeError:
@@ -78,8 +80,8 @@ def signature_of(module: torch.nn.Module, leaves: list[Any], spec: pytree.TreeSp
 class Recording:
     """One way through a module's forward, as a `torch.fx.Graph`.
 
-    `graph` has one placeholder for each tensor and number among the flattened inputs; its output is the flat list of the
-    output's leaves, which `out_spec` puts together again.
+    `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
+    list of the output's leaves, which `out_spec` puts together again.
     """
 
     signature: Signature

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.trace.shadow import BOOKKEEPING
 from surgery.trace.sizes import Number
 
 PLAIN = (bool, int, float, str, bytes, complex, type(None), type, torch.dtype, torch.device, FunctionType,
          BuiltinFunctionType, type(Ellipsis))  # fmt: skip
-BOOKKEEPING = {key for key in vars(nn.Module()) if key != "training"}
 
 
 class Unique(Exception):

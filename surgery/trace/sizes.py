@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
+from surgery.trace.nested import apply
+
 
 class Tape(Protocol):
     """Where computations on sizes are written."""
@@ -33,6 +35,10 @@ class Number:
         self.value = value
         self.tape = tape
 
+    def bare(self) -> Any:
+        """The number itself, which the recording from now on depends on."""
+        return self.tape.pin(operator.pos, self)
+
     def __bool__(self) -> bool:
         return bool(self.tape.pin(operator.ne, self, 0))
 
@@ -46,17 +52,20 @@ class Number:
         return repr(self.value)
 
     def __str__(self) -> str:
-        return str(self.tape.pin(operator.pos, self))
+        return str(self.bare())
 
     def __format__(self, spec: str) -> str:
-        return format(self.tape.pin(operator.pos, self), spec)
+        return format(self.bare(), spec)
 
     def __round__(self, digits: int | None = None) -> Any:
         return self.tape.compute(round, self) if digits is None else self.tape.compute(round, self, digits)
 
 
 class Size(Number, torch.SymInt):
-    """A tracked integer. It is a `torch.SymInt`, so torch's argument parsers take it wherever they take an int."""
+    """A tracked integer. It is a `torch.SymInt`, so torch's argument parsers take it wherever they take an int.
+
+    It has no hash, as `SymInt` has none: a cache keyed by it would hand it on to another recording.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -112,16 +121,4 @@ _install(Ratio)
 
 def concrete(value: Any) -> Any:
     """`value` with every tracked number replaced by the number that it holds, through tuples, lists, dicts and slices."""
-    if isinstance(value, Number):
-        return value.value
-    if isinstance(value, slice):
-        return slice(concrete(value.start), concrete(value.stop), concrete(value.step))
-    if isinstance(value, torch.Size):
-        return torch.Size([concrete(item) for item in value])
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(concrete, value))
-    if isinstance(value, tuple | list):
-        return type(value)(map(concrete, value))
-    if isinstance(value, dict):
-        return {key: concrete(item) for key, item in value.items()}
-    return value
+    return apply(lambda leaf: leaf.value if isinstance(leaf, Number) else leaf, value)
