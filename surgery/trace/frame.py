@@ -129,9 +129,9 @@ class Frame:
         """The device that the module runs on: its argument, or at run time that of its first tensor."""
         here = torch.device("meta")
         if here not in self._devices:
-            node: fx.Node = self.graph.call_function(getattr, (self._anchor(), "device"))
-            self._devices[here] = node
-        return self._devices[here]
+            self._devices[here] = self.graph.call_function(getattr, (self._anchor(), "device"))
+        node: fx.Node = self._devices[here]
+        return node
 
     def _anchor(self) -> fx.Node:
         """A tensor on the device that the module runs on."""

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from surgery import errors
 from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
 from surgery.graph.scope import Scope, forward_signature
@@ -115,7 +114,7 @@ def _place(error: Exception, name: str) -> str:
 
 def _is_foreign(filename: str) -> bool:
     """Whether a source file belongs to surgery, torch or Python itself."""
-    folders = [str(Path(module.__file__ or "").parent) for module in (errors, torch)]
+    folders = [str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)]
     in_python = filename.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in filename
     return in_python or filename.startswith((*folders, "<"))
 
