@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.cost import Counted, FlopCounter
-from surgery.graph.scope import Recording, Scope, bind, is_input, signature_of, unbind
+from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
+from surgery.trace.attributes import Attributes
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
 from surgery.trace.frame import Frame
@@ -52,6 +53,7 @@ class Recorder(TorchFunctionMode):
         self._leaves = leaves
         self._frames: list[Frame] = []
         self._opaque = False
+        self._attributes = Attributes(self._current, self._paths, self._owned)
         self._flops = FlopCounter()
         self._done: dict[Any, tuple[str, Recording]] = {}
         self._fingerprints: dict[int, Any] = {}
@@ -69,10 +71,14 @@ class Recorder(TorchFunctionMode):
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
-            with self, self._flops:
+            with self, self._flops, self._attributes.watched():
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
+
+    def _current(self) -> Frame | None:
+        """The frame that the model's own code is recorded in, if it is its code that runs."""
+        return self._frames[-1] if self._frames and not self._opaque else None
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
@@ -108,7 +114,7 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, int]:
         """Record a call of `module` in a frame of its own, or reuse the recording of an identical call."""
-        arguments = bind(type(module), args, kwargs)
+        arguments = binder(type(module))(*args, **kwargs)
         leaves, spec = pytree.tree_flatten(arguments)
         key = call_key(module, leaves, spec, self._fingerprints)
         scope = self._scope(path, module)  # before those of the modules below it
@@ -117,7 +123,7 @@ class Recorder(TorchFunctionMode):
             self._reuse(origin, path)
             result = self._replay(recording, leaves)
         else:
-            recording, result = self._record(module, path, arguments, leaves, spec)
+            recording, result = self._record(module, path, arguments, len(args), leaves, spec)
             if key is not None:
                 self._done[key] = path, recording
         scope.add(recording)
@@ -129,20 +135,21 @@ class Recorder(TorchFunctionMode):
         return self._scopes[path]
 
     def _record(
-        self, module: nn.Module, path: str, arguments: dict[str, Any], leaves: list[Any], spec: Any
+        self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         frame = Frame(path, self._owned)
-        signature = signature_of(module, leaves, spec)
+        signature = signature_of(type(module), leaves, spec)
         names = _leaf_names(arguments)
         inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         self._frames.append(frame)
         try:
-            args, kwargs = unbind(type(module), pytree.tree_unflatten(inner, spec))
+            args, kwargs = unbind(type(module), pytree.tree_unflatten(inner, spec), positional)
             with self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
         recording = frame.finish(signature, spec, [concrete(leaf) for leaf in leaves], result)
+        recording.state = self._attributes.state(frame)
         return recording, self._hand_back(result, inner, leaves)
 
     def _hand_back(self, result: Any, inner: list[Any], leaves: list[Any]) -> Any:

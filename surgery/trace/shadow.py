@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from surgery.graph.codegen import forget
+
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
     blank = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
@@ -36,7 +38,7 @@ def shadow(model: nn.Module) -> nn.Module:
     with _MetaCopies():
         twin = copy.deepcopy(model, memo)
     for module in twin.modules():
-        module.__class__ = getattr(type(module), "_surgery_base", type(module))
+        forget(module)
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False  # type: ignore[assignment]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):

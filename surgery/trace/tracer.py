@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
-from surgery.graph.scope import Scope, forward_signature
+from surgery.graph.scope import Recording, Scope, forward_signature
+from surgery.graph.state import changed
 from surgery.trace.builtins import tracked_builtins
 from surgery.trace.recorder import Recorder
 from surgery.trace.shadow import shadow
@@ -56,16 +58,32 @@ def record(
 ) -> None:
     """Record one call of `module`, which stands at `path`, and add what is new to `scopes`."""
     twin = shadow(module)
+    found: dict[str, Scope] = {}
     args, kwargs = pytree.tree_map(_to_meta, (args, kwargs))
-    recorder = Recorder(twin, scopes, path, leaves)
+    recorder = Recorder(twin, found, path, leaves)
     try:
-        with torch.enable_grad(), tracked_builtins(twin), recorder.recording():
+        # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
+        unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
+        with unwatched, torch.enable_grad(), tracked_builtins(twin), recorder.recording():
             twin(*args, **kwargs)
     except SurgeryError:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise TraceError(f"{path or type(twin).__name__}: the forward fails on these inputs: {reason}") from error
+    for name, scope in found.items():
+        known = scopes.setdefault(name, Scope(name, scope.module_class, params=scope.params))
+        for recording in scope.recordings:
+            _require_unchanged(module, path, name, recording)
+            known.add(recording)
+
+
+def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recording) -> None:
+    """Raise TraceError if a recording rests on attributes that the forward itself sets: its graph would not set them."""
+    below = path.removeprefix(root).removeprefix(".")
+    attribute = changed(module.get_submodule(below), recording.state)
+    if attribute is not None:
+        raise TraceError(f"{path or type(module).__name__}: the forward sets {attribute} as it runs; declare it a leaf")
 
 
 def _to_meta(value: Any) -> Any:
