@@ -32,3 +32,8 @@ def layout(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return "tensor"
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def is_tensors(result: Any) -> bool:
+    """Whether a module returns a tensor or a tuple of them: its callers' graphs then check no layout."""
+    return all(isinstance(v, torch.Tensor) for v in (result if isinstance(result, tuple) else (result,)))

@@ -16,7 +16,7 @@ LONG, MID, SHORT = 4, 2, 2
 
 def helios_inputs(batch: int, frames: int, height: int, width: int, text: int) -> dict[str, Any]:
     indices = torch.arange(1 + LONG + MID + SHORT - 1 + frames)
-    first, long, mid, last, now = indices.split([1, LONG, MID, SHORT - 1, frames])
+    first, long, mid, last, now = torch.split(indices, [1, LONG, MID, SHORT - 1, frames])
     return {
         "hidden_states": torch.randn(batch, CHANNELS, frames, height, width),
         "timestep": (1000 * torch.rand(())).expand(batch),
