@@ -18,7 +18,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.graph.guard import is_tensors, require
+from surgery.graph.guard import require
 from surgery.graph.state import State
 
 Signature = tuple[Any, ...]
@@ -151,11 +151,9 @@ class Recording:
 
     @property
     def outline(self) -> Hashable:
-        """What callers' graphs take for granted of the result: its structure and the ranks of its tensors."""
-        if not is_tensors(pytree.tree_unflatten(self.out_leaves, self.out_spec)):
-            return ()
-        kinds = [("tensor", x.dim()) if isinstance(x, torch.Tensor) else leaf_kind(x) for x in self.out_leaves]
-        return (str(self.out_spec), *kinds)
+        """What callers' graphs take for granted of the result: that it is a tensor of some rank; else they check it."""
+        result = pytree.tree_unflatten(self.out_leaves, self.out_spec)
+        return ("tensor", result.dim()) if isinstance(result, torch.Tensor) else ()
 
     @property
     def code(self) -> str:

@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.cost import Counted, FlopCounter
-from surgery.graph.guard import is_tensors
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
 from surgery.trace.attributes import Attributes
 from surgery.trace.autocast import recorded_autocast
@@ -121,7 +120,7 @@ class Recorder(TorchFunctionMode):
         if not self._frames:
             return result
         frame = self._frames[-1]
-        guarded = not is_tensors(result)
+        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
         node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
         node.meta["module_class"] = type(module)
         node.meta["params"] = sum(p.numel() for p in module.parameters())

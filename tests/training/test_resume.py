@@ -126,6 +126,6 @@ def test_other_seeds_give_other_weights() -> None:
 
 
 def test_validation_at_a_step_does_not_depend_on_when_checkpoints_are_written() -> None:
-    often = {r.step: r.validation for r in uninterrupted("finetune", 1)[1]}
-    rarely = {r.step: r.validation for r in uninterrupted("finetune", 3)[1]}
+    often = {r.step: r.validation for r in uninterrupted("finetune", 1, "adamw")[1]}
+    rarely = {r.step: r.validation for r in uninterrupted("finetune", 3, "adamw")[1]}
     assert (often[3], often[6]) == (rarely[3], rarely[6])
