@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import linecache
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,99 +13,150 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import GuardError
 from surgery.graph.guard import GuardFailed
-from surgery.graph.scope import Recording, Scope, bind, forward_signature, is_input, signature_of
+from surgery.graph.scope import Scope, binder, is_input, signature_of
+from surgery.graph.state import changed, own_class
 
-Extend = Callable[[nn.Module, Scope, tuple[Any, ...], dict[str, Any]], None]
+Record = Callable[[nn.Module, dict[str, Scope], str, tuple[Any, ...], dict[str, Any]], None]
 MAX_RECORDINGS = 64
+_generated: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def compile_recording(recording: Recording, path: str) -> Callable[..., list[Any]]:
-    """The recording's graph as a function of the module and the graph's inputs, giving the flat list of outputs."""
-    code = recording.graph.python_code("self")
-    name = f"<surgery {path or 'model'} {id(recording):x}>"
-    linecache.cache[name] = (len(code.src), None, code.src.splitlines(keepends=True), name)
-    namespace = dict(code.globals)
-    exec(compile(code.src, name, "exec"), namespace)
-    forward: Callable[..., list[Any]] = namespace["forward"]
-    return forward
+@dataclass
+class Trace:
+    """What a module with a generated forward carries: its scope, and how to record it again."""
+
+    scope: Scope
+    record: Record
+
+    def __deepcopy__(self, memo: Any) -> Trace:
+        """Copies of a module share its recordings, which say themselves when they apply."""
+        return self
 
 
-def generated_class(base: type[nn.Module], scope: Scope, extend: Extend) -> type[nn.Module]:
-    """A subclass of `base` under the same name whose `forward` runs the recordings of `scope`.
+def trace_of(module: nn.Module) -> Trace | None:
+    """What `module` carries if its forward is generated."""
+    return vars(module).get("_surgery")
 
-    Args:
-        base: the module's own class.
-        scope: its scope.
-        extend: called when no recording covers the inputs; adds one, or raises GuardError.
-    """
-    compiled: dict[int, Callable[..., list[Any]]] = {}
 
-    def run(module: nn.Module, recording: Recording, leaves: list[Any]) -> Any:
-        if id(recording) not in compiled:
-            compiled[id(recording)] = compile_recording(recording, scope.path)
-        inputs = filter(is_input, leaves)
-        return pytree.tree_unflatten(compiled[id(recording)](module, *inputs), recording.out_spec)
-
-    def attempt(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
-        leaves, spec = pytree.tree_flatten(bind(base, args, kwargs))
-        signature = signature_of(module, leaves, spec)
-        failure = None
+def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: Record) -> None:
+    """Let every module at and below `module`, which stands at `path`, run the recordings of its scope."""
+    for below, child in module.named_modules():
+        scope = scopes.get(".".join(filter(None, (path, below))))
+        if scope is None:
+            continue
         for recording in scope.recordings:
-            if recording.signature == signature:
-                try:
-                    return True, run(module, recording, leaves)
-                except GuardFailed as failed:
-                    failure = failed
-        return False, failure
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        covered, result = attempt(self, args, kwargs)
-        if not covered:
-            _extend(extend, self, scope, args, kwargs, result)
-            covered, result = attempt(self, args, kwargs)
-        if not covered:
-            raise GuardError(f"{scope.name}: {result or 'no recording covers these inputs'}")
-        return result
-
-    body = {"forward": forward, "_surgery_base": base, "_surgery_scope": scope}
-    if not scope.path:
-        body["forward"] = _explained(forward, base, scope)
-    return type(base.__name__, (base,), {**body, "__module__": base.__module__, "__doc__": base.__doc__})
+            recording.compile()
+        if trace_of(child) is None:
+            child.__class__ = generated_class(own_class(child))
+            object.__setattr__(child, "_surgery", Trace(scope, record))
 
 
-def _extend(
-    extend: Extend, module: nn.Module, scope: Scope, args: Any, kwargs: Any, failure: GuardFailed | None
-) -> None:
-    why = failure or "no recording covers these inputs"
+def forget(module: nn.Module) -> None:
+    """Give `module` its own class and forward back."""
+    vars(module).pop("_surgery", None)
+    module.__class__ = own_class(module)
+
+
+def generated_class(base: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of `base` under the same name whose `forward` runs the recordings that the module carries."""
+    if base not in _generated:
+        _generated[base] = _generate_class(base)
+    return _generated[base]
+
+
+def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
+    @functools.wraps(base.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trace: Trace | None = self._surgery
+        # A graph has no place for the recomputation of its calls, and the outcome is the same: its own code does it.
+        if trace is None or getattr(self, "gradient_checkpointing", False):
+            return base.forward(self, *args, **kwargs)
+        return (run if trace.scope.path else run_root)(self, trace, args, kwargs)
+
+    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+        return (_blank, (base,), *base.__reduce_ex__(self, protocol)[2:])
+
+    bind = staticmethod(binder(base))
+    body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base,), body | names)
+
+
+def _blank(base: type[nn.Module]) -> nn.Module:
+    """An empty instance of the generated class, for unpickling."""
+    made = generated_class(base)
+    return made.__new__(made)
+
+
+def run(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The forward of `module`, from a recording that covers the call; one is made if there is none.
+
+    Raises:
+        GuardError: the module itself does not accept the inputs.
+    """
+    covered, result = _attempt(module, trace.scope, args, kwargs)
+    if not covered and torch.compiler.is_compiling():
+        return own_class(module).forward(module, *args, **kwargs)
+    if not covered:
+        _extend(module, trace, args, kwargs, result)
+        covered, result = _attempt(module, trace.scope, args, kwargs)
+    if not covered:
+        raise GuardError(f"{trace.scope.name}: {result}")
+    return result
+
+
+def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+    """Whether a recording covers the call, and its result or, if none does, why not."""
+    base = own_class(module)
+    leaves, spec = pytree.tree_flatten(module._surgery_bind(*args, **kwargs))
+    signature = signature_of(base, leaves, spec)
+    failure = "no recording covers these inputs"
+    for recording in scope.recordings:
+        if recording.signature != signature:
+            continue
+        change = changed(module, recording.state)
+        if change is not None:
+            failure = f"{change} is not what it was when the forward was recorded"
+            continue
+        try:
+            result = recording.function(module, *filter(is_input, leaves))
+        except GuardFailed as failed:
+            failure = str(failed)
+        else:
+            return True, pytree.tree_unflatten(result, recording.out_spec)
+    return False, failure
+
+
+def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:
+    """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
+    scope = trace.scope
     if len(scope.recordings) >= MAX_RECORDINGS:
         raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")
+    carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
+    scopes = {inner.path: inner for inner in carried}
     try:
-        extend(module, scope, args, kwargs)
+        trace.record(module, scopes, scope.path, args, kwargs)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error
+    generate(module, scopes, scope.path, trace.record)
 
 
-def _explained(forward: Callable[..., Any], base: type[nn.Module], scope: Scope) -> Callable[..., Any]:
-    """The root's forward; what fails inside is reported as a GuardError that names the inputs at fault."""
-
-    def explained(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return forward(self, *args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise
-        except (GuardError, RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise GuardError(f"{_blame(base, scope, args, kwargs)}: {str(error).partition(chr(10))[0]}") from error
-
-    explained.__wrapped__ = forward  # type: ignore[attr-defined]
-    explained.__signature__ = forward_signature(base, bound=False)  # type: ignore[attr-defined]
-    return explained
+def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As `run`; what fails inside is reported as a GuardError that names the inputs at fault."""
+    try:
+        return run(module, trace, args, kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except (GuardError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        fault = _blame(own_class(module), trace.scope, args, kwargs)
+        raise GuardError(f"{fault}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _blame(base: type[nn.Module], scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Which inputs differ from the traced ones, in words."""
     try:
-        now = named_leaves(bind(base, args, kwargs))
+        now = named_leaves(binder(base)(*args, **kwargs))
     except TypeError:
         return "the call does not fit the model's forward"
     recording = scope.recordings[0]

@@ -24,11 +24,11 @@ def require(actual: Any, expected: Any, condition: str) -> None:
 
 
 def layout(value: Any) -> Any:
-    """The containers in `value` and what stands in them: constants as they are, tensors and numbers by kind only."""
+    """The containers in `value` and what stands in them: constants as they are, tensors by rank, numbers by kind."""
     if isinstance(value, tuple | list):
         return (type(value).__name__, *map(layout, value))
     if isinstance(value, dict):
         return (type(value).__name__, *((key, layout(item)) for key, item in value.items()))
     if isinstance(value, torch.Tensor):
-        return "tensor"
+        return f"{value.dim()}-d tensor"
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else value

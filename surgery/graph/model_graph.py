@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import networkx as nx
 from torch import nn
 
-from surgery.graph.codegen import generated_class
+from surgery.graph.codegen import Record, forget, generate
 from surgery.graph.roles import Operator, Role, find_operators
 from surgery.graph.scope import Scope
 from surgery.graph.view import to_networkx
-
-Record = Callable[[nn.Module, dict[str, Scope], str, tuple[Any, ...], dict[str, Any]], None]
 
 
 class ModelGraph:
@@ -56,25 +52,16 @@ class ModelGraph:
     def module(self) -> nn.Module:
         """The model again, every scope running the forward generated from its graphs.
 
-        It is an instance of the model's class, has the same `state_dict` keys and shares its parameters. Where a
-        recording does not cover the inputs, the scope's own class is recorded once more on the meta device.
+        It is an instance of the model's class, has the same `state_dict` keys and shares its parameters. Where no
+        recording covers the inputs and the module's attributes, the scope's own class is recorded once more on the meta
+        device. While gradients are checkpointed, and in what torch.compile meets unrecorded, a module runs its own code.
 
         Raises (when called):
             GuardError: the model itself does not accept the inputs; the message names input, size and condition.
         """
         tensors = (*self.model.parameters(), *self.model.buffers())
         twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
-        self._generate(twin, "")
+        for module in twin.modules():
+            forget(module)
+        generate(twin, self.scopes, "", self._record)
         return twin
-
-    def _generate(self, module: nn.Module, path: str) -> None:
-        """Let every module at and below `path` that has a scope run its recordings."""
-        for below, child in module.named_modules():
-            scope = self.scopes.get(".".join(filter(None, (path, below))))
-            if scope is not None and not hasattr(child, "_surgery_scope"):
-                child.__class__ = generated_class(type(child), scope, self._extend)
-
-    def _extend(self, module: nn.Module, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record `module` on inputs that no recording of its scope covers."""
-        self._record(module, self.scopes, scope.path, args, kwargs)
-        self._generate(module, scope.path)

@@ -1,14 +1,14 @@
 """A scope: one opened module, and the graphs that were recorded of its forward.
 
-Most scopes hold one recording. A forward that branches (on sizes, on `None`, on `return_dict`, on train or eval mode)
-holds one for each way through it that has been met.
+Most scopes hold one recording. A forward that branches (on sizes, on `None`, on `return_dict`, on attributes such as
+train or eval mode) holds one for each way through it that has been met.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections import OrderedDict
+import linecache
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,33 +17,72 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from surgery.errors import TraceError
 from surgery.graph.guard import require
+from surgery.graph.state import State
 
-Signature = tuple[Hashable, ...]
+Signature = tuple[Any, ...]
+Function = Callable[..., list[Any]]
 
 
 @functools.cache
-def _signature(forward: Callable[..., Any], bound: bool) -> inspect.Signature:
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
     signature = inspect.signature(forward)
-    return signature.replace(parameters=list(signature.parameters.values())[1:]) if bound else signature
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def forward_signature(module_class: type[torch.nn.Module], bound: bool = True) -> inspect.Signature:
-    """The signature of `module_class.forward`, without `self` if `bound`."""
-    return _signature(module_class.forward, bound)
+def forward_signature(module_class: type[torch.nn.Module]) -> inspect.Signature:
+    """The signature of `module_class.forward`, without `self`."""
+    return _signature(module_class.forward)
 
 
-def bind(module_class: type[torch.nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by parameter name, defaults filled in, in the order of the declaration."""
-    call = forward_signature(module_class).bind(*args, **kwargs)
-    call.apply_defaults()
-    return dict(call.arguments)
+class _Default:
+    """Stands for the default of a parameter in a signature that is printed as code."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"defaults[{self.name!r}]"
 
 
-def unbind(module_class: type[torch.nn.Module], arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inverse of `bind`: positional and keyword arguments."""
-    call = inspect.BoundArguments(forward_signature(module_class), OrderedDict(arguments))
-    return call.args, call.kwargs
+def binder(module_class: type[torch.nn.Module]) -> Callable[..., dict[str, Any]]:
+    """A function with the parameters of `module_class.forward` that gives its arguments by name, in their order.
+
+    It is compiled, as `inspect.Signature.bind` is slow and torch.compile does not follow it.
+    """
+    return _binder(module_class.forward)
+
+
+@functools.cache
+def _binder(forward: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    parameters = _signature(forward).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    shown = {name: _Default(name) for name in defaults}
+    bare = [p.replace(annotation=p.empty, default=shown.get(p.name, p.empty)) for p in parameters]
+    names = ", ".join(f"{p.name!r}: {p.name}" for p in parameters)
+    namespace: dict[str, Any] = {"defaults": defaults}
+    exec(f"def forward{inspect.Signature(bare)}: return {{{names}}}", namespace)
+    bind: Callable[..., dict[str, Any]] = namespace["forward"]
+    return bind
+
+
+def unbind(
+    module_class: type[torch.nn.Module], arguments: dict[str, Any], positional: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inverse of binding, for a call with `positional` positional arguments."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for index, (name, p) in enumerate(forward_signature(module_class).parameters.items()):
+        if p.kind is p.VAR_POSITIONAL:
+            args += arguments[name]
+        elif p.kind is p.VAR_KEYWORD:
+            kwargs |= arguments[name]
+        elif p.kind is p.POSITIONAL_ONLY or (index < positional and p.kind is not p.KEYWORD_ONLY):
+            args.append(arguments[name])
+        else:
+            kwargs[name] = arguments[name]
+    return tuple(args), kwargs
 
 
 def is_input(leaf: Any) -> bool:
@@ -71,9 +110,14 @@ def leaf_kind(leaf: Any) -> Hashable:
     return ("constant", type(leaf), leaf)
 
 
-def signature_of(module: torch.nn.Module, leaves: list[Any], spec: pytree.TreeSpec) -> Signature:
-    """The key under which a recording is found: structure and kinds of the inputs, and train or eval mode."""
-    return (str(spec), module.training, *map(leaf_kind, leaves))
+def signature_of(module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec) -> Signature:
+    """The key under which a recording is found: the class, and structure and kinds of the inputs."""
+    return (module_class, str(spec), *map(leaf_kind, leaves))
+
+
+def not_compiled(*_: Any) -> list[Any]:
+    """The function of a recording that no module runs yet."""
+    raise RuntimeError("this recording is not compiled")
 
 
 @dataclass
@@ -81,7 +125,8 @@ class Recording:
     """One way through a module's forward, as a `torch.fx.Graph`.
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
-    list of the output's leaves, which `out_spec` puts together again.
+    list of the output's leaves, which `out_spec` puts together again. `state` is what the forward read of the module,
+    and `function` the graph as a function of the module and the graph's inputs.
     """
 
     signature: Signature
@@ -91,6 +136,8 @@ class Recording:
     in_leaves: list[Any]
     out_leaves: list[Any]
     flops: int = 0
+    state: State = ()
+    function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
 
     @property
     def guards(self) -> list[str]:
@@ -99,12 +146,37 @@ class Recording:
 
     def same_as(self, other: Recording) -> bool:
         """Whether both stand for the same computation on the same kind of inputs."""
-        return self is other or (self.signature == other.signature and self.code == other.code)
+        ours, theirs = ((r.signature, r.state) for r in (self, other))
+        return self is other or (ours == theirs and self.code == other.code)
+
+    @property
+    def outline(self) -> Hashable:
+        """What callers' graphs take for granted of the result: that it is a tensor of some rank; else they check it."""
+        result = pytree.tree_unflatten(self.out_leaves, self.out_spec)
+        return ("tensor", result.dim()) if isinstance(result, torch.Tensor) else ()
 
     @property
     def code(self) -> str:
         """The generated Python of the forward."""
         return self.graph.python_code("self").src
+
+    def compile(self) -> None:
+        """Make `function`, unless it is there."""
+        if self.function is not not_compiled:
+            return
+        code = self.graph.python_code("self")
+        name = f"<surgery {id(self):x}>"
+        linecache.cache[name] = (len(code.src), None, code.src.splitlines(keepends=True), name)
+        namespace = dict(code.globals)
+        exec(compile(code.src, name, "exec"), namespace)
+        self.function = namespace["forward"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "function": not_compiled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.compile()
 
 
 @dataclass
@@ -127,6 +199,14 @@ class Scope:
         return self.recordings[0].graph
 
     def add(self, recording: Recording) -> None:
-        """Keep `recording`, unless one that does the same is here."""
-        if not any(known.same_as(recording) for known in self.recordings):
-            self.recordings.append(recording)
+        """Keep `recording`, unless one that does the same is here.
+
+        Raises:
+            TraceError: on the same kind of inputs it gives another structure, which the callers' graphs do not expect.
+        """
+        if any(known.same_as(recording) for known in self.recordings):
+            return
+        alike = [known for known in self.recordings if known.signature == recording.signature]
+        if self.path and any(known.outline != recording.outline for known in alike):
+            raise TraceError(f"module {self.path!r}: the structure of its result varies; trace the model again")
+        self.recordings.append(recording)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
+from surgery.graph.state import PLAIN
 from surgery.trace.shadow import BOOKKEEPING
 from surgery.trace.sizes import Number
-
-PLAIN = (bool, int, float, str, bytes, complex, type(None), type, torch.dtype, torch.device, FunctionType,
-         BuiltinFunctionType, type(Ellipsis))  # fmt: skip
 
 
 class Unique(Exception):

@@ -135,7 +135,7 @@ class Frame:
 
     def _anchor(self) -> fx.Node:
         """A tensor on the device that the module runs on."""
-        known = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
+        known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
         if known is not None:
             return known
         own = next((o.tensor for o in self._owned.values() if o.path.startswith(self._prefix)), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from surgery.trace.sizes import Number, Ratio, Size
+from surgery.trace.sizes import Number, Ratio, Size, recorded_code
 
 
 class _Meta(type):
@@ -43,10 +43,6 @@ def _number(builtin: type, *args: Any) -> Any:
     return builtin(value, *args[1:])
 
 
-def _set(items: Iterable[Any] = ()) -> set[Any]:
-    return builtins.set(item.bare() if isinstance(item, Number) else item for item in items)
-
-
 class TrackedInt(int, metaclass=_Meta):
     """Stands in for `int`."""
 
@@ -61,14 +57,7 @@ class TrackedFloat(float, metaclass=_Meta):
     convert = functools.partial(_number, builtins.float)
 
 
-class PinnedSet(set[Any], metaclass=_Meta):
-    """Stands in for `set`: tracked numbers, which have no hash, become members as bare numbers."""
-
-    kinds = (builtins.set,)
-    convert = staticmethod(_set)
-
-
-STAND_INS = {"int": TrackedInt, "float": TrackedFloat, "set": PinnedSet}
+STAND_INS = {"int": TrackedInt, "float": TrackedFloat}
 
 
 @contextmanager
@@ -77,6 +66,7 @@ def patched_code(model: nn.Module) -> Iterator[None]:
     names = {cls.__module__ for module in model.modules() for cls in type(module).__mro__}
     spaces = [sys.modules[n] for n in names if n in sys.modules and n.split(".")[0] not in ("torch", "builtins")]
     with ExitStack() as stack:
+        stack.enter_context(recorded_code([vars(space) for space in spaces]))
         for space in spaces:
             for name, stand_in in STAND_INS.items():
                 if name not in vars(space):

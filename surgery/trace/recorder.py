@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.cost import Counted, FlopCounter
-from surgery.graph.scope import Recording, Scope, bind, is_input, signature_of, unbind
+from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
+from surgery.trace.attributes import Attributes
 from surgery.trace.autocast import recorded_autocast
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
@@ -79,6 +80,7 @@ class Recorder(TorchFunctionMode):
         self._leaves = leaves
         self._frames: list[Frame] = []
         self._opaque = False
+        self._attributes = Attributes(self._current, self._paths, self._owned)
         self._flops = FlopCounter()
         self._done: dict[Any, tuple[str, Recording]] = {}
         self._fingerprints: dict[int, Any] = {}
@@ -96,7 +98,8 @@ class Recorder(TorchFunctionMode):
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
-            with self, self._flops, recorded_autocast(self._current, self._values):
+            autocast = recorded_autocast(self._current, self._values)
+            with self, self._flops, self._attributes.watched(), autocast:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
@@ -117,7 +120,7 @@ class Recorder(TorchFunctionMode):
         if not self._frames:
             return result
         frame = self._frames[-1]
-        guarded = not _is_tensors(result)
+        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
         node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
         node.meta["module_class"] = type(module)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
@@ -145,7 +148,7 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, int]:
         """Record a call of `module` in a frame of its own, or reuse the recording of an identical call."""
-        arguments = bind(type(module), args, kwargs)
+        arguments = binder(type(module))(*args, **kwargs)
         leaves, spec = pytree.tree_flatten(arguments)
         # With values at hand every call is run: a replay would know the sizes of its results only.
         key = None if self._values else call_key(module, leaves, spec, self._fingerprints)
@@ -155,7 +158,7 @@ class Recorder(TorchFunctionMode):
             self._reuse(origin, path)
             result = self._replay(recording, leaves)
         else:
-            recording, result = self._record(module, path, arguments, leaves, spec)
+            recording, result = self._record(module, path, arguments, len(args), leaves, spec)
             if key is not None:
                 self._done[key] = path, recording
         scope.add(recording)
@@ -167,20 +170,21 @@ class Recorder(TorchFunctionMode):
         return self._scopes[path]
 
     def _record(
-        self, module: nn.Module, path: str, arguments: dict[str, Any], leaves: list[Any], spec: Any
+        self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         frame = Frame(path, self._owned)
-        signature = signature_of(module, leaves, spec)
+        signature = signature_of(type(module), leaves, spec)
         names = _leaf_names(arguments)
         inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         self._frames.append(frame)
         try:
-            args, kwargs = unbind(type(module), pytree.tree_unflatten(inner, spec))
+            args, kwargs = unbind(type(module), pytree.tree_unflatten(inner, spec), positional)
             with self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
         recording = frame.finish(signature, spec, [concrete(leaf) for leaf in leaves], result)
+        recording.state = self._attributes.state(frame)
         return recording, self._hand_back(result, inner, leaves)
 
     def _hand_back(self, result: Any, inner: list[Any], leaves: list[Any]) -> Any:
@@ -307,11 +311,6 @@ def _known_flops(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         return counted
     tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
     return module.flops(tokens.shape[0], tokens.shape[1])
-
-
-def _is_tensors(result: Any) -> bool:
-    """Whether a module returns a tensor or a tuple of them, as it would at any size."""
-    return all(isinstance(v, torch.Tensor) for v in (result if isinstance(result, tuple) else (result,)))
 
 
 def _method_name(func: Any) -> str | None:

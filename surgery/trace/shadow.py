@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from surgery.graph.codegen import forget
+
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 
 
@@ -44,7 +46,7 @@ def shadow(model: nn.Module) -> nn.Module:
     with _MetaCopies():
         twin = copy.deepcopy(model, memo)
     for module in twin.modules():
-        module.__class__ = getattr(type(module), "_surgery_base", type(module))
+        forget(module)
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False  # type: ignore[assignment]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):

@@ -10,12 +10,31 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from surgery.trace.nested import apply
+
+_recorded: list[dict[str, Any]] = []
+
+
+@contextmanager
+def recorded_code(spaces: list[dict[str, Any]]) -> Iterator[None]:
+    """While this context is open, code with these globals is the model's own."""
+    _recorded.extend(spaces)
+    try:
+        yield
+    finally:
+        del _recorded[len(_recorded) - len(spaces) :]
+
+
+def is_recorded(space: dict[str, Any]) -> bool:
+    """Whether code with the globals `space` is the model's own."""
+    return any(known is space for known in _recorded)
 
 
 class Tape(Protocol):
@@ -57,6 +76,16 @@ class Number:
     def __format__(self, spec: str) -> str:
         return format(self.bare(), spec)
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if method != "__call__" or options or not all(isinstance(v, int | float | Number) for v in inputs):
+            return NotImplemented
+        return self.tape.compute(ufunc, *inputs)
+
+    def __hash__(self) -> int:
+        if not is_recorded(sys._getframe(1).f_globals):
+            raise TypeError(f"unhashable type: {type(self).__name__!r}")
+        return hash(self.bare())
+
     def __round__(self, digits: int | None = None) -> Any:
         return self.tape.compute(round, self) if digits is None else self.tape.compute(round, self, digits)
 
@@ -64,10 +93,11 @@ class Number:
 class Size(Number, torch.SymInt):
     """A tracked integer. It is a `torch.SymInt`, so torch's argument parsers take it wherever they take an int.
 
-    It has no hash, as `SymInt` has none: a cache keyed by it would hand it on to another recording.
+    As the key of a dict in the model's code it is a bare number. Elsewhere it has no hash, as `SymInt` has none: a cache
+    keyed by it (einops has one) would hand it on to another recording.
     """
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = Number.__hash__
 
     def __index__(self) -> int:
         return int(self)
@@ -76,7 +106,7 @@ class Size(Number, torch.SymInt):
 class Ratio(Number, torch.SymFloat):
     """A tracked float, such as the square root of a token count."""
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = Number.__hash__
 
 
 def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:

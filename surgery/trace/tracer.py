@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
-from surgery.graph.scope import Scope, forward_signature
+from surgery.graph.scope import Recording, Scope, forward_signature
+from surgery.graph.state import changed
 from surgery.trace.patches import patched_code
 from surgery.trace.recorder import Recorder
 from surgery.trace.shadow import blank, shadow
@@ -86,15 +88,26 @@ def _record(
     found: dict[str, Scope] = {}
     recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
+    # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
+    unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
     try:
-        with torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
+        with unwatched, torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_place(error, path or type(twin).__name__)}: {_reason(error)}") from error
     for name, scope in found.items():
-        known = scopes.setdefault(name, scope)
+        known = scopes.setdefault(name, Scope(name, scope.module_class, params=scope.params))
         for recording in scope.recordings:
+            _require_unchanged(module, path, name, recording)
             known.add(recording)
+
+
+def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recording) -> None:
+    """Raise TraceError if a recording rests on attributes that the forward itself sets: its graph would not set them."""
+    below = path.removeprefix(root).removeprefix(".")
+    attribute = changed(module.get_submodule(below), recording.state)
+    if attribute is not None:
+        raise TraceError(f"{path or type(module).__name__}: the forward sets {attribute} as it runs; declare it a leaf")
 
 
 def _stand_in(value: Any) -> Any:

@@ -15,6 +15,10 @@ from torch import nn
 from surgery.trace.nested import apply, leaves
 from surgery.trace.shadow import Owned, blank, owned_tensors
 
+# `torch.all(image == 0)` asks whether an input is there at all, which repeats from call to call.
+SENTINELS = {torch.eq, torch.ne, torch.Tensor.eq, torch.Tensor.ne, torch.Tensor.__eq__, torch.Tensor.__ne__, torch.isnan,
+             torch.Tensor.isnan, torch.isinf, torch.Tensor.isinf}  # fmt: skip
+
 
 class Values:
     """Real twins of meta tensors.
@@ -51,7 +55,7 @@ class Values:
         return all(id(v) in self._real for v in leaves(values) if isinstance(v, torch.Tensor))
 
     def compares_floats(self, meta: torch.Tensor) -> bool:
-        """Whether the truth values in `meta` were told from floating-point data."""
+        """Whether the truth values in `meta` were told from floating-point data, other than by equality."""
         return id(meta) in self._from_floats
 
     def call(self, path: str, args: Any, kwargs: Any) -> Any:
@@ -63,7 +67,7 @@ class Values:
         real_args, real_kwargs = apply(self._substitute, args), apply(self._substitute, kwargs)
         with torch.no_grad():
             result = function(*real_args, **real_kwargs)
-        told = any(self._tells(v) for v in leaves((args, kwargs)))
+        told = function not in SENTINELS and any(self._tells(v) for v in leaves((args, kwargs)))
         return apply(lambda value: self._twin(value, told), result)
 
     def _tells(self, value: Any) -> bool:

@@ -69,7 +69,7 @@ def forcing_inputs(batch: int, frames: int, height: int, width: int, text: int) 
         **wan_inputs(batch, frames, height, width, text),
         "timestep": torch.randint(1000, (1, frames)).expand(batch, -1),
         "enable_diffusion_forcing": True,
-        "fps": torch.tensor([1]).repeat(batch),
+        "fps": [1] * batch,
     }
 
 
@@ -108,5 +108,16 @@ CASES = (
         IMAGE_SIZES,
     ),
     Case("SkyReelsV2Transformer3DModel", WAN, wan_inputs, SIZES),
-    Case("SkyReelsV2Transformer3DModel", {**WAN, "inject_sample_info": True}, forcing_inputs, SIZES, "forcing"),
+    Case(
+        "SkyReelsV2Transformer3DModel",
+        {**WAN, "num_frame_per_block": 2},
+        forcing_inputs,
+        (
+            {"batch": 1, "frames": 4, "height": 4, "width": 6, "text": 7},
+            {"batch": 2, "frames": 4, "height": 4, "width": 6, "text": 7},
+            {"batch": 3, "frames": 2, "height": 8, "width": 4, "text": 5},
+            {"batch": 2, "frames": 6, "height": 2, "width": 4, "text": 12},
+        ),
+        "forcing",
+    ),
 )
