@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from surgery.graph.roles.primitives import inputs_of, name_of, tensors
-from surgery.graph.scope import Scope, bind, is_input
+from surgery.graph.scope import Scope, binder, is_input
 from surgery.graph.view import child_path, opened
 
 Place = tuple[str, fx.Node]
@@ -153,4 +153,4 @@ def reach(starts: Iterable[Place], step: Callable[[Place], Iterable[Place]]) -> 
 
 
 def _call_leaves(scope: Scope, call: fx.Node) -> list[Any]:
-    return pytree.tree_flatten(bind(scope.module_class, call.args, dict(call.kwargs)))[0]
+    return pytree.tree_flatten(binder(scope.module_class)(*call.args, **call.kwargs))[0]
