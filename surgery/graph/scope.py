@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
@@ -86,8 +87,11 @@ def unbind(
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph: a tensor, number or device. Others are in the signature."""
-    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device
+    """Whether an argument's leaf is an input of the graph: a tensor, number, device or block mask of FlexAttention.
+
+    Others are in the signature.
+    """
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask
     return isinstance(leaf, kinds) and not isinstance(leaf, bool)
 
 
@@ -103,6 +107,8 @@ def leaf_kind(leaf: Any) -> Hashable:
         return ("float",)
     if isinstance(leaf, torch.device):
         return ("device",)
+    if isinstance(leaf, BlockMask):
+        return ("block mask", leaf.BLOCK_SIZE)
     try:
         hash(leaf)
     except TypeError:

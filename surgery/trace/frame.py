@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
@@ -26,8 +27,8 @@ CODE_NAMES = set(fx.graph._custom_builtins)  # what generated code calls by thes
 
 
 def is_tracked(value: Any) -> bool:
-    """Whether `value` is followed through the graph (a tensor or a tracked number) rather than written into it."""
-    return isinstance(value, torch.Tensor | Number)
+    """Whether `value` is followed through the graph (a tensor, mask or tracked number) rather than written into it."""
+    return isinstance(value, torch.Tensor | Number | BlockMask)
 
 
 class Frame:
@@ -62,7 +63,7 @@ class Frame:
         if isinstance(leaf, torch.device):
             self._devices.setdefault(leaf, node)
             return leaf
-        value = leaf if isinstance(leaf, torch.Tensor) else self.track(concrete(leaf))
+        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self.track(concrete(leaf))
         self._describe(node, value)
         self.bind(value, node)
         return value

@@ -20,6 +20,7 @@ from surgery.trace.attributes import Attributes
 from surgery.trace.autocast import recorded_autocast
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
+from surgery.trace.flex import recorded_flex
 from surgery.trace.frame import Frame
 from surgery.trace.reads import READERS, read
 from surgery.trace.shadow import owned_tensors
@@ -99,7 +100,8 @@ class Recorder(TorchFunctionMode):
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
             autocast = recorded_autocast(self._current, self._values)
-            with self, self._flops, self._attributes.watched(), autocast:
+            flex = recorded_flex(self._current, self._run_opaque)
+            with self, self._flops, self._attributes.watched(), autocast, flex:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
