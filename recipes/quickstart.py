@@ -24,6 +24,6 @@ recipe = Recipe(
         target="teacher",
         checkpoint_every=120,
     ),
-    evaluate=Evaluate(samples=1000, steps=10),
+    evaluate=Evaluate(samples=1000, steps=10, batch_size=50),
     seed=0,
 )

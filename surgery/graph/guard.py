@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
+from surgery.graph.objects import is_object
+
 
 class GuardFailed(Exception):
     """A recording does not cover the sizes at hand; its scope may hold, or make, another one that does."""
@@ -34,4 +36,6 @@ def layout(value: Any) -> Any:
         return f"{value.dim()}-d tensor"
     if isinstance(value, BlockMask):
         return "block mask"
+    if is_object(value):
+        return type(value).__name__
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else value

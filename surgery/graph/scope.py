@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.guard import require
+from surgery.graph.objects import is_object
 from surgery.graph.state import State
 
 Signature = tuple[Any, ...]
@@ -87,12 +88,12 @@ def unbind(
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph: a tensor, number, device or block mask of FlexAttention.
+    """Whether an argument's leaf is an input of the graph: a tensor, number, device, block mask of FlexAttention, object.
 
     Others are in the signature.
     """
     kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask
-    return isinstance(leaf, kinds) and not isinstance(leaf, bool)
+    return (isinstance(leaf, kinds) and not isinstance(leaf, bool)) or is_object(leaf)
 
 
 def leaf_kind(leaf: Any) -> Hashable:
@@ -109,6 +110,8 @@ def leaf_kind(leaf: Any) -> Hashable:
         return ("device",)
     if isinstance(leaf, BlockMask):
         return ("block mask", leaf.BLOCK_SIZE)
+    if is_object(leaf):
+        return ("object", type(leaf).__module__, type(leaf).__name__)
     try:
         hash(leaf)
     except TypeError:

@@ -22,6 +22,7 @@ from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
 from surgery.trace.flex import recorded_flex
 from surgery.trace.frame import Frame
+from surgery.trace.objects import Followed, origin_of, stand_in
 from surgery.trace.reads import READERS, read
 from surgery.trace.shadow import owned_tensors
 from surgery.trace.sizes import Number, concrete
@@ -185,7 +186,7 @@ class Recorder(TorchFunctionMode):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
-        recording = frame.finish(signature, spec, [concrete(leaf) for leaf in leaves], result)
+        recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result)
         recording.state = self._attributes.state(frame)
         return recording, self._hand_back(result, inner, leaves)
 
@@ -197,6 +198,8 @@ class Recorder(TorchFunctionMode):
     def _fresh(self, value: Any) -> Any:
         if isinstance(value, torch.Size):
             return torch.Size(map(self._fresh, value))
+        if isinstance(value, Followed) and self._frames:
+            return stand_in(value, self._frames[-1])
         return self._frames[-1].track(value.value) if isinstance(value, Number) and self._frames else concrete(value)
 
     def _reuse(self, origin: str, path: str) -> None:
