@@ -135,7 +135,8 @@ class Recording:
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
     list of the output's leaves, which `out_spec` puts together again. `state` is what the forward read of the module,
-    and `function` the graph as a function of the module and the graph's inputs.
+    and `function` the graph as a function of the module and the graph's inputs. A forward with effects changes inputs or
+    buffers, or draws random numbers; guards are late if they come after.
     """
 
     signature: Signature
@@ -146,6 +147,8 @@ class Recording:
     out_leaves: list[Any]
     flops: int = 0
     state: State = ()
+    has_effects: bool = False
+    has_late_guards: bool = False
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
 
     @property

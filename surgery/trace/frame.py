@@ -16,6 +16,7 @@ from surgery.errors import TraceError
 from surgery.graph.guard import layout, require
 from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Signature
+from surgery.trace.effects import has_effects
 from surgery.trace.objects import Followed, origin_of, stand_in
 from surgery.trace.shadow import Owned
 from surgery.trace.sizes import Number, Ratio, Size, concrete
@@ -52,7 +53,8 @@ class Frame:
         self._known: dict[Any, Any] = {}
         self._devices: dict[torch.device, fx.Node] = {}
         self._lent: list[tuple[str, Any, Any]] = []
-        self.has_changed_inputs = False
+        self.has_effects = False
+        self._has_late_guards = False
 
     # -- values and nodes ------------------------------------------------------------------------------------------
 
@@ -168,6 +170,7 @@ class Frame:
         node = self.graph.create_node(kind, target, self.argument(args), self.argument(kwargs))
         node.meta["flops"] = flops
         self.flops += flops
+        self.has_effects = self.has_effects or has_effects(node)
         if guarded:
             self.guard(layout, (node,), layout(concrete(result)), f"the layout of {node.name}")
         self.follow(node, result)
@@ -242,6 +245,7 @@ class Frame:
 
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""
+        self._has_late_guards = self._has_late_guards or self.has_effects
         self.graph.call_function(require, (node, value, text))
 
     def read(self, node: fx.Node, value: Any) -> Any:
@@ -293,6 +297,8 @@ class Frame:
             in_leaves,
             [origin_of(concrete(leaf)) for leaf in out_leaves],
             self.flops,
+            has_effects=self.has_effects,
+            has_late_guards=self._has_late_guards,
         )
 
 

@@ -87,7 +87,7 @@ def _leaf(frame: Frame, value: Any) -> Any:
 def _set(self: Any, name: str, value: Any) -> None:
     frame, origin = object.__getattribute__(self, "_surgery")
     frame.graph.call_function(setattr, (frame.node_of(self), name, frame.argument(value)))
-    frame.has_changed_inputs = True
+    frame.has_effects = True
     setattr(origin, name, apply(_plain, value))
 
 

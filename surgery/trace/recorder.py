@@ -18,6 +18,7 @@ from surgery.graph.cost import Counted, FlopCounter
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
 from surgery.trace.attributes import Attributes
 from surgery.trace.autocast import recorded_autocast
+from surgery.trace.effects import has_effects
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
 from surgery.trace.flex import recorded_flex
@@ -126,6 +127,7 @@ class Recorder(TorchFunctionMode):
         guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
         node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
         node.meta["module_class"] = type(module)
+        frame.has_effects = frame.has_effects or path in self._leaves or has_effects(node)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
         return result
 
@@ -165,6 +167,8 @@ class Recorder(TorchFunctionMode):
             if key is not None:
                 self._done[key] = path, recording
         scope.add(recording)
+        if self._frames and recording.has_effects:
+            self._frames[-1].has_effects = True
         return result, recording.flops
 
     def _scope(self, path: str, module: nn.Module) -> Scope:
