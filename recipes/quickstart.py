@@ -1,4 +1,4 @@
-"""Replace half of the attention of a small trained DiT by a gated convolution, and train it most of the way back.
+"""Replace half of the attention of a small trained DiT by a gated convolution, and train it nearly all the way back.
 
 surgery apply recipes/quickstart.py
 """

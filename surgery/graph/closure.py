@@ -23,6 +23,7 @@ class Closure:
         self.__name__ = f"{function.__name__}_{function.__code__.co_firstlineno}"
 
     def __call__(self, *values: Any) -> FunctionType:
+        """The function over `values`."""
         cells = tuple(CellType(value) for value in values)
         return FunctionType(self._code, self._globals, self._code.co_name, self._defaults, cells)
 

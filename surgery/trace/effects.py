@@ -6,10 +6,12 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "rand", "randn", "randint", "randperm", "rand_like", "randn_like",
+RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "rand", "randn", "randint", "randperm", "rand_like",
+          "randn_like",
           "randint_like", "bernoulli", "multinomial", "normal", "poisson", "scaled_dot_product_attention"}  # fmt: skip
 # Their results may share memory with their first argument.
-VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes",
+VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "transpose", "permute", "movedim",
+         "swapaxes",
          "squeeze", "unsqueeze", "expand", "expand_as", "narrow", "select", "getitem", "chunk", "split", "tensor_split",
          "unbind", "unfold", "diagonal", "detach", "contiguous", "to", "type", "type_as", "float", "real", "imag",
          "view_as_real", "view_as_complex", "getattr", "data"}  # fmt: skip

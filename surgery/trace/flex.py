@@ -19,8 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
 from surgery.errors import TraceError
-from surgery.graph.closure import Closure, closed_over
-from surgery.graph.closure import block_mask_from_kv_blocks
+from surgery.graph.closure import Closure, block_mask_from_kv_blocks, closed_over
 from surgery.trace.execute import META
 from surgery.trace.frame import Frame
 from surgery.trace.nested import apply

@@ -31,7 +31,7 @@ class Followed:
 def stand_in(value: Any, frame: Frame) -> Any:
     """`value`, an object or a stand-in of another frame, as `frame` sees it."""
     origin = origin_of(value)
-    made = object.__new__(_class(type(origin)))
+    made: Any = object.__new__(_class(type(origin)))  # type: ignore[arg-type]
     object.__setattr__(made, "_surgery", (frame, origin))
     return made
 
@@ -48,7 +48,7 @@ def on_meta(value: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
 
 
 @cache
-def _class(base: type) -> type:
+def _class(base: Any) -> type:
     body = {"__getattribute__": _get, "__setattr__": _set, "__delattr__": _refuse, "__reduce_ex__": _refuse}
     return type(base.__name__, (Followed, base), {**body, "__module__": base.__module__, "__hash__": object.__hash__})
 
