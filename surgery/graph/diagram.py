@@ -1,4 +1,7 @@
-"""Draws a model from top to bottom as SVG: its operators, the residual streams they join, and blocks that are alike once."""
+"""Draws a model from top to bottom as SVG: operators on the streams they join; blocks that are alike stand once.
+
+What stands inside an operator, such as the norm of an attention's queries, is not drawn.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,10 @@ def draw_model(top: Entry) -> str:
 
 def _column(entries: list[Entry], x: int, y: int, width: int) -> tuple[int, str]:
     """Entries below each other along a stream that runs at their left; their height, and the drawing."""
-    parts, top = [], y
+    parts, top, is_branch = [], y, False
     for entry in entries:
-        height, part = _entry(entry, x, y, width)
+        height, part = _sum(x, y, is_branch) if _is_sum(entry) else _entry(entry, x, y, width)
+        is_branch = entry.operator is not None and not _is_sum(entry)
         parts.append(part)
         y += height
     wire = f'<path class="g-wire" d="M{x + GAP} {top}V{y}"/>' if entries else ""
@@ -54,8 +58,7 @@ def _column(entries: list[Entry], x: int, y: int, width: int) -> tuple[int, str]
 
 def _entry(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
     if entry.operator is not None:
-        is_sum = entry.operator.role == "residual"
-        return (ROW, _sum(x, y)) if is_sum else (ROW, _operator(entry, x + INDENT, y, width - INDENT))
+        return ROW, _operator(entry, x + INDENT, y, width - INDENT)
     if entry.count == 1 and not entry.module_class and all(child.operator is None for child in entry.children):
         return _column(entry.children, x, y, width)  # a list of blocks
     return _block(entry, x, y, width)
@@ -88,13 +91,17 @@ def _operator(entry: Entry, x: int, y: int, width: int) -> str:
     )
 
 
-def _sum(x: int, y: int) -> str:
-    """The addition of what stands above to the stream."""
+def _is_sum(entry: Entry) -> bool:
+    return entry.operator is not None and entry.operator.role == "residual"
+
+
+def _sum(x: int, y: int, is_branch: bool) -> tuple[int, str]:
+    """An addition to the stream, of what the operator above gives if there `is_branch`."""
     centre, middle = x + GAP, y + PILL // 2
-    return (
+    branch = f"M{x + INDENT + 14} {y - ROW + PILL}V{middle}H{centre + 7}" if is_branch else ""
+    return ROW, (
         f'<circle class="g-sum" cx="{centre}" cy="{middle}" r="7"/>'
-        f'<path class="g-wire" d="M{centre - 7} {middle}H{centre + 7}M{centre} {middle - 7}V{middle + 7}'
-        f'M{x + INDENT + 14} {y - ROW + PILL}V{middle}H{centre + 7}"/>'
+        f'<path class="g-wire" d="M{centre - 7} {middle}H{centre + 7}M{centre} {middle - 7}V{middle + 7}{branch}"/>'
     )
 
 

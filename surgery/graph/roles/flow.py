@@ -54,9 +54,10 @@ class Flow:
                 self.callers[inner].append(place)
                 if inner in self.scopes and not known:
                     self._enter(inner)
-            elif name_of(node) == "setitem" and isinstance(node.args[2], fx.Node):
-                if node.args[2] not in self._writes[node.args[0]]:  # type: ignore[index]
-                    self._writes[node.args[0]].append(node.args[2])  # type: ignore[index]
+            elif name_of(node) == "setitem":
+                written, value = node.args[0], node.args[2]
+                if isinstance(written, fx.Node) and isinstance(value, fx.Node) and value not in self._writes[written]:
+                    self._writes[written].append(value)
 
     def entered(self, place: Place) -> str | None:
         """The path of the scope that the call at `place` enters; None if it enters none."""
@@ -95,7 +96,7 @@ class Flow:
             outer = self._result(path, node.args[0])
             if outer is None or not isinstance(outer[1], tuple | list | dict):
                 return None
-            return outer[0], outer[1][node.args[1]]  # type: ignore[call-overload, index]
+            return outer[0], outer[1][node.args[1]]  # type: ignore[index]
         inner = self.entered((path, node))
         if inner is None:
             return None
