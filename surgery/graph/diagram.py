@@ -15,6 +15,7 @@ COLOURS = {
     "self_attention": "#c2410c",
     "cross_attention": "#b45309",
     "joint_attention": "#be123c",
+    "sequence_mixer": "#be185d",
     "mlp": "#1d4ed8",
     "norm": "#64748b",
     "modulation": "#7e22ce",

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 import surgery
 from surgery.graph.roles import Operator
+from surgery.operators import HyenaX
+from surgery.rewrite import indices
+from surgery.rules import replace_attention
 from tests.classes import Case, all_cases
 from tests.strategies import BlockSpec, blocks, build, inputs, model_specs, sizes
 
@@ -214,6 +217,14 @@ def test_attention_that_is_written_out(softmax, cross):
     graph = surgery.trace(model, {"x": torch.randn(2, 6, 8), "text": torch.randn(2, 3, 8)})
     role = "cross_attention" if cross else "self_attention"
     assert [(o.role, o.path) for o in graph.operators()] == [(role, "attention"), ("residual", ":add")]
+
+
+def test_what_replaced_an_attention_is_a_sequence_mixer():
+    case = CASES["DiTTransformer2DModel"]
+    student = surgery.rewrite(case.model(), [replace_attention(HyenaX(), layers=indices(1))], case.example())
+    found = [(o.role, o.path) for o in surgery.trace(student, case.example()).operators() if o.layer == 1]
+    assert ("sequence_mixer", "transformer_blocks.1.attn1") in found
+    assert "self_attention" not in dict(found)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -8,6 +8,7 @@ from surgery.graph.roles.attention import find_attention, find_cores
 from surgery.graph.roles.embedding import find_embeddings
 from surgery.graph.roles.flow import Place
 from surgery.graph.roles.found import Found
+from surgery.graph.roles.mixer import find_mixers
 from surgery.graph.roles.mlp import find_mlps
 from surgery.graph.roles.modulation import find_modulation
 from surgery.graph.roles.norm import find_norms
@@ -39,6 +40,7 @@ class _Roles:
         cores = find_cores(structure)
         self._add(find_attention(structure, cores))
         self._add(find_mlps(structure, {core.place for core in cores}, self._is_free))
+        self._add(list(find_mixers(structure, self.found)))
         self._add(find_modulation(structure, self._is_free))
         self._add(find_norms(structure))
         self._add(find_embeddings(structure, self._modules, set(self._places())))

@@ -14,7 +14,15 @@ from surgery.graph.scope import Scope
 from surgery.graph.view import child_path, opened
 
 Role = Literal[
-    "self_attention", "cross_attention", "joint_attention", "mlp", "norm", "modulation", "residual", "embedding"
+    "self_attention",
+    "cross_attention",
+    "joint_attention",
+    "sequence_mixer",
+    "mlp",
+    "norm",
+    "modulation",
+    "residual",
+    "embedding",
 ]
 
 
