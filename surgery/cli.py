@@ -103,8 +103,8 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
 
 
 @app.command
-def inspect(model: str, *, as_json: Json = False) -> None:
-    """List the operators of a model: role, shape, parameters and FLOPs.
+def inspect(model: str, *, as_json: Json = False, svg: Path | None = None) -> None:
+    """Show the operators of a model as a tree: role, shapes, parameters and FLOPs.
 
     Parameters
     ----------
@@ -112,19 +112,26 @@ def inspect(model: str, *, as_json: Json = False) -> None:
         A folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
     as_json
         Print them as JSON.
+    svg
+        File to draw the graph into, blocks that are alike once.
     """
     from dataclasses import asdict
 
+    from surgery.files import write_atomically
+    from surgery.graph.diagram import draw_model
+    from surgery.graph.outline import outline
     from surgery.models import load_pretrained
     from surgery.models.inputs import example_inputs
-    from surgery.terminal import operator_table
+    from surgery.terminal import operator_tree
     from surgery.trace import trace
 
     pretrained = load_pretrained(model)
     graph = trace(pretrained.model, example_inputs(pretrained.model))
+    if svg is not None:
+        write_atomically(svg, draw_model(outline(graph.scopes)).encode())
     if as_json:
         return _print_json([asdict(operator) for operator in graph.operators()])
-    _console().print(operator_table(graph))
+    _console().print(operator_tree(graph))
     return None
 
 

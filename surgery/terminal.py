@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Group
@@ -12,6 +12,7 @@ from rich.text import Text
 from surgery.evaluate.metrics import Metrics
 from surgery.evaluate.report import count
 from surgery.graph import ModelGraph
+from surgery.graph.outline import Entry, outline
 from surgery.rewrite import Edit, Plan, Skipped
 from surgery.rewrite.plan import Change
 
@@ -48,18 +49,31 @@ def plan_view(plan: Plan) -> Group:
     return Group(*parts)
 
 
-def operator_table(graph: ModelGraph) -> Table:
-    """The operators of a model, with the whole model last."""
-    table = _table("operator", "role", "class", "layer", "in", "out", "params", "FLOPs")
-    for each in graph.operators():
-        layer = "" if each.layer is None else str(each.layer)
-        shapes = (_shape(each.in_shape), _shape(each.out_shape))
-        role = each.role.replace("_", "-")
-        table.add_row(each.path, role, each.module_class, layer, *shapes, count(each.params), count(each.flops))
+def operator_tree(graph: ModelGraph) -> Table:
+    """The modules and operators of a model as a tree, blocks that are alike once, with the whole model last."""
+    table = _table("operator", "role", "class", "in", "out", "params", "FLOPs")
+    top = outline(graph.scopes)
+    for guides, entry in _rows(top.children):
+        name = Text.assemble((guides, "dim"), entry.name, (f" ({entry.count} x)" if entry.count > 1 else "", "bold"))
+        role = entry.operator.role.replace("_", "-") if entry.operator else ""
+        shapes = (_shape(entry.operator.in_shape), _shape(entry.operator.out_shape)) if entry.operator else ("", "")
+        counts = (_count_or_blank(entry.params), _count_or_blank(entry.flops))
+        table.add_row(name, role, entry.module_class, *shapes, *counts)
     table.add_section()
-    root = graph.root
-    table.add_row("whole model", "", root.module_class.__name__, "", "", "", count(root.params), count(graph.flops))
+    table.add_row("whole model", "", top.module_class, "", "", count(top.params), count(top.flops))
     return table
+
+
+def _rows(entries: Sequence[Entry], guides: str = "") -> Iterator[tuple[str, Entry]]:
+    """Every entry with the lines that lead to it, parents first."""
+    for number, entry in enumerate(entries, 1):
+        is_last = number == len(entries)
+        yield guides + ("└ " if is_last else "├ "), entry
+        yield from _rows(entry.children, guides + ("  " if is_last else "│ "))
+
+
+def _count_or_blank(number: int) -> str:
+    return count(number) if number else ""
 
 
 def bench_table(figures: Mapping[str, Mapping[str, float]]) -> Table:

@@ -72,6 +72,10 @@ def follow_up(capsys, tmp_path) -> None:
     status, out, _ = run(capsys, "inspect", folder / "model", "--json")
     assert status == 0
     assert [o["role"] for o in json.loads(out)].count("self_attention") == 2
+    status, out, _ = run(capsys, "inspect", folder / "model", "--svg", tmp_path / "graph.svg")
+    assert status == 0
+    assert "HyenaXMixer" in out
+    assert "HyenaXMixer" in (tmp_path / "graph.svg").read_text()
     status, _, err = run(capsys, "apply", tmp_path / "recipe.py", "--out", folder)
     assert status == 2
     assert "holds another run; continue it with --resume" in only_line(err)

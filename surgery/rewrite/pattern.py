@@ -13,7 +13,7 @@ from surgery.rewrite.site import Site
 
 
 class OperatorPattern(Config):
-    """Matches one operator by its role and, if given, by the name of its module's class."""
+    """Matches one operator that is a module by its role and, if given, by the name of the module's class."""
 
     kind: Literal["operator"] = "operator"
     role: Role
@@ -23,7 +23,8 @@ class OperatorPattern(Config):
         """The sites in execution order."""
         callers = {child_path(scope, node): (scope, node) for scope, node in calls(graph.scopes, "")}
         for operator in find_operators(graph.scopes):
-            if operator.role == self.role and self.module_class in (None, operator.module_class):
+            wanted = operator.role == self.role and self.module_class in (None, operator.module_class)
+            if wanted and operator.path in callers:
                 yield Site(graph, operator, *callers[operator.path])
 
     def __str__(self) -> str:

@@ -152,7 +152,7 @@ def _nothing(graph: ModelGraph, rule: Rule, skipped: Sequence[Skipped]) -> str:
     if skipped:
         nearest = max(skipped, key=lambda s: not s.reason.startswith("not selected"))
         return f"{head}; {len(skipped)} matched and were skipped, e.g. {nearest.path}: {nearest.reason}"
-    there = Counter(o.role for o in graph.operators() if o.role != "norm")
+    there = Counter(o.role for o in graph.operators() if o.role.endswith("attention") or o.role == "mlp")
     found = ", ".join(f"{count} {role.replace('_', '-')}" for role, count in there.items())
     return f"{head}; it has {found or 'no operators that are recognised'}"
 

@@ -1,0 +1,73 @@
+"""All operators of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from surgery.graph.roles.attention import find_attention, find_cores
+from surgery.graph.roles.embedding import find_embeddings
+from surgery.graph.roles.flow import Place
+from surgery.graph.roles.found import Found
+from surgery.graph.roles.mixer import find_mixers
+from surgery.graph.roles.mlp import find_mlps
+from surgery.graph.roles.modulation import find_modulation
+from surgery.graph.roles.norm import find_norms
+from surgery.graph.roles.operator import Operator, Role, block_layers, module_operator, subgraph_operator
+from surgery.graph.roles.structure import Structure
+from surgery.graph.scope import Scope
+
+
+def find_operators(scopes: Mapping[str, Scope]) -> list[Operator]:
+    """Every operator of the traced model, in execution order, outer before inner."""
+    structure = Structure(scopes)
+    found = sorted(_Roles(structure).found, key=lambda each: (_start(structure, each), -len(each.nodes)))
+    layers, named = block_layers(scopes), set[Place]()
+    operators = []
+    for each in found:
+        if each.nodes:
+            operators.append(subgraph_operator(each.path, each.nodes, _name(each, named), each.role, layers))
+        else:
+            operators.append(module_operator(each.path, structure.flow.callers[each.path][0][1], each.role, layers))
+    return operators
+
+
+class _Roles:
+    """What has a role, a module only one: what is recognised first counts."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.found: list[Found] = []
+        self._modules: dict[str, Role] = {}
+        cores = find_cores(structure)
+        self._add(find_attention(structure, cores))
+        self._add(find_mlps(structure, {core.place for core in cores}, self._is_free))
+        self._add(list(find_mixers(structure, self.found)))
+        self._add(find_modulation(structure, self._is_free))
+        self._add(find_norms(structure))
+        self._add(find_embeddings(structure, self._modules, set(self._places())))
+        self._add([Found("residual", path, (node,)) for path, node in structure.residuals])
+
+    def _add(self, found: list[Found]) -> None:
+        for each in found:
+            if each.nodes:
+                self.found.append(each)
+            elif self._is_free(each.path):
+                self.found.append(each)
+                self._modules[each.path] = each.role
+
+    def _is_free(self, path: str) -> bool:
+        return path not in self._modules
+
+    def _places(self) -> Iterator[Place]:
+        return ((each.path, node) for each in self.found for node in each.nodes)
+
+
+def _start(structure: Structure, each: Found) -> int:
+    place = (each.path, each.nodes[0]) if each.nodes else structure.flow.callers[each.path][0]
+    return structure.flow.order[place]
+
+
+def _name(each: Found, named: set[Place]) -> str:
+    """The name of the first node, or of the next one if another operator of the scope bears it."""
+    free = [node for node in each.nodes if (each.path, node) not in named]
+    named.add((each.path, (free or each.nodes)[0]))
+    return (free or each.nodes)[0].name

@@ -1,0 +1,118 @@
+"""`Operator`: a part of a model that has a role."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx, nn
+
+from surgery.graph.roles.primitives import inputs_of, shape_of
+from surgery.graph.scope import Scope
+from surgery.graph.view import child_path, opened
+
+Role = Literal[
+    "self_attention",
+    "cross_attention",
+    "joint_attention",
+    "sequence_mixer",
+    "mlp",
+    "norm",
+    "modulation",
+    "residual",
+    "embedding",
+]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of the model: a module, or some of the nodes of a scope's graph.
+
+    Attributes:
+        path: of its module in the model; of a subgraph, the path of its scope, a colon, and the name of its first node.
+        role: what it does.
+        module_class: name of the module's class; "" of a subgraph.
+        layer: number of the block that it stands in, counted in execution order; None outside of blocks.
+        in_shape, out_shape: of its first tensor argument and of its first result, on the traced inputs.
+        params: number of parameters.
+        flops: floating point operations of one call on the traced inputs; a multiply-add counts as two.
+        nodes: names of a subgraph's fx nodes in the graph of its scope; empty for a module.
+    """
+
+    path: str
+    role: Role
+    module_class: str
+    layer: int | None
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    params: int
+    flops: int
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        """The path of the module that it is, or that its nodes stand in."""
+        return self.path.partition(":")[0]
+
+
+def calls(scopes: Mapping[str, Scope], path: str) -> Iterator[tuple[str, fx.Node]]:
+    """Every module call in and below the scope at `path`: the scope that it stands in, and its node."""
+    for node in scopes[path].graph.find_nodes(op="call_module"):
+        yield path, node
+        inner = opened(scopes, path, node)
+        if inner is not None:
+            yield from calls(scopes, inner)
+
+
+def block_layers(scopes: Mapping[str, Scope]) -> dict[str, int]:
+    """The paths of the model's blocks (items of a list that the root calls), numbered in execution order."""
+    blocks = [child_path("", node) for node in scopes[""].graph.find_nodes(op="call_module")]
+    repeated = dict.fromkeys(p for p in blocks if p in scopes and re.fullmatch(r".*\.\d+", p))
+    return {path: number for number, path in enumerate(repeated)}
+
+
+def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
+    """The number of the block that the module at `path` is or stands in."""
+    return next((n for block, n in layers.items() if path == block or path.startswith(f"{block}.")), None)
+
+
+def module_operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, int]) -> Operator:
+    """The module at `path`, which `node` calls, as an operator."""
+    return Operator(
+        path=path,
+        role=role,
+        module_class=node.meta["module_class"].__name__,
+        layer=layer_of(path, layers),
+        in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
+        out_shape=shape_of(node),
+        params=node.meta["params"],
+        flops=node.meta["flops"],
+    )
+
+
+def subgraph_operator(
+    path: str, nodes: tuple[fx.Node, ...], name: str, role: Role, layers: Mapping[str, int]
+) -> Operator:
+    """`nodes`, in execution order, of the graph of the scope at `path`, called by the `name` of one, as an operator."""
+    inside = set(nodes)
+    entering = [source for node in nodes for source in inputs_of(node) if source not in inside]
+    computed = [source for source in entering if source.op != "get_attr"]
+    leaving = [node for node in nodes if set(node.users) - inside and shape_of(node)]
+    return Operator(
+        path=f"{path}:{name}",
+        role=role,
+        module_class="",
+        layer=layer_of(path, layers),
+        in_shape=next((shape_of(source) for source in computed), ()),
+        out_shape=next((shape_of(node) for node in reversed(leaving)), ()),
+        params=sum(_params(node) for node in nodes),
+        flops=sum(node.meta.get("flops", 0) for node in nodes),
+        nodes=tuple(node.name for node in nodes),
+    )
+
+
+def _params(node: fx.Node) -> int:
+    value = node.meta.get("val")
+    return value.numel() if isinstance(value, nn.Parameter) else int(node.meta.get("params", 0))
