@@ -284,7 +284,8 @@ class Frame:
         """Close the graph with `result` as its output."""
         for text, container, before in self._lent:
             if not _same_items(container, before):
-                raise TraceError(f"{self._where}: changes {text} in place; declare the module a leaf")
+                kind = type(container).__name__
+                raise TraceError(f"{self._where} changes the {kind} {text} in place; let it make a new {kind} instead")
         out_leaves, out_spec = pytree.tree_flatten(result)
         self.graph.output([self.argument(leaf) for leaf in out_leaves])
         _drop_unused_sizes(self.graph)

@@ -34,3 +34,12 @@ def leaves(value: Any) -> Iterator[Any]:
         yield from leaves(list(value.values()))
     else:
         yield value
+
+
+def containers(text: str, value: Any) -> Iterator[tuple[str, list[Any] | dict[Any, Any]]]:
+    """Every list and dict in `value`, which is called `text`, with what one would call it."""
+    if isinstance(value, list | dict):
+        yield text, value
+    if isinstance(value, list | tuple | dict):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from containers(f"{text}[{key!r}]", item)

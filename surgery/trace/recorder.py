@@ -23,6 +23,7 @@ from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
 from surgery.trace.flex import recorded_flex
 from surgery.trace.frame import Frame
+from surgery.trace.nested import containers
 from surgery.trace.objects import Followed, origin_of, stand_in
 from surgery.trace.reads import READERS, read
 from surgery.trace.shadow import owned_tensors
@@ -185,7 +186,11 @@ class Recorder(TorchFunctionMode):
         inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         self._frames.append(frame)
         try:
-            args, kwargs = unbind(type(module), pytree.tree_unflatten(inner, spec), positional)
+            given = pytree.tree_unflatten(inner, spec)
+            for name, value in given.items():
+                for text, container in containers(name, value):
+                    frame.lend(text, container)
+            args, kwargs = unbind(type(module), given, positional)
             with self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:

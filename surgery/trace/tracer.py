@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
@@ -95,7 +96,7 @@ def _record(
         with unwatched, torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
-        raise TraceError(f"{_place(error, path or type(twin).__name__)}: {_reason(error)}") from error
+        raise TraceError(f"{_place(error, type(module))}: {_reason(error)}") from error
     for name, scope in found.items():
         known = scopes.setdefault(name, Scope(name, scope.module_class, params=scope.params))
         for recording in scope.recordings:
@@ -132,10 +133,13 @@ def _reason(error: Exception) -> str:
     return reason if isinstance(error, SurgeryError) else f"the forward fails on these inputs: {reason}"
 
 
-def _place(error: Exception, name: str) -> str:
-    """File and line in the model's own code that the error came from, or `name` if there is none."""
+def _place(error: Exception, module_class: type[nn.Module]) -> str:
+    """File and line in the model's own code that the error came from; those of the class's forward if there is none."""
     lines = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
-    return f"{lines[-1].filename}:{lines[-1].lineno}" if lines else name
+    if lines:
+        return f"{lines[-1].filename}:{lines[-1].lineno}"
+    code = inspect.unwrap(module_class.forward).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _is_foreign(filename: str) -> bool:

@@ -1,0 +1,146 @@
+"""Things around the mathematics: autocast, caches by size, attributes, functions that FlexAttention is given."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+import surgery
+from surgery.errors import GuardError, TraceError
+from tests.trace.exact import assert_exact
+from tests.trace.test_exact import assert_same
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            y = self.low(x)
+            with torch.autocast(x.device.type, enabled=False):
+                y = self.high(y.float())
+            return y @ y.transpose(-1, -2)
+
+
+def test_autocast_inside_the_model():
+    calls = [{"x": torch.randn(n, 4)} for n in (3, 1, 5)]
+    traced = assert_exact(Mixed(), *calls)
+    assert traced(**calls[0]).dtype == torch.bfloat16
+
+
+def test_autocast_around_the_model():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    x = torch.randn(2, 4)
+    traced = surgery.trace(model, {"input": x}).module()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(model(x), traced(x))
+
+
+@lru_cache(maxsize=4)
+def positions(length: int, width: int) -> torch.Tensor:
+    return torch.arange(length)[:, None] / torch.arange(1, width + 1)[None]
+
+
+class Cached(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + positions(x.shape[1], x.shape[2])
+
+
+def test_a_cache_by_size_does_not_keep_the_sizes_of_the_trace():
+    positions.cache_clear()
+    assert_exact(Cached(), *({"x": torch.randn(1, n, 3)} for n in (4, 7, 4, 2)))
+    assert all(type(v) is torch.Tensor and not v.is_meta for v in [positions(4, 3), positions(7, 3)])
+
+
+class Switch(nn.Module):
+    """Takes another way, and gives another layout, by an attribute of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.is_doubled = 2.0, False
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x * self.scale
+        return (y, y + y) if self.is_doubled else (y,)
+
+
+class Calls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.switch = Switch()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(self.switch(x))  # type: ignore[return-value]
+
+
+def test_an_attribute_that_is_set_after_tracing_counts():
+    model, x = Calls(), torch.randn(3)
+    traced = surgery.trace(model, {"x": x}).module()
+    for scale, is_doubled in ((2.0, False), (3.0, False), (3.0, True), (2.0, False)):
+        for each in (model, traced):
+            each.switch.scale, each.switch.is_doubled = scale, is_doubled
+        assert torch.equal(model(x), traced(x))
+
+
+class Flex(nn.Module):
+    """Windowed attention with a bias by head, its mask function closing over a size and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.rand(2))
+
+    def forward(self, x: torch.Tensor, window: int) -> torch.Tensor:
+        tokens, slope = x.shape[2], self.slope
+
+        def near(b, h, q, k):
+            return (q - k).abs() <= window
+
+        def biased(
+            score: torch.Tensor, b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor
+        ) -> torch.Tensor:
+            return score - slope[h] * (q - k).abs()
+
+        mask = create_block_mask(near, None, None, tokens, tokens, device=x.device)
+        with torch.no_grad():
+            return flex_attention(x, x, x, score_mod=biased, block_mask=mask)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_with_functions_that_close_over_sizes():
+    calls = [
+        {"x": torch.randn(b, 2, n, 16), "window": w} for b, n, w in ((1, 20, 3), (2, 33, 3), (1, 130, 3), (1, 20, 5))
+    ]
+    assert_exact(Flex(), *calls)
+
+
+class Outer(nn.Module):
+    def forward(self, x: torch.Tensor, cache: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+        cache["keys"].append(x)
+        return x * len(cache)
+
+
+def test_a_list_that_is_changed_is_refused():
+    with pytest.raises(
+        TraceError, match=r"test_regions.py:\d+: .* changes the list cache\['keys'\] in place; let it make a new list"
+    ):
+        surgery.trace(Outer(), {"x": torch.ones(2), "cache": {"keys": [torch.ones(1)]}})
+
+
+class Refuses(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] % 2:
+            raise ValueError("needs an even number of tokens")
+        return x.unflatten(1, (-1, 2))
+
+
+def test_what_the_model_refuses_is_a_guard_error_with_the_condition():
+    traced = surgery.trace(Refuses(), {"x": torch.randn(1, 4)}).module()
+    assert traced(torch.randn(3, 6)).shape == (3, 3, 2)
+    with pytest.raises(GuardError, match=r"x\.shape\[1\] % 2.*the model itself refuses: .*needs an even number"):
+        traced(torch.randn(1, 5))
