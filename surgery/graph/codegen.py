@@ -109,7 +109,8 @@ def run(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str
 def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
     """Whether a recording covers the call, and its result or, if none does, why not."""
     base = own_class(module)
-    leaves, spec = pytree.tree_flatten(module._surgery_bind(*args, **kwargs))
+    arguments = module._surgery_bind(*args, **kwargs)
+    leaves, spec = pytree.tree_flatten(arguments)
     signature = signature_of(base, leaves, spec)
     failure = "no recording covers these inputs"
     for recording in scope.recordings:
@@ -128,7 +129,7 @@ def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str,
             if before is not None:
                 before.restore()
         else:
-            return True, pytree.tree_unflatten(result, recording.out_spec)
+            return True, recording.result(result, arguments)
     return False, failure
 
 

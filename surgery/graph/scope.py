@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
+from surgery.graph.containers import Change
 from surgery.graph.guard import require
 from surgery.graph.objects import is_object
 from surgery.graph.state import State
@@ -134,9 +135,10 @@ class Recording:
     """One way through a module's forward, as a `torch.fx.Graph`.
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
-    list of the output's leaves, which `out_spec` puts together again. `state` is what the forward read of the module,
-    and `function` the graph as a function of the module and the graph's inputs. A forward with effects changes inputs or
-    buffers, or draws random numbers; guards are late if they come after.
+    list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
+    and dicts among the arguments. `state` is what the forward read of the module, and `function` the graph as a function
+    of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
+    guards are late if they come after.
     """
 
     signature: Signature
@@ -149,6 +151,7 @@ class Recording:
     state: State = ()
     has_effects: bool = False
     has_late_guards: bool = False
+    changes: tuple[Change, ...] = ()
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
 
     @property
@@ -160,6 +163,15 @@ class Recording:
         """Whether both stand for the same computation on the same kind of inputs."""
         ours, theirs = ((r.signature, r.state) for r in (self, other))
         return self is other or (ours == theirs and self.code == other.code)
+
+    def result(self, outputs: list[Any], arguments: Mapping[str, Any]) -> Any:
+        """What the forward returns, from the outputs of the graph; containers among `arguments` get their new items."""
+        start = self.out_spec.num_leaves
+        for change in self.changes:
+            end = start + change.spec.num_leaves
+            change.apply(arguments, outputs[start:end])
+            start = end
+        return pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
 
     @property
     def outline(self) -> Hashable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
+from surgery.graph.containers import Change, Container, change_of
 from surgery.graph.guard import layout, require
 from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Signature
@@ -52,7 +53,7 @@ class Frame:
         self._alive: list[Any] = []
         self._known: dict[Any, Any] = {}
         self._devices: dict[torch.device, fx.Node] = {}
-        self._lent: list[tuple[str, Any, Any]] = []
+        self._lent: list[tuple[str, tuple[Any, ...], Container, Container]] = []
         self.has_effects = False
         self._has_late_guards = False
 
@@ -78,9 +79,12 @@ class Frame:
     def _own(self, leaf: Any) -> Any:
         return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
 
-    def lend(self, text: str, container: list[Any] | dict[Any, Any]) -> None:
-        """Remember what is in `container`, which the model gets and is not to change."""
-        self._lent.append((text, container, copy.copy(container)))
+    def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
+        """Remember what is in `container`, which the model gets.
+
+        If it changes, the caller of the graph can find it by `path` among the arguments; () forbids to change it.
+        """
+        self._lent.append((text, path, container, copy.copy(container)))
 
     def node_of(self, value: Any) -> fx.Node:
         """The node that made `value`; one of the module's own tensors becomes a `get_attr` node on first use."""
@@ -282,12 +286,10 @@ class Frame:
 
     def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
         """Close the graph with `result` as its output."""
-        for text, container, before in self._lent:
-            if not _same_items(container, before):
-                kind = type(container).__name__
-                raise TraceError(f"{self._where} changes the {kind} {text} in place; let it make a new {kind} instead")
         out_leaves, out_spec = pytree.tree_flatten(result)
-        self.graph.output([self.argument(leaf) for leaf in out_leaves])
+        changes = list(self._changes())
+        new_items = [leaf for _, leaves in changes for leaf in leaves]
+        self.graph.output([self.argument(leaf) for leaf in (*out_leaves, *new_items)])
         _drop_unused_sizes(self.graph)
         self.graph.lint()
         return Recording(
@@ -300,13 +302,18 @@ class Frame:
             self.flops,
             has_effects=self.has_effects,
             has_late_guards=self._has_late_guards,
+            changes=tuple(change for change, _ in changes),
         )
 
-
-def _same_items(container: Any, before: Any) -> bool:
-    now, then = (list(c.values()) if isinstance(c, dict) else c for c in (container, before))
-    keys_match = not isinstance(container, dict) or list(container) == list(before)
-    return keys_match and len(now) == len(then) and all(map(operator.is_, now, then))
+    def _changes(self) -> Iterator[tuple[Change, list[Any]]]:
+        """What the forward did to lists and dicts that it was given, with the leaves of their new items."""
+        for text, path, container, before in self._lent:
+            change = change_of(path, container, before)
+            if change is not None and not path:
+                kind = type(container).__name__
+                raise TraceError(f"{self._where} changes the {kind} {text} in place; let it make a new {kind} instead")
+            if change is not None:
+                yield change
 
 
 def _tells_floats(node: Any) -> bool:

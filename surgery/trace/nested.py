@@ -36,10 +36,10 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def containers(text: str, value: Any) -> Iterator[tuple[str, list[Any] | dict[Any, Any]]]:
-    """Every list and dict in `value`, which is called `text`, with what one would call it."""
-    if isinstance(value, list | dict):
-        yield text, value
+def containers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], list[Any] | dict[Any, Any]]]:
+    """Every list and dict in `value`, inner ones last, with the keys that lead to it."""
+    if isinstance(value, list | dict) and path:
+        yield path, value
     if isinstance(value, list | tuple | dict):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from containers(f"{text}[{key!r}]", item)
+            yield from containers(item, (*path, key))

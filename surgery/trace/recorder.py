@@ -187,9 +187,8 @@ class Recorder(TorchFunctionMode):
         self._frames.append(frame)
         try:
             given = pytree.tree_unflatten(inner, spec)
-            for name, value in given.items():
-                for text, container in containers(name, value):
-                    frame.lend(text, container)
+            for keys, container in containers(given):
+                frame.lend(keys[0] + "".join(f"[{key!r}]" for key in keys[1:]), container, () if path else keys)
             args, kwargs = unbind(type(module), given, positional)
             with self._watching(True):
                 result = _call(module, *args, **kwargs)

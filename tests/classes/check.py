@@ -35,11 +35,20 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def forward(model: nn.Module, case: Case, sizes: Sizes, seed: int = 1, **changes: Any) -> Any:
-    """The output of `model` on inputs of its own; random numbers drawn inside are the same in every call."""
+    """The output of `model` on inputs of its own, which follow as they are then: a forward may fill a cache.
+
+    Random numbers drawn inside are the same in every call.
+    """
     inputs = case.example(sizes, seed) | changes
     torch.manual_seed(seed)
     with torch.no_grad():
-        return model(**inputs)
+        return model(**inputs), tree_map(_attributes, inputs)
+
+
+def _attributes(value: Any) -> Any:
+    """What is in an object; the leaves of plain inputs as they are."""
+    plain = isinstance(value, torch.Tensor) or not hasattr(value, "__dict__")
+    return value if plain else tree_map(_attributes, {k: v for k, v in vars(value).items() if not callable(v)})
 
 
 def gradients(model: nn.Module, case: Case, sizes: Sizes, seed: int = 1) -> list[torch.Tensor | None]:

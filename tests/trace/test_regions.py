@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
@@ -119,17 +120,52 @@ def test_flex_attention_with_functions_that_close_over_sizes():
     assert_exact(Flex(), *calls)
 
 
+class Notes(nn.Module):
+    """Changes lists and dicts that it is given."""
+
+    def forward(self, x: torch.Tensor, cache: dict[str, Any], scales: list[int]) -> torch.Tensor:
+        cache["tokens"] = x.shape[0]
+        cache["keys"].append(x + 1)
+        cache["last"] = cache.pop("first")
+        scales[0] += 1
+        return x * len(cache["keys"]) * scales[0]
+
+
 class Outer(nn.Module):
-    def forward(self, x: torch.Tensor, cache: dict[str, list[torch.Tensor]]) -> torch.Tensor:
-        cache["keys"].append(x)
-        return x * len(cache)
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = Notes()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        cache = {"keys": [x], "first": None}
+        return self.notes(x, cache, [1]) + cache["tokens"]
 
 
-def test_a_list_that_is_changed_is_refused():
-    with pytest.raises(
-        TraceError, match=r"test_regions.py:\d+: .* changes the list cache\['keys'\] in place; let it make a new list"
-    ):
-        surgery.trace(Outer(), {"x": torch.ones(2), "cache": {"keys": [torch.ones(1)]}})
+def notes(tokens: int, keys: int, scale: int) -> dict[str, Any]:
+    cache = {"keys": [torch.randn(tokens) for _ in range(keys)], "first": torch.ones(1), "other": [1, 2]}
+    return {"x": torch.randn(tokens), "cache": cache, "scales": [scale, 7]}
+
+
+def test_lists_and_dicts_that_the_model_changes_are_changed():
+    model, calls = Notes(), [notes(2, 1, 1), notes(3, 1, 5), notes(3, 2, 5)]
+    traced = assert_exact(model, *calls)
+    mine, theirs = notes(4, 1, 2), notes(4, 1, 2)
+    others, keys = mine["cache"]["other"], mine["cache"]["keys"]
+    for _ in range(3):
+        for each, inputs in ((traced, mine), (model, theirs)):
+            each(**inputs)
+            inputs["cache"]["first"] = torch.ones(1)
+    assert list(mine["cache"]) == list(theirs["cache"]) == ["keys", "other", "tokens", "last", "first"]
+    assert mine["scales"] == theirs["scales"] == [5, 7]
+    assert mine["cache"]["other"] is others
+    assert mine["cache"]["keys"] is keys
+    assert len(keys) == 4
+
+
+def test_a_list_that_a_part_of_the_model_changes_is_refused():
+    told = r"test_regions.py:\d+: module 'notes' changes the dict cache in place; let it make a new dict"
+    with pytest.raises(TraceError, match=told):
+        surgery.trace(Outer(), {"x": torch.ones(2)})
 
 
 class Refuses(nn.Module):

@@ -102,7 +102,8 @@ class Flow:
             return None
         recording = self.scopes[inner].recordings[0]
         output = next(iter(recording.graph.find_nodes(op="output")))
-        return inner, pytree.tree_unflatten(output.args[0], recording.out_spec)
+        results = output.args[0][: recording.out_spec.num_leaves]
+        return inner, pytree.tree_unflatten(results, recording.out_spec)
 
     def walk(
         self,
