@@ -18,20 +18,24 @@ FULL = 2
 
 def chunk_inputs(batch: int, frames: int, height: int, width: int, text: int) -> dict[str, Any]:
     # The third chunk is at work. Chunks but the first have the same number of frames.
-    partition = [1, frames, frames]
-    full = FULL * frames * height * width // 4
-    compressed = (len(partition) - FULL + 1) * frames * height * width // 16
     return {
         **anyflow_inputs(batch, frames, height, width, text),
-        "chunk_partition": partition,
-        "kv_cache": {
-            layer: {
-                "full_cache": torch.randn(2, batch, HEADS, full, HEAD),
-                "compressed_cache": torch.randn(2, batch, HEADS, compressed, HEAD),
-            }
-            for layer in range(LAYERS)
-        },
+        "chunk_partition": [1, frames, frames],
+        "kv_cache": cache(batch, frames, height, width),
         "kv_cache_flag": {"num_cached_chunks": 2, "is_cache_step": False},
+    }
+
+
+def cache(batch: int, frames: int, height: int, width: int) -> dict[int, dict[str, torch.Tensor]]:
+    """Keys and values of three chunks, by layer."""
+    full = FULL * frames * height * width // 4
+    compressed = (3 - FULL + 1) * frames * height * width // 16
+    return {
+        layer: {
+            "full_cache": torch.randn(2, batch, HEADS, full, HEAD),
+            "compressed_cache": torch.randn(2, batch, HEADS, compressed, HEAD),
+        }
+        for layer in range(LAYERS)
     }
 
 
@@ -39,6 +43,14 @@ def rollout_inputs(batch: int, frames: int, height: int, width: int, text: int) 
     return {
         **anyflow_inputs(batch, 1 + 2 * frames, height, width, text),
         "chunk_partition": [1, frames, frames],
+    }
+
+
+def prefill_inputs(batch: int, frames: int, height: int, width: int, text: int) -> dict[str, Any]:
+    return {
+        **rollout_inputs(batch, frames, height, width, text),
+        "kv_cache": cache(batch, frames, height, width),
+        "kv_cache_flag": {"is_cache_step": True},
     }
 
 
@@ -55,4 +67,5 @@ SIZES = (
 CASES = (
     Case("AnyFlowFARTransformer3DModel", {**FAR, "full_chunk_limit": FULL}, chunk_inputs, SIZES),
     Case("AnyFlowFARTransformer3DModel", {**FAR, "full_chunk_limit": FULL}, rollout_inputs, SIZES, "rollout"),
+    Case("AnyFlowFARTransformer3DModel", {**FAR, "full_chunk_limit": FULL}, prefill_inputs, SIZES, "prefill"),
 )
