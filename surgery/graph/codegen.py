@@ -154,7 +154,7 @@ def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dic
         return run(module, trace, args, kwargs)
     except torch.OutOfMemoryError:
         raise
-    except (GuardError, RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (GuardError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
         fault = _blame(own_class(module), trace.scope, args, kwargs)
         raise GuardError(f"{fault}: {str(error).partition(chr(10))[0]}") from error
 

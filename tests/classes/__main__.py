@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import diffusers
 import torch
 
 import surgery
 from surgery.errors import GuardError, SurgeryError
-from surgery.graph import ModelGraph
+from surgery.graph import ModelGraph, Role
 from tests.classes import Case, all_cases
 from tests.classes.check import forward, randomised, same_bits
 
@@ -75,7 +76,7 @@ def row_of(case: Case) -> Row:
 
 def _operators(graph: ModelGraph) -> str:
     counts = Counter(operator.role for operator in graph.operators())
-    return ", ".join(f"{count} {role.replace('_', '-')}" for role, count in counts.items())
+    return ", ".join(f"{counts[role]} {role.replace('_', '-')}" for role in get_args(Role) if counts[role])
 
 
 def page(rows: list[Row]) -> str:

@@ -180,3 +180,14 @@ def test_what_the_model_refuses_is_a_guard_error_with_the_condition():
     assert traced(torch.randn(3, 6)).shape == (3, 3, 2)
     with pytest.raises(GuardError, match=r"x\.shape\[1\] % 2.*the model itself refuses: .*needs an even number"):
         traced(torch.randn(1, 5))
+
+
+class Divides(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (6 // (x.shape[0] // 2))
+
+
+def test_no_error_of_python_gets_through():
+    traced = surgery.trace(Divides(), {"x": torch.ones(4)}).module()
+    with pytest.raises(GuardError, match=r"x is \(1,\) float32, traced with \(4,\) float32: .*by zero"):
+        traced(torch.ones(1))
