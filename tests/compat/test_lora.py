@@ -60,7 +60,7 @@ def test_loading_by_the_model_and_its_switches(weights):
     name, folder = weights
     model, twin = pair(name, "original")
     for change in (
-        lambda m: m.load_lora_adapter(folder, prefix="transformer"),
+        lambda m: m.load_lora_adapter(folder, weight_name="pytorch_lora_weights.safetensors"),
         lambda m: m.disable_adapters(),
         lambda m: m.enable_adapters(),
         lambda m: m.set_adapters("default_0", 0.5),

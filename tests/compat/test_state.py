@@ -90,11 +90,11 @@ def test_blocks_taken_out_and_put_in():
 
 def test_a_compiled_module_notices_too():
     torch._dynamo.reset()
-    model, twin = pair("dit", "original")
+    model, twin = pair("pixart", "original")
     compiled = torch.compile(twin, fullgraph=True, backend="eager")
-    assert_follows(model, compiled, "dit")
+    assert_follows(model, compiled, "pixart")
     model.set_attn_processor(Doubled()), twin.set_attn_processor(Doubled())
-    assert_follows(model, compiled, "dit")
+    assert_follows(model, compiled, "pixart")
 
 
 class Varied(nn.Module):
