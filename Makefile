@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test format classes clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -16,6 +16,9 @@ test: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+classes: .venv/installed-dev
+	$(BIN)/python -m tests.classes
 
 clean:
 	rm -rf .venv runs build *.egg-info

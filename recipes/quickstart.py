@@ -11,10 +11,19 @@ from surgery.rules import replace_attention
 recipe = Recipe(
     model="digits-dit",
     data="digits",
-    # A filter of 33 tokens reaches two rows up and down in the 8 x 8 grid.
-    rules=[replace_attention(HyenaX(kernel=33), layers=every(2), inherit="random")],
-    distil=Distil(steps=500, batch_size=32, lr=1.5e-2, checkpoint_every=100),
-    finetune=Finetune(steps=360, batch_size=32, lr=3e-3, ema_decay=0.98, target="teacher", checkpoint_every=90),
+    # A filter of 65 tokens reaches four rows up and down in the 8 x 8 grid.
+    rules=[replace_attention(HyenaX(kernel=65), layers=every(2), inherit="random")],
+    distil=Distil(steps=400, batch_size=32, lr=1.5e-2, checkpoint_every=100),
+    finetune=Finetune(
+        steps=480,
+        batch_size=32,
+        lr=5e-3,
+        optimizer="muon",
+        inherited_lr=0.3,
+        ema_decay=0.98,
+        target="teacher",
+        checkpoint_every=120,
+    ),
     evaluate=Evaluate(samples=1000, steps=10),
     seed=0,
 )

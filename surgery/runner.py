@@ -134,15 +134,14 @@ class _Runner:
             "checkpoints": self._folder.checkpoints,
             "progress": self._progress,
         }
-        scheduler = self._teacher.scheduler
+        models = self._teacher.model, student
+        data = self._data, self._teacher.scheduler
         sites = {edit.path: edit.loss for edit in self._plan.edits}
         with _clock() as seconds:
-            distilled = distil(
-                self._teacher.model, student, sites, self._data, scheduler, self._recipe.distil, **common
-            )
+            distilled = distil(*models, sites, *data, self._recipe.distil, **common)
         self._measure("distilled", student, seconds())
         with _clock() as seconds:
-            finetuned = finetune(self._teacher.model, student, self._data, scheduler, self._recipe.finetune, **common)
+            finetuned = finetune(*models, sites, *data, self._recipe.finetune, **common)
         self._measure("finetuned", student, seconds())
         return [*distilled, *finetuned]
 

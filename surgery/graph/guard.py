@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 class GuardFailed(Exception):
     """A recording does not cover the sizes at hand; its scope may hold, or make, another one that does."""
@@ -19,3 +21,14 @@ def require(actual: Any, expected: Any, condition: str) -> None:
     """
     if actual != expected:
         raise GuardFailed(f"{condition} was {expected!r} when traced and is {actual!r} now")
+
+
+def layout(value: Any) -> Any:
+    """The containers in `value` and what stands in them: constants as they are, tensors by rank, numbers by kind."""
+    if isinstance(value, tuple | list):
+        return (type(value).__name__, *map(layout, value))
+    if isinstance(value, dict):
+        return (type(value).__name__, *((key, layout(item)) for key, item in value.items()))
+    if isinstance(value, torch.Tensor):
+        return f"{value.dim()}-d tensor"
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -86,9 +86,9 @@ def unbind(
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph (a tensor or a number) rather than part of the signature."""
-    numbers = int | float | torch.SymInt | torch.SymFloat
-    return isinstance(leaf, torch.Tensor | numbers) and not isinstance(leaf, bool)
+    """Whether an argument's leaf is an input of the graph: a tensor, number or device. Others are in the signature."""
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device
+    return isinstance(leaf, kinds) and not isinstance(leaf, bool)
 
 
 def leaf_kind(leaf: Any) -> Hashable:
@@ -101,6 +101,8 @@ def leaf_kind(leaf: Any) -> Hashable:
         return ("int",)
     if isinstance(leaf, float | torch.SymFloat):
         return ("float",)
+    if isinstance(leaf, torch.device):
+        return ("device",)
     try:
         hash(leaf)
     except TypeError:
@@ -122,8 +124,8 @@ def not_compiled(*_: Any) -> list[Any]:
 class Recording:
     """One way through a module's forward, as a `torch.fx.Graph`.
 
-    `graph` has one placeholder for each tensor and number among the flattened inputs; its output is the flat list of the
-    output's leaves, which `out_spec` puts together again. `state` is what the forward read of the module,
+    `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
+    list of the output's leaves, which `out_spec` puts together again. `state` is what the forward read of the module,
     and `function` the graph as a function of the module and the graph's inputs.
     """
 
@@ -149,9 +151,9 @@ class Recording:
 
     @property
     def outline(self) -> Hashable:
-        """The structure of the result: ranks of tensors, and the constants in it."""
-        kinds = [("tensor", x.dim()) if isinstance(x, torch.Tensor) else leaf_kind(x) for x in self.out_leaves]
-        return (str(self.out_spec), *kinds)
+        """What callers' graphs take for granted of the result: that it is a tensor of some rank; else they check it."""
+        result = pytree.tree_unflatten(self.out_leaves, self.out_spec)
+        return ("tensor", result.dim()) if isinstance(result, torch.Tensor) else ()
 
     @property
     def code(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,11 @@ def _load(name: str, source: str, subfolder: str | None, *, local: bool) -> Pret
     model_class = _transformer_class(name, source, subfolder, local)
     try:
         model, report = model_class.from_pretrained(
-            source, subfolder=subfolder, local_files_only=local, output_loading_info=True
+            source,
+            subfolder=subfolder,
+            local_files_only=local,
+            output_loading_info=True,
+            low_cpu_mem_usage=find_spec("accelerate") is not None,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error

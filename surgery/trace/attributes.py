@@ -12,8 +12,8 @@ from torch import nn
 
 from surgery.errors import TraceError
 from surgery.graph.state import MISSING, State, describe
-from surgery.trace.fingerprint import BOOKKEEPING
 from surgery.trace.frame import Frame
+from surgery.trace.shadow import BOOKKEEPING
 from surgery.trace.sizes import Number
 
 # Read by `nn.Module.__call__`, or of no effect on the result (checkpointing: see `codegen`).

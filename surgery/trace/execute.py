@@ -8,35 +8,13 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
 
-from surgery.errors import TraceError
-
 META = torch.device("meta")
 MOVES = {"cpu", "cuda", "mps", "xpu"}
-VALUE_READS = {
-    "item",
-    "tolist",
-    "numpy",
-    "__bool__",
-    "__int__",
-    "__float__",
-    "__index__",
-    "__complex__",
-    "__array__",
-}
 
 
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`func(*args, **kwargs)` with every device replaced by meta.
-
-    Raises:
-        TraceError: if the call asks for the values of a tensor, which a trace does not have.
-    """
+    """`func(*args, **kwargs)` with every device replaced by meta."""
     name = getattr(func, "__name__", "")
-    if name in VALUE_READS:
-        raise TraceError(
-            f"the model reads the values of a tensor (Tensor.{name}), so its graph would hold for these values only; "
-            "compute it outside and pass it in, or declare the module that does it a leaf"
-        )
     if name in MOVES and args and isinstance(args[0], torch.Tensor):
         return args[0].to(META)
     if func in _device_constructors() and kwargs.get("device") is None:

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from surgery.graph.state import PLAIN
+from surgery.trace.shadow import BOOKKEEPING
 from surgery.trace.sizes import Number
-
-BOOKKEEPING = {key for key in vars(nn.Module()) if key != "training"}
 
 
 class Unique(Exception):

@@ -11,8 +11,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.graph.guard import require
+from surgery.graph.guard import layout, require
 from surgery.graph.scope import Recording, Signature
+from surgery.trace.shadow import Owned
 from surgery.trace.sizes import Number, Ratio, Size, concrete
 
 SYMBOLS = {
@@ -20,6 +21,8 @@ SYMBOLS = {
     operator.mod: "%", operator.pow: "**", operator.eq: "==", operator.ne: "!=", operator.lt: "<",
     operator.le: "<=", operator.gt: ">", operator.ge: ">=",
 }  # fmt: skip
+
+CODE_NAMES = set(fx.graph._custom_builtins)  # what generated code calls by these names must not be shadowed
 
 
 def is_tracked(value: Any) -> bool:
@@ -35,7 +38,7 @@ class Frame:
         owned: the model's own tensors by id, see `shadow.owned_tensors`.
     """
 
-    def __init__(self, path: str, owned: dict[int, tuple[str, torch.Tensor]]) -> None:
+    def __init__(self, path: str, owned: dict[int, Owned]) -> None:
         self.path = path
         self.graph = fx.Graph()
         self.flops = 0
@@ -43,6 +46,7 @@ class Frame:
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []
         self._known: dict[Any, Any] = {}
+        self._devices: dict[torch.device, fx.Node] = {}
 
     # -- values and nodes ------------------------------------------------------------------------------------------
 
@@ -53,11 +57,12 @@ class Frame:
 
     def placeholder(self, name: str, leaf: Any) -> Any:
         """A new input of the graph; numbers come back tracked."""
-        node = self.graph.placeholder(name)
+        node = self.graph.placeholder(f"{name}_" if name in CODE_NAMES else name)
         node.meta["text"] = name
-        value = leaf
-        if not isinstance(leaf, torch.Tensor):
-            value = self.track(concrete(leaf))
+        if isinstance(leaf, torch.device):
+            self._devices.setdefault(leaf, node)
+            return leaf
+        value = leaf if isinstance(leaf, torch.Tensor) else self.track(concrete(leaf))
         self._describe(node, value)
         self.bind(value, node)
         return value
@@ -72,17 +77,23 @@ class Frame:
                 f"{self._where}: uses a size computed in {value.tape._where} that is not among its arguments; "
                 "pass it as an argument, or declare the module a leaf"
             )
-        path, _ = self._owned.get(id(value), (None, None))
-        if path is None or not path.startswith(self._prefix):
-            what = f"a tensor of shape {tuple(value.shape)}" if path is None else f"the tensor {path!r}"
+        owned = self._owned.get(id(value))
+        if owned is None or not owned.path.startswith(self._prefix):
+            what = f"the tensor {owned.path!r}" if owned else f"a tensor of shape {tuple(value.shape)}"
             raise TraceError(
                 f"{self._where}: uses {what} that is neither an argument nor a parameter or buffer below it; "
                 "pass it as an argument, or register it as a buffer"
             )
-        node = self.graph.get_attr(path[len(self._prefix) :])
+        node = self.graph.get_attr(owned.path[len(self._prefix) :])
+        for key in owned.keys:
+            node = self.graph.call_function(operator.getitem, (node, key))
         self._describe(node, value)
         self.bind(value, node)
         return node
+
+    def is_input(self, value: torch.Tensor) -> bool:
+        """Whether `value` is an argument, whose rank and dtype the signature holds, or the module's own."""
+        return self.is_own(value) or self.node_of(value).op == "placeholder"
 
     def is_own(self, value: torch.Tensor) -> bool:
         """Whether `value` is a parameter or buffer, whose sizes are part of the module and thus constant."""
@@ -100,8 +111,8 @@ class Frame:
         """`value` as a node's argument: tracked values become nodes, the tracing device becomes the run-time one."""
         if is_tracked(value):
             return self.node_of(value)
-        if isinstance(value, torch.device) and value.type == "meta":
-            return self._device()
+        if isinstance(value, torch.device):
+            return self.device() if value.type == "meta" else self._devices.get(value, value)
         if isinstance(value, slice):
             return slice(*map(self.argument, (value.start, value.stop, value.step)))
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -114,27 +125,38 @@ class Frame:
             return {key: self.argument(item) for key, item in value.items()}
         return value
 
-    def _device(self) -> fx.Node:
-        """The device that the module runs on, read at run time from its first tensor."""
-        if "device" not in self._known:
-            anchor = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
-            if anchor is None:
-                prefix = self._prefix
-                own = next((t for p, t in self._owned.values() if p.startswith(prefix)), None)
-                if own is None:
-                    raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
-                anchor = self.node_of(own)
-            self._known["device"] = self.graph.call_function(getattr, (anchor, "device"))
-        node: fx.Node = self._known["device"]
+    def device(self) -> fx.Node:
+        """The device that the module runs on: its argument, or at run time that of its first tensor."""
+        here = torch.device("meta")
+        if here not in self._devices:
+            self._devices[here] = self.graph.call_function(getattr, (self._anchor(), "device"))
+        node: fx.Node = self._devices[here]
         return node
+
+    def _anchor(self) -> fx.Node:
+        """A tensor on the device that the module runs on."""
+        known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
+        if known is not None:
+            return known
+        own = next((o.tensor for o in self._owned.values() if o.path.startswith(self._prefix)), None)
+        if own is None:
+            raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
+        return self.node_of(own)
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
-    def call(self, kind: str, target: Any, args: Any, kwargs: Any, result: Any, flops: int = 0) -> fx.Node:
-        """Write a call whose result, already computed, is `result`; its tensors are followed from here on."""
+    def call(
+        self, kind: str, target: Any, args: Any, kwargs: Any, result: Any, flops: int = 0, guarded: bool = False
+    ) -> fx.Node:
+        """Write a call whose result, already computed, is `result`; its tensors are followed from here on.
+
+        If `guarded`, the layout of the result (how many items, which of them None) is required at run time.
+        """
         node = self.graph.create_node(kind, target, self.argument(args), self.argument(kwargs))
         node.meta["flops"] = flops
         self.flops += flops
+        if guarded:
+            self.guard(layout, (node,), layout(concrete(result)), f"the layout of {node.name}")
         self.follow(node, result)
         return node
 
@@ -181,6 +203,7 @@ class Frame:
         def write() -> fx.Node:
             node = self.graph.call_function(function, nodes)
             node.meta["text"] = _text(function, nodes)
+            node.meta["floats"] = any(map(_tells_floats, nodes))
             return node
 
         return self._once((function, nodes), function(*map(concrete, args)), write)
@@ -189,6 +212,11 @@ class Frame:
         """`function(*args)` as a bare value, which the recording from now on depends on (the `Tape` protocol)."""
         value = function(*map(concrete, args))
         nodes = tuple(map(self.argument, args))
+        if any(map(_tells_floats, nodes)):
+            raise TraceError(
+                f"a branch depends on floating-point values of a tensor ({_text(function, nodes)}), so no graph holds "
+                "for others; write it with torch.where, or declare the module that does it a leaf"
+            )
         self.guard(function, nodes, value, _text(function, nodes))
         return value
 
@@ -202,6 +230,23 @@ class Frame:
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""
         self.graph.call_function(require, (node, value, text))
+
+    def read(self, node: fx.Node, value: Any) -> Any:
+        """`value`, the result of `node`, for the model's use: numbers are tracked, a truth value becomes a guard."""
+        node.meta["val"] = value
+        if isinstance(value, bool):
+            self.require(node, value, node.meta["text"])
+            return value
+        if isinstance(value, list):
+            return [self.read(self._item_of(node, i), item) for i, item in enumerate(value)]
+        tracked = self.track(value)
+        self.bind(tracked, node)
+        return tracked
+
+    def _item_of(self, node: fx.Node, index: int) -> fx.Node:
+        item = self.graph.call_function(operator.getitem, (node, index))
+        item.meta.update(text=f"{node.meta['text']}[{index}]", floats=_tells_floats(node))
+        return item
 
     def _once(self, key: Any, value: Any, write: Callable[[], fx.Node]) -> Any:
         if key not in self._known:
@@ -233,6 +278,11 @@ class Frame:
             [concrete(leaf) for leaf in out_leaves],
             self.flops,
         )
+
+
+def _tells_floats(node: Any) -> bool:
+    """Whether the number that `node` gives was read from floating-point data."""
+    return isinstance(node, fx.Node) and bool(node.meta.get("floats"))
 
 
 def _text(function: Callable[..., Any], nodes: tuple[Any, ...]) -> str:

@@ -17,20 +17,37 @@ from surgery.errors import TraceError
 from surgery.graph.cost import Counted, FlopCounter
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
 from surgery.trace.attributes import Attributes
+from surgery.trace.autocast import recorded_autocast
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
 from surgery.trace.frame import Frame
+from surgery.trace.reads import READERS, read
 from surgery.trace.shadow import owned_tensors
 from surgery.trace.sizes import Number, concrete
+from surgery.trace.values import Values
 
 _call = nn.Module.__call__
 
 # Reads that a recording's signature already covers, or that say nothing about the computation.
-FREE_ATTRIBUTES = {"device", "layout", "ndim", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
+FREE_ATTRIBUTES = {"device", "layout", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
                    "is_nested", "itemsize", "grad", "grad_fn", "is_leaf", "names", "requires_grad"}  # fmt: skip
-FREE_METHODS = {"__hash__", "__repr__", "__format__", "dim", "ndimension", "is_floating_point", "is_complex",
+FREE_METHODS = {"__hash__", "__repr__", "__format__", "is_floating_point", "is_complex",
                 "get_device", "element_size"}  # fmt: skip
-GUARDED_METHODS = {"stride", "is_contiguous", "storage_offset"}
+# Functions that give as many pieces as a size says: a loop over them is unrolled, so their number is guarded.
+COUNTED_PIECES = {
+    "unbind",
+    "split",
+    "chunk",
+    "tensor_split",
+    "hsplit",
+    "vsplit",
+    "dsplit",
+    "unsafe_chunk",
+    "unsafe_split",
+}
+MODES = {torch._C._set_grad_enabled}
+COVERED = {"dtype", "ndim"}  # of an input, by the signature
+GUARDED_METHODS = {"dim", "ndimension", "stride", "is_contiguous", "storage_offset"}
 
 
 class Recorder(TorchFunctionMode):
@@ -41,14 +58,24 @@ class Recorder(TorchFunctionMode):
         scopes: scopes by path; new ones are added.
         root: the path of `model` in the user's model, "" for the whole.
         leaves: paths of modules that are not opened.
+        values: what is known of the values of tensors; None records without any.
     """
 
     def __init__(
-        self, model: nn.Module, scopes: dict[str, Scope], root: str = "", leaves: frozenset[str] = frozenset()
+        self,
+        model: nn.Module,
+        scopes: dict[str, Scope],
+        root: str = "",
+        leaves: frozenset[str] = frozenset(),
+        values: Values | None = None,
     ):
         super().__init__()
-        self._paths = {id(m): _join(root, p) for p, m in model.named_modules()}
-        self._owned = {key: (_join(root, path), tensor) for key, (path, tensor) in owned_tensors(model).items()}
+        self._owned = owned_tensors(model, root)
+        if values is not None:
+            values.learn_owned(self._owned, root)
+        self._values = values
+        self._local = {id(m): path for path, m in model.named_modules()}
+        self._paths = {key: _join(root, path) for key, path in self._local.items()}
         self._scopes = scopes
         self._leaves = leaves
         self._frames: list[Frame] = []
@@ -71,7 +98,8 @@ class Recorder(TorchFunctionMode):
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
-            with self, self._flops, self._attributes.watched():
+            autocast = recorded_autocast(self._current, self._values)
+            with self, self._flops, self._attributes.watched(), autocast:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
@@ -85,17 +113,23 @@ class Recorder(TorchFunctionMode):
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
-            result, flops = self._run_opaque(lambda: _call(module, *concrete(args), **concrete(kwargs)))
+            result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
             flops = _known_flops(module, args, kwargs, flops)
         else:
             result, flops = self._call_scope(module, path, args, kwargs)
         if not self._frames:
             return result
         frame = self._frames[-1]
-        node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops)
+        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
+        node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
         node.meta["module_class"] = type(module)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
         return result
+
+    def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if self._values is not None and self._values.know(args, kwargs):
+            return self._values.call(self._local[id(module)], args, kwargs)
+        return _call(module, *args, **kwargs)
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
         cls = type(module)
@@ -116,7 +150,8 @@ class Recorder(TorchFunctionMode):
         """Record a call of `module` in a frame of its own, or reuse the recording of an identical call."""
         arguments = binder(type(module))(*args, **kwargs)
         leaves, spec = pytree.tree_flatten(arguments)
-        key = call_key(module, leaves, spec, self._fingerprints)
+        # With values at hand every call is run: a replay would know the sizes of its results only.
+        key = None if self._values else call_key(module, leaves, spec, self._fingerprints)
         scope = self._scope(path, module)  # before those of the modules below it
         if key in self._done:
             origin, recording = self._done[key]
@@ -193,16 +228,18 @@ class Recorder(TorchFunctionMode):
         if self._opaque or not self._frames:
             return func(*args, **kwargs)
         frame = self._frames[-1]
-        name = getattr(func, "__name__", "")
-        if name == "__get__":
+        if getattr(func, "__name__", "") == "__get__":
             return self._read(frame, func.__self__.__name__, args[0], func)
-        if name in ("size", "numel", "nelement", "__len__") and _is_method(func, name):
-            return self._measure(frame, name, args, kwargs)
-        if name in GUARDED_METHODS and _is_method(func, name):
-            return self._guarded(frame, name, args, kwargs)
-        if name in FREE_METHODS and _is_method(func, name):
+        method = _method_name(func)
+        if method in ("size", "numel", "nelement", "__len__"):
+            return self._measure(frame, method, args, kwargs)
+        if method in GUARDED_METHODS:
+            return self._guarded(frame, method, args, kwargs)
+        if method in FREE_METHODS:
             return func(*concrete(args), **concrete(kwargs))
-        return self._compute(frame, func, name, args, kwargs)
+        if method in READERS:
+            return read(frame, self._values, method, args[0])
+        return self._compute(frame, func, method, args, kwargs)
 
     def _read(self, frame: Frame, name: str, tensor: torch.Tensor, func: Any) -> Any:
         """An attribute of a tensor."""
@@ -211,10 +248,7 @@ class Recorder(TorchFunctionMode):
         value = func(tensor)
         if isinstance(value, torch.Tensor):
             frame.call("call_function", getattr, (tensor, name), {}, value)
-        elif name == "dtype" and frame.node_of(tensor).op != "placeholder":
-            source = frame.node_of(tensor)
-            frame.guard(getattr, (source, "dtype"), value, f"{source.meta['text']}.dtype")
-        elif name not in FREE_ATTRIBUTES and name != "dtype":
+        elif name not in FREE_ATTRIBUTES and not (name in COVERED and frame.is_input(tensor)):
             source = frame.node_of(tensor)
             frame.guard(getattr, (source, name), value, f"{source.meta['text']}.{name}")
         return value
@@ -233,18 +267,24 @@ class Recorder(TorchFunctionMode):
     def _guarded(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
         """A method whose result is a bare value: the recording depends on it."""
         value = getattr(torch.Tensor, name)(*concrete(args), **concrete(kwargs))
+        if name in ("dim", "ndimension") and frame.is_input(args[0]):
+            return value
         node = frame.graph.call_method(name, frame.argument(args), frame.argument(kwargs))
         node.meta["text"] = f"{frame.node_of(args[0]).meta['text']}.{name}()"
         frame.require(node, value, node.meta["text"])
         return value
 
-    def _compute(self, frame: Frame, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        result, flops = self._run_opaque(lambda: run(func, concrete(args), concrete(kwargs)))
-        if _is_method(func, name):
-            frame.call("call_method", name, args, kwargs, result, flops)
-        else:
-            frame.call("call_function", func, args, kwargs, result, flops)
-        return result
+    def _compute(self, frame: Frame, func: Any, method: str | None, args: Any, kwargs: Any) -> Any:
+        result, flops = self._run_opaque(lambda: self._execute(func, concrete(args), concrete(kwargs)))
+        kind, target = ("call_method", method) if method else ("call_function", func)
+        guarded = getattr(func, "__name__", "") in COUNTED_PIECES
+        node = frame.call(kind, target, args, kwargs, result, flops, guarded)
+        return frame.read(node, result) if isinstance(result, bool | int | float) else result
+
+    def _execute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self._values is not None and func not in MODES and self._values.know(args, kwargs):
+            return self._values.run(func, args, kwargs)
+        return run(func, args, kwargs)
 
     def _run_opaque(self, call: Callable[[], Any]) -> tuple[Any, int]:
         """Run `call` unrecorded; with its result, the floating point operations that it took."""
@@ -273,8 +313,14 @@ def _known_flops(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return module.flops(tokens.shape[0], tokens.shape[1])
 
 
-def _is_method(func: Any, name: str) -> bool:
-    return getattr(torch.Tensor, name, None) is func
+def _method_name(func: Any) -> str | None:
+    """The name under which `func` is a method of tensors; None for other functions."""
+    name = getattr(func, "__name__", "")
+    return name if getattr(torch.Tensor, name, None) is func else _RENAMED.get(id(func))
+
+
+# Methods that Python knows under another name than their own, such as `__pow__`, which calls itself `pow`.
+_RENAMED = {id(method): name for name, method in vars(torch.Tensor).items() if callable(method)}
 
 
 def _leaf_names(arguments: dict[str, Any]) -> list[str]:

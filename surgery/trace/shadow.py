@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +13,18 @@ from torch.overrides import TorchFunctionMode
 
 from surgery.graph.codegen import forget
 
+BOOKKEEPING = set(vars(nn.Module())) - {"training"}
+
+
+def blank(tensor: torch.Tensor) -> torch.Tensor:
+    """A meta tensor of the same sizes, strides and dtype that requires no gradient."""
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
-    blank = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(blank, requires_grad=tensor.requires_grad)
-    return blank.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+        return nn.Parameter(blank(tensor), requires_grad=tensor.requires_grad)
+    return blank(tensor).requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
 
 class _MetaCopies(TorchFunctionMode):
@@ -57,12 +65,30 @@ def _hooks(module: nn.Module) -> dict[str, Any]:
     return {} if list(found) == ["forward"] else found
 
 
-def owned_tensors(model: nn.Module) -> dict[int, tuple[str, torch.Tensor]]:
-    """Parameters, buffers and plain tensor attributes of `model` by `id`, with their paths."""
-    found: dict[int, tuple[str, torch.Tensor]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+@dataclass(frozen=True)
+class Owned:
+    """A tensor that a module holds: the path of the attribute, and the keys inside if that is a list, tuple or dict."""
+
+    path: str
+    keys: tuple[Any, ...]
+    tensor: torch.Tensor
+
+
+def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
+    """Parameters, buffers and plain tensor attributes of `model`, which stands at `root`, by `id`."""
+    found: dict[int, Owned] = {}
+    for path, module in model.named_modules(remove_duplicate=False, prefix=root):
         attributes = {**vars(module), **module._parameters, **module._buffers}
         for name, value in attributes.items():
-            if isinstance(value, torch.Tensor):
-                found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
+            if name not in BOOKKEEPING:
+                for keys, tensor in _tensors(value):
+                    found.setdefault(id(tensor), Owned(f"{path}.{name}" if path else name, keys, tensor))
     return found
+
+
+def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield keys, value
+    elif isinstance(value, list | tuple | dict):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, (*keys, key))

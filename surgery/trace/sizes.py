@@ -10,10 +10,31 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+
+from surgery.trace.nested import apply
+
+_recorded: list[dict[str, Any]] = []
+
+
+@contextmanager
+def recorded_code(spaces: list[dict[str, Any]]) -> Iterator[None]:
+    """While this context is open, code with these globals is the model's own."""
+    _recorded.extend(spaces)
+    try:
+        yield
+    finally:
+        del _recorded[len(_recorded) - len(spaces) :]
+
+
+def is_recorded(space: dict[str, Any]) -> bool:
+    """Whether code with the globals `space` is the model's own."""
+    return any(known is space for known in _recorded)
 
 
 class Tape(Protocol):
@@ -33,6 +54,10 @@ class Number:
         self.value = value
         self.tape = tape
 
+    def bare(self) -> Any:
+        """The number itself, which the recording from now on depends on."""
+        return self.tape.pin(operator.pos, self)
+
     def __bool__(self) -> bool:
         return bool(self.tape.pin(operator.ne, self, 0))
 
@@ -46,19 +71,33 @@ class Number:
         return repr(self.value)
 
     def __str__(self) -> str:
-        return str(self.tape.pin(operator.pos, self))
+        return str(self.bare())
 
     def __format__(self, spec: str) -> str:
-        return format(self.tape.pin(operator.pos, self), spec)
+        return format(self.bare(), spec)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if method != "__call__" or options or not all(isinstance(v, int | float | Number) for v in inputs):
+            return NotImplemented
+        return self.tape.compute(ufunc, *inputs)
+
+    def __hash__(self) -> int:
+        if not is_recorded(sys._getframe(1).f_globals):
+            raise TypeError(f"unhashable type: {type(self).__name__!r}")
+        return hash(self.bare())
 
     def __round__(self, digits: int | None = None) -> Any:
         return self.tape.compute(round, self) if digits is None else self.tape.compute(round, self, digits)
 
 
 class Size(Number, torch.SymInt):
-    """A tracked integer. It is a `torch.SymInt`, so torch's argument parsers take it wherever they take an int."""
+    """A tracked integer. It is a `torch.SymInt`, so torch's argument parsers take it wherever they take an int.
 
-    __hash__ = None  # type: ignore[assignment]
+    As the key of a dict in the model's code it is a bare number. Elsewhere it has no hash, as `SymInt` has none: a cache
+    keyed by it (einops has one) would hand it on to another recording.
+    """
+
+    __hash__ = Number.__hash__
 
     def __index__(self) -> int:
         return int(self)
@@ -67,7 +106,7 @@ class Size(Number, torch.SymInt):
 class Ratio(Number, torch.SymFloat):
     """A tracked float, such as the square root of a token count."""
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = Number.__hash__
 
 
 def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
@@ -112,16 +151,4 @@ _install(Ratio)
 
 def concrete(value: Any) -> Any:
     """`value` with every tracked number replaced by the number that it holds, through tuples, lists, dicts and slices."""
-    if isinstance(value, Number):
-        return value.value
-    if isinstance(value, slice):
-        return slice(concrete(value.start), concrete(value.stop), concrete(value.step))
-    if isinstance(value, torch.Size):
-        return torch.Size([concrete(item) for item in value])
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(concrete, value))
-    if isinstance(value, tuple | list):
-        return type(value)(map(concrete, value))
-    if isinstance(value, dict):
-        return {key: concrete(item) for key, item in value.items()}
-    return value
+    return apply(lambda leaf: leaf.value if isinstance(leaf, Number) else leaf, value)

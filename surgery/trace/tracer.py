@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +17,10 @@ from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
 from surgery.graph.scope import Recording, Scope, forward_signature
 from surgery.graph.state import changed
-from surgery.trace.builtins import tracked_builtins
+from surgery.trace.patches import patched_code
 from surgery.trace.recorder import Recorder
-from surgery.trace.shadow import shadow
+from surgery.trace.shadow import blank, shadow
+from surgery.trace.values import Values
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any], *, leaf: Iterable[str] = ()) -> ModelGraph:
@@ -56,21 +60,41 @@ def record(
     kwargs: dict[str, Any],
     leaves: frozenset[str] = frozenset(),
 ) -> None:
-    """Record one call of `module`, which stands at `path`, and add what is new to `scopes`."""
-    twin = shadow(module)
-    found: dict[str, Scope] = {}
-    args, kwargs = pytree.tree_map(_to_meta, (args, kwargs))
-    recorder = Recorder(twin, found, path, leaves)
+    """Record one call of `module`, which stands at `path`, and add what is new to `scopes`.
+
+    A recording on meta tensors is cheap; where it fails, perhaps because the model reads values, one with values follows.
+    """
     try:
-        # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
-        unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
-        with unwatched, torch.enable_grad(), tracked_builtins(twin), recorder.recording():
+        _record(module, scopes, path, args, kwargs, leaves, with_values=False)
+    except Exception:
+        if all(t.is_meta for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
+            raise
+        _record(module, scopes, path, args, kwargs, leaves, with_values=True)
+
+
+def _record(
+    module: nn.Module,
+    scopes: dict[str, Scope],
+    path: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    leaves: frozenset[str],
+    with_values: bool,
+) -> None:
+    twin = shadow(module)
+    inputs, spec = pytree.tree_flatten((args, kwargs))
+    stand_ins = [_stand_in(value) for value in inputs]
+    pairs = [(meta, value) for meta, value in zip(stand_ins, inputs, strict=True) if isinstance(value, torch.Tensor)]
+    found: dict[str, Scope] = {}
+    recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None)
+    args, kwargs = pytree.tree_unflatten(stand_ins, spec)
+    # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
+    unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
+    try:
+        with unwatched, torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
-    except SurgeryError:
-        raise
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise TraceError(f"{path or type(twin).__name__}: the forward fails on these inputs: {reason}") from error
+        raise TraceError(f"{_place(error, path or type(twin).__name__)}: {_reason(error)}") from error
     for name, scope in found.items():
         known = scopes.setdefault(name, Scope(name, scope.module_class, params=scope.params))
         for recording in scope.recordings:
@@ -86,11 +110,26 @@ def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recor
         raise TraceError(f"{path or type(module).__name__}: the forward sets {attribute} as it runs; declare it a leaf")
 
 
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        blank = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
-        return blank.requires_grad_(value.requires_grad)
-    return value
+def _stand_in(value: Any) -> Any:
+    return blank(value).requires_grad_(value.requires_grad) if isinstance(value, torch.Tensor) else value
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return reason if isinstance(error, SurgeryError) else f"the forward fails on these inputs: {reason}"
+
+
+def _place(error: Exception, name: str) -> str:
+    """File and line in the model's own code that the error came from, or `name` if there is none."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
+    return f"{lines[-1].filename}:{lines[-1].lineno}" if lines else name
+
+
+def _is_foreign(filename: str) -> bool:
+    """Whether a source file belongs to surgery, torch or Python itself."""
+    folders = [str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)]
+    in_python = filename.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in filename
+    return in_python or filename.startswith((*folders, "<"))
 
 
 def _takes_any(model: nn.Module) -> bool:

@@ -80,6 +80,7 @@ def distil(
     task = Task(
         stage=STAGE,
         config=config,
+        model=student,
         parameters=pairs.parameters,
         learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
         backward=lambda step: pairs.losses(batches.training(step).inputs, backward=True),

@@ -6,6 +6,7 @@ loss. Imitating the teacher instead has less noise in its gradient, and gets fur
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -32,7 +33,8 @@ class Finetune(StageConfig):
     gains from; the decay of the average warms up and stays.
 
     ``target`` is what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in,
-    or to imitate the "teacher", see ``surgery.training.imitate``.
+    or to imitate the "teacher", see ``surgery.training.imitate``. ``inherited_lr`` is a factor on the learning rate of
+    the weights that were the teacher's, which need less of it than those of new operators.
     """
 
     steps: PositiveInt = 200
@@ -40,11 +42,13 @@ class Finetune(StageConfig):
     clip: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     target: Literal["data", "teacher"] = "data"
+    inherited_lr: PositiveFloat = 1.0
 
 
 def finetune(
     teacher: nn.Module,
     student: nn.Module,
+    new: Collection[str],
     dataset: LatentDataset,
     scheduler: Any,
     config: Finetune,
@@ -54,6 +58,8 @@ def finetune(
     progress: Progress | None = None,
 ) -> list[LossRecord]:
     """Train all parameters of ``student`` on the denoising loss; return the loss of each step.
+
+    ``new`` are the paths of its new operators, all else is inherited.
 
     At the end the student holds the moving average of its weights. The held-out loss is measured with it too, and
     against the data whatever the target. The teacher is only read, and only if it is the target.
@@ -68,6 +74,7 @@ def finetune(
         scheduler,
         parameters,
         seed=seed,
+        new=sorted(new),
         buffers=digest(dict(student.named_buffers())),
         teacher=digest(teacher.state_dict()) if config.target == "teacher" else None,
     )
@@ -82,17 +89,23 @@ def finetune(
     task = Task(
         stage=STAGE,
         config=config,
+        model=student,
         parameters=parameters,
         learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
         backward=backward,
         validate=partial(_validate, student, batches, ema),
         identity=identity,
         ema=ema,
+        scales={name: config.inherited_lr for name in parameters if _is_inherited(name, new)},
     )
     with frozen_behaviour(teacher, student):
         records = train(task, checkpoints, progress or SilentProgress())
     ema.write_to_parameters()
     return records
+
+
+def _is_inherited(name: str, new: Collection[str]) -> bool:
+    return not any(name.startswith(f"{path}.") for path in new)
 
 
 def _loss(student: nn.Module, batch: NoisedBatch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -21,30 +21,67 @@ def warmup_cosine(step: int, lr: float, warmup: int, steps: int) -> float:
     return warmup_constant(step, lr, warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
-def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """Return AdamW without weight decay (as in the paper); its learning rate is set before each step."""
+class Optimizer:
+    """AdamW without weight decay, as in the paper; for some matrices Muon (Jordan et al. 2024).
+
+    Muon makes each update of a matrix orthogonal; its step is scaled to the size of AdamW's (Liu et al. 2025, arXiv
+    2502.16982), so that both take the same learning rate.
+
+    Args:
+        parameters: what is trained, by name.
+        matrices: the names of those that Muon takes, each of two dimensions.
+        scales: by name, a factor on the learning rate; 1 where none is given.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], matrices: Collection[str] = (), scales: Mapping[str, float] = {}
+    ) -> None:
+        self._parameters = dict(parameters)
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            groups.setdefault((name in matrices, scales.get(name, 1.0)), []).append(parameter)
+        self._parts = [(_optimizer(is_matrix, group), scale) for (is_matrix, scale), group in groups.items()]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for part, _ in self._parts:
+            part.zero_grad()
+
+    def step(self, lr: float) -> None:
+        """Update the parameters at this learning rate."""
+        for part, scale in self._parts:
+            for group in part.param_groups:
+                group["lr"] = lr * scale
+            part.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments as "name/moment" -> tensor."""
+        return {
+            f"{name}/{moment}": tensor
+            for name, parameter in self._parameters.items()
+            for part, _ in self._parts
+            for moment, tensor in part.state.get(parameter, {}).items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a saved state. A count of steps stays on the CPU, where the optimizers keep it."""
+        owners = {id(p): part for part, _ in self._parts for group in part.param_groups for p in group["params"]}
+        for key, tensor in tensors.items():
+            name, moment = key.rsplit("/", 1)
+            parameter = self._parameters[name]
+            device = "cpu" if moment == "step" else parameter.device
+            owners[id(parameter)].state[parameter][moment] = tensor.to(device, copy=True)
+
+
+def _optimizer(is_matrix: bool, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if is_matrix:
+        return torch.optim.Muon(parameters, lr=0.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Return the optimizer's state as "name/moment" -> tensor."""
-    return {
-        f"{name}/{moment}": tensor
-        for name, parameter in parameters.items()
-        for moment, tensor in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_state_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
-) -> None:
-    """Give the optimizer the state that ``state_tensors`` returned; it holds ``parameters`` in this order."""
-    state: dict[int, dict[str, Tensor]] = {}
-    position = {name: i for i, name in enumerate(parameters)}
-    for key, tensor in tensors.items():
-        name, moment = key.rsplit("/", 1)
-        state.setdefault(position[name], {})[moment] = tensor.clone()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def linear_weights(model: nn.Module) -> set[str]:
+    """The names of the weights of linear layers."""
+    return {f"{path}.weight".lstrip(".") for path, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 @contextmanager

@@ -183,5 +183,5 @@ class ReadsValues(torch.nn.Module):
 
 
 def test_control_flow_on_values_is_refused():
-    with pytest.raises(TraceError, match="reads the values of a tensor"):
+    with pytest.raises(TraceError, match=r"test_exact.py:\d+: a branch depends on floating-point values"):
         surgery.trace(ReadsValues(), {"x": torch.ones(2)})

@@ -29,7 +29,7 @@ def train(folder: Path) -> None:
     first = Distil(steps=8, batch_size=4, checkpoint_every=1)
     second = Finetune(steps=8, batch_size=4, checkpoint_every=1)
     records = distil(tiny.teacher(), student, {tiny.SITE: "l1"}, data, noise, first, seed=0, checkpoints=store)
-    records += finetune(tiny.teacher(), student, data, noise, second, seed=0, checkpoints=store)
+    records += finetune(tiny.teacher(), student, (tiny.SITE,), data, noise, second, seed=0, checkpoints=store)
     text = json.dumps([asdict(record) for record in records])
     (folder / "done").write_text(digest(student.state_dict(), text))
 

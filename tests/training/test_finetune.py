@@ -25,7 +25,7 @@ FAST = Finetune(steps=4, batch_size=8, lr=1e-3, warmup=1, checkpoint_every=2)
 
 
 def run(student: nn.Module, config: Finetune = FAST, **more: Any) -> list[LossRecord]:
-    return finetune(tiny.teacher(), student, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
+    return finetune(tiny.teacher(), student, (tiny.SITE,), tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
 
 
 class LastState(CheckpointStore):
@@ -47,6 +47,18 @@ def test_the_loss_falls_and_is_judged_at_checkpoints() -> None:
     assert judged[80] < judged[10]
     assert [r.step for r in records] == list(range(1, 81))
     assert sum(r.loss for r in records[-10:]) < 0.9 * sum(r.loss for r in records[:10])
+
+
+def test_inherited_weights_learn_at_their_own_rate() -> None:
+    one, two = tiny.student(), tiny.student()
+    before = tiny.weights(one)
+    run(one, FAST)
+    run(two, FAST.model_copy(update={"inherited_lr": 1e-6}))
+    moved = {name: (tensor - before[name]).abs().max() for name, tensor in tiny.weights(two).items()}
+    new = {name for name in before if name.startswith(f"{tiny.SITE}.")}
+    assert all(moved[name] > 1e-4 for name in new)
+    assert all(moved[name] < 1e-6 for name in before.keys() - new)
+    assert not tiny.same_bits(tiny.weights(one), tiny.weights(two))
 
 
 def test_the_whole_student_trains() -> None:
@@ -150,7 +162,7 @@ def test_text_conditions_learned_variance_and_any_operator(path: str) -> None:
     options = {"steps": 3, "batch_size": 4, "lr": 1e-2, "warmup": 0}
     records = distil(model, student, {path: "l1"}, data, tiny.scheduler(), Distil(**options), seed=0)
     assert records[0].loss > 0
-    assert len(finetune(model, student, data, tiny.scheduler(), Finetune(**options), seed=0)) == 3
+    assert len(finetune(model, student, (), data, tiny.scheduler(), Finetune(**options), seed=0)) == 3
 
 
 @given(size=st.integers(1, 70), batch_size=st.integers(1, 9), seed=st.integers(0, 99))

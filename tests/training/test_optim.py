@@ -6,11 +6,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from surgery.training.optim import (
-    adamw,
+    Optimizer,
     frozen_behaviour,
-    load_state_tensors,
+    linear_weights,
     requiring_grad,
-    state_tensors,
     warmup_constant,
     warmup_cosine,
 )
@@ -36,28 +35,43 @@ def test_learning_rates_rise_linearly_and_then_stay_or_fall(warmup: int, more: i
     assert cosine[-1] < 0.5 or more < 3
 
 
-def train(layer: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+def train(layer: nn.Module, optimizer: Optimizer, steps: range) -> None:
     for step in steps:
-        optimizer.param_groups[0]["lr"] = 0.01
         optimizer.zero_grad()
         layer(torch.full((1, 3), float(step))).square().sum().backward()
-        optimizer.step()
+        optimizer.step(0.01)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 5), st.integers(1, 5))
-def test_an_optimizer_continues_from_its_state(before: int, after: int) -> None:
+def optimizer_of(layer: nn.Module, is_muon: bool, **scales: float) -> Optimizer:
+    return Optimizer(dict(layer.named_parameters()), linear_weights(layer) if is_muon else (), scales)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 5), st.booleans())
+def test_an_optimizer_continues_from_its_state(before: int, after: int, is_muon: bool) -> None:
     torch.manual_seed(0)
     one, two = nn.Linear(3, 2), nn.Linear(3, 2)
-    optimizer = adamw(one.parameters())
+    optimizer = optimizer_of(one, is_muon, bias=0.5)
     train(one, optimizer, range(before))
     two.load_state_dict(one.state_dict())
-    resumed = adamw(two.parameters())
-    saved = {k: v.clone() for k, v in state_tensors(optimizer, dict(one.named_parameters())).items()}
-    load_state_tensors(resumed, dict(two.named_parameters()), saved)
+    resumed = optimizer_of(two, is_muon, bias=0.5)
+    resumed.load({k: v.clone() for k, v in optimizer.state().items()})
     train(one, optimizer, range(before, before + after))
     train(two, resumed, range(before, before + after))
     assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+
+
+def test_a_scale_slows_one_parameter_and_muon_takes_matrices_only() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    start = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    optimizer = optimizer_of(layer, True, bias=0.1)
+    train(layer, optimizer, range(1))
+    assert {key.rsplit("/", 1)[1] for key in optimizer.state() if key.startswith("weight")} == {"momentum_buffer"}
+    assert torch.allclose(
+        (layer.bias - start["bias"]).abs(), torch.full((2,), 0.001), rtol=1e-3
+    )  # Adam's first step: lr
 
 
 def test_modes_and_flags_are_restored() -> None:

@@ -30,37 +30,48 @@ Outcome = tuple[dict[str, Tensor], list[LossRecord]]
 
 
 def train(
-    stage: str, every: int, store: CheckpointStore | None, progress: Progress, lr: float = 1e-2, seed: int = 0
+    stage: str,
+    every: int,
+    store: CheckpointStore | None,
+    progress: Progress,
+    lr: float = 1e-2,
+    seed: int = 0,
+    optimizer: str = "adamw",
 ) -> Outcome:
     student, data, noise = tiny.student(), tiny.dataset(), tiny.scheduler()
     options = {"steps": STEPS, "batch_size": 4, "lr": lr, "warmup": 2, "checkpoint_every": every}
+    options["optimizer"] = optimizer
     common: dict[str, Any] = {"seed": seed, "checkpoints": store, "progress": progress}
     if stage == "distil":
         records = distil(tiny.teacher(), student, SITES, data, noise, Distil(**options), **common)
     else:
-        records = finetune(tiny.teacher(), student, data, noise, Finetune(**options), **common)
+        records = finetune(tiny.teacher(), student, (tiny.SITE,), data, noise, Finetune(**options), **common)
     return tiny.weights(student), records
 
 
 @cache
-def uninterrupted(stage: str, every: int) -> Outcome:
-    return train(stage, every, None, SilentProgress())
+def uninterrupted(stage: str, every: int, optimizer: str) -> Outcome:
+    return train(stage, every, None, SilentProgress(), optimizer=optimizer)
 
 
 @pytest.mark.parametrize("stage", ["distil", "finetune"])
-@settings(max_examples=8, deadline=None)
-@given(every=st.integers(1, STEPS), interruptions=st.lists(st.integers(1, STEPS), max_size=3))
-def test_interrupted_anywhere(stage: str, every: int, interruptions: list[int]) -> None:
+@settings(max_examples=12, deadline=None)
+@given(
+    every=st.integers(1, STEPS),
+    interruptions=st.lists(st.integers(1, STEPS), max_size=3),
+    optimizer=st.sampled_from(["adamw", "muon"]),
+)
+def test_interrupted_anywhere(stage: str, every: int, interruptions: list[int], optimizer: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(folder)
         for after in interruptions:
             torch.rand(after)  # the state of the global generator must not matter
             try:
-                train(stage, every, store, tiny.Interrupting(after))
+                train(stage, every, store, tiny.Interrupting(after), optimizer=optimizer)
             except tiny.InterruptError:
                 continue
-        resumed, records = train(stage, every, store, SilentProgress())
-    expected, expected_records = uninterrupted(stage, every)
+        resumed, records = train(stage, every, store, SilentProgress(), optimizer=optimizer)
+    expected, expected_records = uninterrupted(stage, every, optimizer)
     assert records == expected_records
     assert tiny.same_bits(resumed, expected)
 
@@ -115,6 +126,6 @@ def test_other_seeds_give_other_weights() -> None:
 
 
 def test_validation_at_a_step_does_not_depend_on_when_checkpoints_are_written() -> None:
-    often = {r.step: r.validation for r in uninterrupted("finetune", 1)[1]}
-    rarely = {r.step: r.validation for r in uninterrupted("finetune", 3)[1]}
+    often = {r.step: r.validation for r in uninterrupted("finetune", 1, "adamw")[1]}
+    rarely = {r.step: r.validation for r in uninterrupted("finetune", 3, "adamw")[1]}
     assert (often[3], often[6]) == (rarely[3], rarely[6])

@@ -1,0 +1,94 @@
+"""Values of tensors, for models that read them.
+
+The recording runs on meta tensors, which have none. A model that reads values (`mask.sum().item()`, `x[mask]`) is
+recorded once more with this at hand: each meta tensor whose values can be known has a real twin here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.trace.nested import apply, leaves
+from surgery.trace.shadow import Owned, blank, owned_tensors
+
+# `torch.all(image == 0)` asks whether an input is there at all, which repeats from call to call.
+SENTINELS = {torch.eq, torch.ne, torch.Tensor.eq, torch.Tensor.ne, torch.Tensor.__eq__, torch.Tensor.__ne__, torch.isnan,
+             torch.Tensor.isnan, torch.isinf, torch.Tensor.isinf}  # fmt: skip
+
+
+class Values:
+    """Real twins of meta tensors.
+
+    Args:
+        real: the module that is recorded; its tensors are read, never written.
+        inputs: pairs of a meta tensor and the real tensor that the caller gave.
+    """
+
+    def __init__(self, real: nn.Module, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self._real: dict[int, torch.Tensor] = {}
+        self._meta: dict[int, torch.Tensor] = {}
+        self._alive: list[torch.Tensor] = []
+        self._from_floats: set[int] = set()
+        self._module = real
+        known = [tensor for _, tensor in inputs if not tensor.is_meta]
+        self.device = next((t.device for t in [*known, *real.parameters()] if not t.is_meta), torch.device("cpu"))
+        for meta, tensor in inputs:
+            self._learn(meta, tensor.detach().clone())
+
+    def learn_owned(self, owned: Mapping[int, Owned], root: str) -> None:
+        """Pair the shadow's own tensors with those of the real module, which stands at `root`."""
+        real = {(o.path, o.keys): o.tensor for o in owned_tensors(self._module, root).values()}
+        for each in owned.values():
+            tensor = real[each.path, each.keys]
+            self._learn(each.tensor, tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
+
+    def of(self, meta: torch.Tensor) -> torch.Tensor | None:
+        """The real twin of `meta`, if it is known."""
+        return self._real.get(id(meta))
+
+    def know(self, *values: Any) -> bool:
+        """Whether every tensor in `values` has a real twin."""
+        return all(id(v) in self._real for v in leaves(values) if isinstance(v, torch.Tensor))
+
+    def compares_floats(self, meta: torch.Tensor) -> bool:
+        """Whether the truth values in `meta` were told from floating-point data, other than by equality."""
+        return id(meta) in self._from_floats
+
+    def call(self, path: str, args: Any, kwargs: Any) -> Any:
+        """The result of the module at `path`, for meta arguments, as meta tensors with real twins."""
+        return self.run(self._module.get_submodule(path), args, kwargs)
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """`function(*args, **kwargs)` for meta arguments, as meta tensors with real twins."""
+        real_args, real_kwargs = apply(self._substitute, args), apply(self._substitute, kwargs)
+        with torch.no_grad():
+            result = function(*real_args, **real_kwargs)
+        told = function not in SENTINELS and any(self._tells(v) for v in leaves((args, kwargs)))
+        return apply(lambda value: self._twin(value, told), result)
+
+    def _tells(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and (value.is_floating_point() or self.compares_floats(value))
+
+    def _substitute(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._real[id(value)]
+        return self.device if isinstance(value, torch.device) and value.type == "meta" else value
+
+    def _twin(self, value: Any, told: bool) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in self._meta:
+            self._learn(blank(value), value)
+        meta = self._meta[id(value)]
+        if told and value.dtype == torch.bool:
+            self._from_floats.add(id(meta))
+        return meta
+
+    def _learn(self, meta: torch.Tensor, real: torch.Tensor) -> None:
+        if not real.is_meta:
+            self._real[id(meta)], self._meta[id(real)] = real, meta
+            self._alive += [meta, real]

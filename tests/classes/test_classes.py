@@ -1,0 +1,78 @@
+"""Every transformer class of diffusers is traced exactly: at other sizes, in train mode, in bfloat16, with gradients."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers.models.transformers as transformers
+import pytest
+import torch
+from torch import nn
+
+import surgery
+from tests.classes import Case, all_cases
+from tests.classes.check import forward, gradients, in_bfloat16, randomised, same_bits
+
+CASES = all_cases()
+FLEX = "flex attention builds its block mask by vmap over sizes"
+FAILING = {
+    "AnyFlowFARTransformer3DModel": FLEX,
+    "Kandinsky6SRTransformer3DModel": FLEX,
+    "WanAnimate2Transformer3DModel": "an input is a Python object that the forward changes",
+}
+
+
+def _param(case: Case) -> Any:
+    reason = FAILING.get(case.class_name)
+    marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+    return pytest.param(case, id=case.name, marks=marks)
+
+
+every_case = pytest.mark.parametrize("case", [_param(case) for case in CASES])
+
+
+def twins(case: Case) -> tuple[nn.Module, nn.Module]:
+    model = randomised(case.model())
+    return model, surgery.trace(model, case.example()).module()
+
+
+def test_every_exported_class_has_a_case():
+    exported = {n for n, v in vars(transformers).items() if isinstance(v, type) and issubclass(v, nn.Module)}
+    assert exported == {case.class_name for case in CASES}
+
+
+@every_case
+def test_bits_at_every_size_and_in_both_output_types(case):
+    model, traced = twins(case)
+    choices: list[dict[str, Any]] = [{}]
+    if "return_dict" in inspect.signature(type(model).forward).parameters:
+        choices = [{"return_dict": True}, {"return_dict": False}]
+    for seed, sizes in enumerate(case.sizes, 1):
+        for choice in choices:
+            expected = forward(model, case, sizes, seed, **choice)
+            assert same_bits(expected, forward(traced, case, sizes, seed, **choice)), f"differs at {sizes} {choice}"
+
+
+@every_case
+def test_gradients_in_train_mode(case):
+    model, traced = twins(case)
+    model.train()
+    traced.train()
+    expected = gradients(model, case, case.sizes[1])
+    assert any(g is not None and g.abs().sum() > 0 for g in expected)
+    assert same_bits(expected, gradients(traced, case, case.sizes[1]))
+
+
+@every_case
+def test_bits_in_bfloat16(case):
+    model, traced = twins(case)
+    model.to(torch.bfloat16)
+    traced.to(torch.bfloat16)
+    inputs = in_bfloat16(case.example(case.sizes[1], 2))
+    with torch.no_grad():
+        try:
+            expected = model(**inputs)
+        except (RuntimeError, ValueError) as error:
+            pytest.skip(f"the class itself does not run in bfloat16: {error}")
+        assert same_bits(expected, traced(**in_bfloat16(case.example(case.sizes[1], 2))))
