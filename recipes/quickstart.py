@@ -1,4 +1,4 @@
-"""Replace half of the attention of a small trained DiT by a gated convolution, and train it most of the way back.
+"""Replace half of the attention of a small trained DiT by a gated convolution, and train it nearly all the way back.
 
 surgery apply recipes/quickstart.py
 """
@@ -24,6 +24,6 @@ recipe = Recipe(
         target="teacher",
         checkpoint_every=120,
     ),
-    evaluate=Evaluate(samples=1000, steps=10),
+    evaluate=Evaluate(samples=1000, steps=10, batch_size=50),
     seed=0,
 )

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from surgery.errors import GuardError
 from surgery.graph.guard import GuardFailed
 from surgery.graph.scope import Scope, binder, is_input, signature_of
+from surgery.graph.snapshot import Snapshot
 from surgery.graph.state import changed, own_class
 
 Record = Callable[[nn.Module, dict[str, Scope], str, tuple[Any, ...], dict[str, Any]], None]
@@ -118,10 +119,14 @@ def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str,
         if change is not None:
             failure = f"{change} is not what it was when the forward was recorded"
             continue
+        inputs = list(filter(is_input, leaves))
+        before = Snapshot(module, inputs) if recording.has_late_guards and not torch.compiler.is_compiling() else None
         try:
-            result = recording.function(module, *filter(is_input, leaves))
+            result = recording.function(module, *inputs)
         except GuardFailed as failed:
             failure = str(failed)
+            if before is not None:
+                before.restore()
         else:
             return True, pytree.tree_unflatten(result, recording.out_spec)
     return False, failure

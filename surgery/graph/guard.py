@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+from surgery.graph.objects import is_object
 
 
 class GuardFailed(Exception):
@@ -31,4 +34,8 @@ def layout(value: Any) -> Any:
         return (type(value).__name__, *((key, layout(item)) for key, item in value.items()))
     if isinstance(value, torch.Tensor):
         return f"{value.dim()}-d tensor"
+    if isinstance(value, BlockMask):
+        return "block mask"
+    if is_object(value):
+        return type(value).__name__
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.guard import require
+from surgery.graph.objects import is_object
 from surgery.graph.state import State
 
 Signature = tuple[Any, ...]
@@ -86,9 +88,12 @@ def unbind(
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph: a tensor, number or device. Others are in the signature."""
-    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device
-    return isinstance(leaf, kinds) and not isinstance(leaf, bool)
+    """Whether an argument's leaf is an input of the graph: a tensor, number, device, block mask of FlexAttention, object.
+
+    Others are in the signature.
+    """
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask
+    return (isinstance(leaf, kinds) and not isinstance(leaf, bool)) or is_object(leaf)
 
 
 def leaf_kind(leaf: Any) -> Hashable:
@@ -103,6 +108,10 @@ def leaf_kind(leaf: Any) -> Hashable:
         return ("float",)
     if isinstance(leaf, torch.device):
         return ("device",)
+    if isinstance(leaf, BlockMask):
+        return ("block mask", leaf.BLOCK_SIZE)
+    if is_object(leaf):
+        return ("object", type(leaf).__module__, type(leaf).__name__)
     try:
         hash(leaf)
     except TypeError:
@@ -126,7 +135,8 @@ class Recording:
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
     list of the output's leaves, which `out_spec` puts together again. `state` is what the forward read of the module,
-    and `function` the graph as a function of the module and the graph's inputs.
+    and `function` the graph as a function of the module and the graph's inputs. A forward with effects changes inputs or
+    buffers, or draws random numbers; guards are late if they come after.
     """
 
     signature: Signature
@@ -137,6 +147,8 @@ class Recording:
     out_leaves: list[Any]
     flops: int = 0
     state: State = ()
+    has_effects: bool = False
+    has_late_guards: bool = False
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
 
     @property

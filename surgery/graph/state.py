@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 
 Description = Any
 State = tuple[tuple[tuple[str, ...], str, Description], ...]  # path below the module, attribute, description
@@ -31,6 +32,8 @@ def describe(value: Any, depth: int = 4) -> Description:
         return (type(value), value)
     if isinstance(value, torch.Tensor):
         return ("tensor", tuple(value.shape), value.dtype)
+    if isinstance(value, BlockMask):
+        return ("block mask", value.seq_lengths, value.BLOCK_SIZE)
     if isinstance(value, nn.Module):
         return ("module", own_class(value))
     if depth and isinstance(value, list | tuple):

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.graph.state import PLAIN
+from surgery.trace.objects import Followed
 from surgery.trace.shadow import BOOKKEEPING
 from surgery.trace.sizes import Number
 
@@ -61,9 +63,11 @@ def _value(value: Any, depth: int = 4) -> Hashable:
         return ("tensor", tuple(value.shape), value.stride(), value.dtype, value.requires_grad)
     if isinstance(value, Number):
         return ("number", value.value)
+    if isinstance(value, BlockMask):
+        return ("block mask", value.seq_lengths, value.BLOCK_SIZE)
     if isinstance(value, PLAIN):
         return (type(value), value)
-    if depth == 0 or isinstance(value, nn.Module | MethodType):
+    if depth == 0 or isinstance(value, nn.Module | MethodType | Followed):
         raise Unique
     if isinstance(value, list | tuple):
         return (type(value), tuple(_value(item, depth - 1) for item in value))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.guard import layout, require
+from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Signature
+from surgery.trace.effects import has_effects
+from surgery.trace.objects import Followed, origin_of, stand_in
 from surgery.trace.shadow import Owned
 from surgery.trace.sizes import Number, Ratio, Size, concrete
 
@@ -26,8 +31,8 @@ CODE_NAMES = set(fx.graph._custom_builtins)  # what generated code calls by thes
 
 
 def is_tracked(value: Any) -> bool:
-    """Whether `value` is followed through the graph (a tensor or a tracked number) rather than written into it."""
-    return isinstance(value, torch.Tensor | Number)
+    """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
+    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
 
 
 class Frame:
@@ -47,6 +52,9 @@ class Frame:
         self._alive: list[Any] = []
         self._known: dict[Any, Any] = {}
         self._devices: dict[torch.device, fx.Node] = {}
+        self._lent: list[tuple[str, Any, Any]] = []
+        self.has_effects = False
+        self._has_late_guards = False
 
     # -- values and nodes ------------------------------------------------------------------------------------------
 
@@ -62,10 +70,17 @@ class Frame:
         if isinstance(leaf, torch.device):
             self._devices.setdefault(leaf, node)
             return leaf
-        value = leaf if isinstance(leaf, torch.Tensor) else self.track(concrete(leaf))
+        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self._own(leaf)
         self._describe(node, value)
         self.bind(value, node)
         return value
+
+    def _own(self, leaf: Any) -> Any:
+        return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
+
+    def lend(self, text: str, container: list[Any] | dict[Any, Any]) -> None:
+        """Remember what is in `container`, which the model gets and is not to change."""
+        self._lent.append((text, container, copy.copy(container)))
 
     def node_of(self, value: Any) -> fx.Node:
         """The node that made `value`; one of the module's own tensors becomes a `get_attr` node on first use."""
@@ -155,6 +170,7 @@ class Frame:
         node = self.graph.create_node(kind, target, self.argument(args), self.argument(kwargs))
         node.meta["flops"] = flops
         self.flops += flops
+        self.has_effects = self.has_effects or has_effects(node)
         if guarded:
             self.guard(layout, (node,), layout(concrete(result)), f"the layout of {node.name}")
         self.follow(node, result)
@@ -229,6 +245,7 @@ class Frame:
 
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""
+        self._has_late_guards = self._has_late_guards or self.has_effects
         self.graph.call_function(require, (node, value, text))
 
     def read(self, node: fx.Node, value: Any) -> Any:
@@ -265,6 +282,9 @@ class Frame:
 
     def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
         """Close the graph with `result` as its output."""
+        for text, container, before in self._lent:
+            if not _same_items(container, before):
+                raise TraceError(f"{self._where}: changes {text} in place; declare the module a leaf")
         out_leaves, out_spec = pytree.tree_flatten(result)
         self.graph.output([self.argument(leaf) for leaf in out_leaves])
         _drop_unused_sizes(self.graph)
@@ -275,9 +295,17 @@ class Frame:
             in_spec,
             out_spec,
             in_leaves,
-            [concrete(leaf) for leaf in out_leaves],
+            [origin_of(concrete(leaf)) for leaf in out_leaves],
             self.flops,
+            has_effects=self.has_effects,
+            has_late_guards=self._has_late_guards,
         )
+
+
+def _same_items(container: Any, before: Any) -> bool:
+    now, then = (list(c.values()) if isinstance(c, dict) else c for c in (container, before))
+    keys_match = not isinstance(container, dict) or list(container) == list(before)
+    return keys_match and len(now) == len(then) and all(map(operator.is_, now, then))
 
 
 def _tells_floats(node: Any) -> bool:

@@ -18,9 +18,12 @@ from surgery.graph.cost import Counted, FlopCounter
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
 from surgery.trace.attributes import Attributes
 from surgery.trace.autocast import recorded_autocast
+from surgery.trace.effects import has_effects
 from surgery.trace.execute import run
 from surgery.trace.fingerprint import call_key
+from surgery.trace.flex import recorded_flex
 from surgery.trace.frame import Frame
+from surgery.trace.objects import Followed, origin_of, stand_in
 from surgery.trace.reads import READERS, read
 from surgery.trace.shadow import owned_tensors
 from surgery.trace.sizes import Number, concrete
@@ -99,7 +102,8 @@ class Recorder(TorchFunctionMode):
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
             autocast = recorded_autocast(self._current, self._values)
-            with self, self._flops, self._attributes.watched(), autocast:
+            flex = recorded_flex(self._current, self._run_opaque)
+            with self, self._flops, self._attributes.watched(), autocast, flex:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
@@ -123,6 +127,7 @@ class Recorder(TorchFunctionMode):
         guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
         node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
         node.meta["module_class"] = type(module)
+        frame.has_effects = frame.has_effects or path in self._leaves or has_effects(node)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
         return result
 
@@ -162,6 +167,8 @@ class Recorder(TorchFunctionMode):
             if key is not None:
                 self._done[key] = path, recording
         scope.add(recording)
+        if self._frames and recording.has_effects:
+            self._frames[-1].has_effects = True
         return result, recording.flops
 
     def _scope(self, path: str, module: nn.Module) -> Scope:
@@ -183,7 +190,7 @@ class Recorder(TorchFunctionMode):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
-        recording = frame.finish(signature, spec, [concrete(leaf) for leaf in leaves], result)
+        recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result)
         recording.state = self._attributes.state(frame)
         return recording, self._hand_back(result, inner, leaves)
 
@@ -195,6 +202,8 @@ class Recorder(TorchFunctionMode):
     def _fresh(self, value: Any) -> Any:
         if isinstance(value, torch.Size):
             return torch.Size(map(self._fresh, value))
+        if isinstance(value, Followed) and self._frames:
+            return stand_in(value, self._frames[-1])
         return self._frames[-1].track(value.value) if isinstance(value, Number) and self._frames else concrete(value)
 
     def _reuse(self, origin: str, path: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.overrides import TorchFunctionMode
 
 from surgery.graph.codegen import forget
@@ -67,11 +68,14 @@ def _hooks(module: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Owned:
-    """A tensor that a module holds: the path of the attribute, and the keys inside if that is a list, tuple or dict."""
+    """A tensor, or a block mask, that a module holds.
+
+    `path` is that of the attribute; `keys` lead further if that is a list, tuple or dict.
+    """
 
     path: str
     keys: tuple[Any, ...]
-    tensor: torch.Tensor
+    tensor: Any
 
 
 def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
@@ -86,8 +90,8 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
     return found
 
 
-def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
+def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, torch.Tensor | BlockMask):
         yield keys, value
     elif isinstance(value, list | tuple | dict):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):

@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
+from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Scope, forward_signature
 from surgery.graph.state import changed
+from surgery.trace.objects import on_meta
 from surgery.trace.patches import patched_code
 from surgery.trace.recorder import Recorder
 from surgery.trace.shadow import blank, shadow
@@ -83,8 +85,7 @@ def _record(
 ) -> None:
     twin = shadow(module)
     inputs, spec = pytree.tree_flatten((args, kwargs))
-    stand_ins = [_stand_in(value) for value in inputs]
-    pairs = [(meta, value) for meta, value in zip(stand_ins, inputs, strict=True) if isinstance(value, torch.Tensor)]
+    stand_ins, pairs = _stand_ins(inputs)
     found: dict[str, Scope] = {}
     recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
@@ -110,8 +111,20 @@ def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recor
         raise TraceError(f"{path or type(module).__name__}: the forward sets {attribute} as it runs; declare it a leaf")
 
 
-def _stand_in(value: Any) -> Any:
-    return blank(value).requires_grad_(value.requires_grad) if isinstance(value, torch.Tensor) else value
+def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """`inputs` on the meta device, and every meta tensor in them with the real one."""
+    stand_ins, pairs = [], []
+    for value in inputs:
+        if isinstance(value, torch.Tensor):
+            meta = blank(value).requires_grad_(value.requires_grad)
+            pairs.append((meta, value))
+        elif is_object(value):
+            meta, inside = on_meta(value)
+            pairs += inside
+        else:
+            meta = value
+        stand_ins.append(meta)
+    return stand_ins, pairs
 
 
 def _reason(error: Exception) -> str:

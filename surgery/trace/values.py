@@ -43,6 +43,8 @@ class Values:
         """Pair the shadow's own tensors with those of the real module, which stands at `root`."""
         real = {(o.path, o.keys): o.tensor for o in owned_tensors(self._module, root).values()}
         for each in owned.values():
+            if not isinstance(each.tensor, torch.Tensor):
+                continue
             tensor = real[each.path, each.keys]
             self._learn(each.tensor, tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
 

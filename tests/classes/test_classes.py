@@ -15,21 +15,7 @@ from tests.classes import Case, all_cases
 from tests.classes.check import forward, gradients, in_bfloat16, randomised, same_bits
 
 CASES = all_cases()
-FLEX = "flex attention builds its block mask by vmap over sizes"
-FAILING = {
-    "AnyFlowFARTransformer3DModel": FLEX,
-    "Kandinsky6SRTransformer3DModel": FLEX,
-    "WanAnimate2Transformer3DModel": "an input is a Python object that the forward changes",
-}
-
-
-def _param(case: Case) -> Any:
-    reason = FAILING.get(case.class_name)
-    marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-    return pytest.param(case, id=case.name, marks=marks)
-
-
-every_case = pytest.mark.parametrize("case", [_param(case) for case in CASES])
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def twins(case: Case) -> tuple[nn.Module, nn.Module]:
@@ -59,7 +45,10 @@ def test_gradients_in_train_mode(case):
     model, traced = twins(case)
     model.train()
     traced.train()
-    expected = gradients(model, case, case.sizes[1])
+    try:
+        expected = gradients(model, case, case.sizes[1])
+    except NotImplementedError as error:
+        pytest.skip(f"the class itself has no gradients here: {error}")
     assert any(g is not None and g.abs().sum() > 0 for g in expected)
     assert same_bits(expected, gradients(traced, case, case.sizes[1]))
 

@@ -1,0 +1,51 @@
+"""Which calls do more than compute a result: they change something that was there before, or draw random numbers."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "rand", "randn", "randint", "randperm", "rand_like",
+          "randn_like",
+          "randint_like", "bernoulli", "multinomial", "normal", "poisson", "scaled_dot_product_attention"}  # fmt: skip
+# Their results may share memory with their first argument.
+VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "transpose", "permute", "movedim",
+         "swapaxes",
+         "squeeze", "unsqueeze", "expand", "expand_as", "narrow", "select", "getitem", "chunk", "split", "tensor_split",
+         "unbind", "unfold", "diagonal", "detach", "contiguous", "to", "type", "type_as", "float", "real", "imag",
+         "view_as_real", "view_as_complex", "getattr", "data"}  # fmt: skip
+
+
+def has_effects(node: fx.Node) -> bool:
+    """Whether the call `node` changes an input of its graph or a tensor of the module, or may draw random numbers.
+
+    A call of an opened module is not told here. Dropout and batch norm count in eval mode too: the graph is the same.
+    """
+    if node.op == "call_module":
+        return issubclass(node.meta.get("module_class", nn.Module), (_DropoutNd, _NormBase))
+    name = _name(node)
+    if name.strip("_") in RANDOM or name.startswith("random_"):
+        return name != "scaled_dot_product_attention" or bool(node.kwargs.get("dropout_p"))
+    return _writes(node, name) and _is_there_before(node.args[0])
+
+
+def _writes(node: fx.Node, name: str) -> bool:
+    is_augmented = name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__")
+    is_method = name.endswith("_") and not name.startswith("__")
+    return is_augmented or is_method or name in ("setitem", "__setitem__") or "out" in node.kwargs
+
+
+def _is_there_before(value: object) -> bool:
+    """Whether `value` is, or may be a view of, an input or a tensor of the module."""
+    while isinstance(value, fx.Node):
+        if value.op in ("placeholder", "get_attr"):
+            return True
+        if _name(value).strip("_") not in VIEWS or not value.args:
+            return False
+        value = value.args[0]
+    return False
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
