@@ -66,12 +66,14 @@ def generated_class(base: type[nn.Module]) -> type[nn.Module]:
 
 
 def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
-    @functools.wraps(base.forward)
+    own_forward = base.forward  # torch.compile follows a function, but not every class, to its forward
+
+    @functools.wraps(own_forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         trace: Trace | None = self._surgery
         # A graph has no place for the recomputation of its calls, and the outcome is the same: its own code does it.
         if trace is None or getattr(self, "gradient_checkpointing", False):
-            return base.forward(self, *args, **kwargs)
+            return own_forward(self, *args, **kwargs)
         return (run if trace.scope.path else run_root)(self, trace, args, kwargs)
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
@@ -79,6 +81,7 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
 
     bind = staticmethod(binder(base))
     body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
+    body["_surgery_own_forward"] = own_forward
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
@@ -89,7 +92,7 @@ def _blank(base: type[nn.Module]) -> nn.Module:
     return made.__new__(made)
 
 
-def run(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The forward of `module`, from a recording that covers the call; one is made if there is none.
 
     Raises:
@@ -97,7 +100,7 @@ def run(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str
     """
     covered, result = _attempt(module, trace.scope, args, kwargs)
     if not covered and torch.compiler.is_compiling():
-        return own_class(module).forward(module, *args, **kwargs)
+        return module._surgery_own_forward(*args, **kwargs)
     if not covered:
         _extend(module, trace, args, kwargs, result)
         covered, result = _attempt(module, trace.scope, args, kwargs)

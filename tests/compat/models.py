@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -17,8 +17,35 @@ from diffusers import (
 from torch import nn
 
 import surgery
+from surgery.operators import HyenaX, MixerDims, SequenceMixer
+from surgery.rewrite import OperatorPattern, Replacement, Rule, Site, indices
+from surgery.rules import replace_attention
+from tests.rewrite.operators import Scale, ScaleMixer
 
 Inputs = dict[str, Any]
+
+
+class Gain(Scale):
+    """Multiplies the tokens by a gain for each feature, whatever else it is called with."""
+
+    kind: Literal["gain"] = "gain"  # type: ignore[assignment]
+
+    def build(self, dims: MixerDims) -> SequenceMixer:
+        return GainMixer(self, dims)
+
+
+class GainMixer(ScaleMixer):
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **extras: Any) -> torch.Tensor:
+        return self.mix(hidden_states)
+
+
+class ToGain(Rule):
+    """Puts a gain in the place of any operator that keeps the shape of its tokens."""
+
+    def replacement(self, site: Site) -> Replacement:
+        width = site.operator.in_shape[-1]
+        dims = MixerDims(dim=width, heads=1, head_dim=width, qkv_bias=False, out_bias=False)
+        return Replacement(operator=Gain(), dims=dims, inherit="random")
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,7 @@ class Family:
 
     build: Callable[[], nn.Module]
     inputs: Callable[[], Inputs]
+    rule: Rule
 
 
 def dit() -> nn.Module:
@@ -109,12 +137,15 @@ def _wan_inputs() -> Inputs:
     return image() | {"hidden_states": _noise(2, 4, 2, 4, 4)}
 
 
+attention = replace_attention(HyenaX(kernel=3), layers=indices(1))
+mlp = ToGain(pattern=OperatorPattern(role="mlp"))
+rotated = ToGain(pattern=OperatorPattern(role="self_attention"), layers=indices(1))
 FAMILIES = {
-    "dit": Family(dit, _dit_inputs),
-    "pixart": Family(pixart, _pixart_inputs),
-    "sd3": Family(sd3, lambda: image(pooled=True)),
-    "flux": Family(flux, _flux_inputs),
-    "wan": Family(wan, _wan_inputs),
+    "dit": Family(dit, _dit_inputs, attention),
+    "pixart": Family(pixart, _pixart_inputs, attention),
+    "sd3": Family(sd3, lambda: image(pooled=True), mlp),
+    "flux": Family(flux, _flux_inputs, mlp),
+    "wan": Family(wan, _wan_inputs, rotated),
 }
 
 
@@ -124,9 +155,22 @@ def original(name: str) -> nn.Module:
     return FAMILIES[name].build().eval()
 
 
+def student(name: str) -> nn.Module:
+    """The model with another operator in its second block."""
+    return surgery.rewrite(original(name), [FAMILIES[name].rule], inputs(name))
+
+
+MAKERS = {"original": original, "student": student}
+
+
 def inputs(name: str) -> Inputs:
     return FAMILIES[name].inputs()
 
 
 def traced(model: nn.Module, name: str) -> nn.Module:
     return surgery.trace(model, inputs(name)).module()
+
+
+def pair(name: str, maker: str) -> tuple[nn.Module, nn.Module]:
+    """A model, and the traced module of one that is equal; they share nothing."""
+    return MAKERS[maker](name), traced(MAKERS[maker](name), name)
