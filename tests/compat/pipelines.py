@@ -87,7 +87,8 @@ def _both() -> dict[str, Any]:
 CALLS = {
     DiTPipeline: lambda: {"class_labels": [5, 1]},
     PixArtSigmaPipeline: lambda: {
-        "height": 8, "width": 8, **_both(), "prompt_attention_mask": torch.ones(1, 5), "negative_prompt_attention_mask": torch.ones(1, 5),
+        "height": 8, "width": 8, **_both(),
+        "prompt_attention_mask": torch.ones(1, 5), "negative_prompt_attention_mask": torch.ones(1, 5),
         "negative_prompt": None, "use_resolution_binning": False,
     },
     StableDiffusion3Pipeline: lambda: {
