@@ -1,22 +1,22 @@
 """Tracing against `torch.export`, at full size on the meta device with dynamic sizes.
 
-Usage: python benchmarks/trace.py [--json]
+Usage: python benchmarks/trace.py [--json] [--save]
 
 Each measurement runs in a process of its own; its peak is that of the whole process, Python and torch included. The last
-line with --json is {"MODEL": {"seconds": s, "export_seconds": s, "peak_gb": g}, ...}.
+line with --json is {"MODEL": {"seconds": s, "export_seconds": s, "peak_gb": g}, ...}; --save keeps it in results/.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from machine import machine, save
 
 Inputs = dict[str, Any]
 Model = tuple[str, dict[str, Any], Callable[[Any], Inputs], dict[str, tuple[int, ...]]]
@@ -96,7 +96,7 @@ def measure(kind: str, name: str) -> dict[str, Any]:
         torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"seconds": seconds, "peak_gb": peak, "torch": torch.__version__, "diffusers": diffusers.__version__}
+    return {"seconds": seconds, "peak_gb": peak}
 
 
 def in_own_process(kind: str, name: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def in_own_process(kind: str, name: str) -> dict[str, Any]:
 
 
 def compare(name: str) -> dict[str, Any]:
-    """The figures of one model, and a line about them on stderr."""
+    """The figures of one model; a line about them goes to stderr."""
     traced, exported = in_own_process("trace", name), in_own_process("export", name)
     if "error" in traced:
         raise SystemExit(f"{name}: {traced['error']}")
@@ -118,17 +118,14 @@ def compare(name: str) -> dict[str, Any]:
     row = {"seconds": traced["seconds"], "export_seconds": seconds, "peak_gb": traced["peak_gb"]}
     against = f"{seconds:.1f} s, {seconds / row['seconds']:.1f} x" if seconds else f"fails: {exported['error']}"
     print(f"{name:12} {row['seconds']:5.2f} s, peak {row['peak_gb']:.2f} GB; torch.export {against}", file=sys.stderr)
-    return {name: row, "torch": traced["torch"], "diffusers": traced["diffusers"]}
+    return row
 
 
 def main() -> None:
-    rows: dict[str, Any] = {}
-    for name in MODELS:
-        rows |= compare(name)
-    versions = f"torch {rows.pop('torch')}, diffusers {rows.pop('diffusers')}"
-    print(
-        f"{versions}, Python {platform.python_version()}, {os.cpu_count()} x {platform.processor() or platform.machine()}"
-    )
+    rows = {name: compare(name) for name in MODELS}
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    if "--save" in sys.argv:
+        print(save("trace", rows))
     if "--json" in sys.argv:
         print(json.dumps(rows))
 
