@@ -84,6 +84,7 @@ def test_a_misspelled_key_is_named_with_its_line_and_the_right_one(folder: Path,
     assert expected in errors(folder / "key.py", text)
 
 
+SELECTIONS = "AllLayers, Every, ThreeOfFour, Indices, Where, Top, Both, Either, Not"
 MISTAKES = {
     "Distil(stepz=3)": "Distil: unknown key 'stepz', did you mean 'steps'?",
     "Distil(lr='fast')": "Distil.lr: must be a valid number, got 'fast'",
@@ -93,11 +94,9 @@ MISTAKES = {
     "every(0)": "Every.n: must be greater than 0, got 0",
     "every(0).no.such(thing=1)": "Every.n: must be greater than 0, got 0",
     "replace_attention(HyenaX(size=1))": "HyenaX: unknown key 'size'; there are kind, kernel, causal",
-    "replace_attention(HyenaX(), layers='all')": (
-        "ReplaceAttention.layers: must be one of AllLayers, Every, Indices, got 'all'"
-    ),
+    "replace_attention(HyenaX(), layers='all')": (f"ReplaceAttention.layers: must be one of {SELECTIONS}, got 'all'"),
     "replace_attention(HyenaX(), layers=HyenaX())": (
-        "ReplaceAttention.layers: must be one of AllLayers, Every, Indices, got HyenaX(kind='hyena_x', "
+        f"ReplaceAttention.layers: must be one of {SELECTIONS}, got HyenaX(kind='hyena_x', "
     ),
     "Recipe(model='m', rules=[], distil=Finetune())": "Recipe.distil: must be a Distil, got Finetune(",
     "Recipe(rules=[], model=Distil(lr=-1))": "Distil.lr: must be greater than 0, got -1",

@@ -4,7 +4,7 @@ from surgery.rewrite.commit import rewrite, undo
 from surgery.rewrite.pattern import OperatorPattern
 from surgery.rewrite.plan import Edit, Plan, Skipped, plan
 from surgery.rewrite.rule import Replacement, Rule
-from surgery.rewrite.selection import Selection, all_layers, every, indices
+from surgery.rewrite.selection import Selection, all_layers, every, indices, three_of_four, top, where
 from surgery.rewrite.site import Site
 
 __all__ = [
@@ -21,5 +21,8 @@ __all__ = [
     "indices",
     "plan",
     "rewrite",
+    "three_of_four",
+    "top",
     "undo",
+    "where",
 ]

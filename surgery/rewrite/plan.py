@@ -12,7 +12,6 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.graph.roles import block_layers
 from surgery.rewrite.rule import Replacement, Rule
 from surgery.rewrite.site import Site
 from surgery.rewrite.validate import Cost, check_contract
@@ -130,17 +129,14 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
 def _sort_sites(graph: ModelGraph, rule: Rule) -> tuple[list[Site], list[Skipped]]:
     """The sites that `rule` edits, and those that it skips."""
     sites = list(rule.pattern.matches(graph))
-    layers = rule.layers.select(list(block_layers(graph.scopes).values()))
-    everywhere = rule.layers.kind == "all"
+    selected = rule.layers.select(sites)
     chosen, skipped = [], []
     for site in sites:
-        layer = site.operator.layer
-        selected = everywhere or layer in layers
-        reason = rule.check(site) if selected else f"not selected by {rule.layers}"
+        reason = rule.check(site) if site.path in selected else f"not selected by {rule.layers}"
         if reason is None:
             chosen.append(site)
         else:
-            skipped.append(Skipped(path=site.path, rule=rule.name, layer=layer, reason=reason))
+            skipped.append(Skipped(path=site.path, rule=rule.name, layer=site.operator.layer, reason=reason))
     if not chosen:
         raise MatchError(_nothing(graph, rule, skipped))
     return chosen, skipped
