@@ -41,7 +41,7 @@ def plan_view(plan: Plan) -> Group:
     for edit in plan.edits:
         edits.add_row(edit.path, edit.replaced, operator_words(edit), change(edit.params), change(edit.flops))
     edits.add_section()
-    edits.add_row("whole model", "", "", change(plan.params), change(plan.flops))
+    edits.add_row("whole model", "", "", change(plan.total.params), change(plan.total.flops))
     parts: list[Table | Text] = [edits]
     if plan.skipped:
         parts.append(_skipped(plan.skipped))

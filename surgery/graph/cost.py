@@ -24,6 +24,9 @@ class Counted(Protocol):
     def flops(self, batch: int, tokens: int) -> int:
         """Floating point operations for tokens of shape (batch, tokens, D)."""
 
+    def flops_mixing(self, batch: int, tokens: int) -> int:
+        """Those of mixing tokens alone: no projections, no filters of a featuriser."""
+
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the operations of all that runs inside it."""

@@ -36,6 +36,7 @@ class Edit(Config):
         replacement: the new one.
         loss: of its distillation.
         params, flops: parameters, and floating point operations of one call on the traced inputs.
+        flops_mixing: those of mixing tokens, without projections and featuriser filters, as the paper's table counts.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Edit(Config):
     loss: Literal["l1", "l2", "huber"]
     params: Change
     flops: Change
+    flops_mixing: Change
 
 
 class Skipped(Config):
@@ -69,29 +71,36 @@ class Conflict(Config):
         return f"{self.rules[0]} and {self.rules[1]} both edit {where}"
 
 
+class Total(Config):
+    """Counts of the whole model, `flops` for one forward on the traced inputs, `flops_mixing` of the edited operators."""
+
+    params: Change
+    flops: Change
+    flops_mixing: Change
+
+
 class Plan(Config):
     """What `rules` do to a model.
 
     Attributes:
         edits, skipped, conflicts: in execution order of their sites.
-        params, flops: of the whole model, `flops` for one forward on the traced inputs.
+        total: of the whole model.
     """
 
     edits: tuple[SerializeAsAny[Edit], ...]
     skipped: tuple[Skipped, ...]
     conflicts: tuple[Conflict, ...]
-    params: Change
-    flops: Change
+    total: Total
 
     @property
     def before(self) -> Cost:
         """Cost of the model as it is."""
-        return Cost(self.params.before, self.flops.before)
+        return Cost(self.total.params.before, self.total.flops.before, self.total.flops_mixing.before)
 
     @property
     def after(self) -> Cost:
         """Cost of the student."""
-        return Cost(self.params.after, self.flops.after)
+        return Cost(self.total.params.after, self.total.flops.after, self.total.flops_mixing.after)
 
 
 def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[str, Any] | None = None) -> Plan:
@@ -121,8 +130,11 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         edits=tuple(edits),
         skipped=tuple(skipped),
         conflicts=tuple(_conflicts(edits)),
-        params=_total(graph.root.params, [e.params for e in edits]),
-        flops=_total(graph.flops, [e.flops for e in edits]),
+        total=Total(
+            params=_total(graph.root.params, [e.params for e in edits]),
+            flops=_total(graph.flops, [e.flops for e in edits]),
+            flops_mixing=_total(sum(e.flops_mixing.before for e in edits), [e.flops_mixing for e in edits]),
+        ),
     )
 
 
@@ -166,6 +178,7 @@ def _edit(rule: Rule, site: Site) -> Edit:
         loss=rule.loss,
         params=Change(before=operator.params, after=cost.params),
         flops=Change(before=operator.flops, after=cost.flops),
+        flops_mixing=Change(before=operator.flops_mixing, after=cost.flops_mixing),
     )
 
 

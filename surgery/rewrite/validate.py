@@ -14,10 +14,11 @@ from surgery.rewrite.site import Site
 
 
 class Cost(NamedTuple):
-    """Parameters, and floating point operations of one call."""
+    """Parameters, and floating point operations of one call: all, and those of mixing alone."""
 
     params: int
     flops: int
+    flops_mixing: int
 
 
 def check_contract(site: Site, replacement: Replacement) -> Cost:
@@ -39,8 +40,12 @@ def check_contract(site: Site, replacement: Replacement) -> Cost:
     for batch, length in ((tokens[0] + 2, tokens[1]), (tokens[0], 4 * tokens[1]), (tokens[0], 1)):
         call = _resize((args, kwargs, site.node.meta["val"]), tokens, (batch, length))
         _run(site, replacement, new, *call)
-    flops = replacement.operator.flops(replacement.dims, tokens[0], tokens[1])
-    return Cost(sum(p.numel() for p in new.parameters()), flops)
+    operator, dims = replacement.operator, replacement.dims
+    return Cost(
+        params=sum(p.numel() for p in new.parameters()),
+        flops=operator.flops(dims, *tokens[:2]),
+        flops_mixing=operator.flops_mixing(dims, *tokens[:2]),
+    )
 
 
 def _run(site: Site, replacement: Replacement, new: nn.Module, args: Any, kwargs: Any, expected: torch.Tensor) -> None:

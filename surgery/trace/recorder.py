@@ -119,8 +119,9 @@ class Recorder(TorchFunctionMode):
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
-            flops = _known_flops(module, args, kwargs, flops)
+            flops, mixing = _known_flops(module, args, kwargs, flops)
         else:
+            mixing = None
             result, flops = self._call_scope(module, path, args, kwargs)
         if not self._frames:
             return result
@@ -130,6 +131,8 @@ class Recorder(TorchFunctionMode):
         node.meta["module_class"] = type(module)
         frame.has_effects = frame.has_effects or path in self._leaves or has_effects(node)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
+        if mixing is not None:
+            node.meta["flops_mixing"] = mixing
         return result
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -319,11 +322,15 @@ def _join(root: str, path: str) -> str:
     return f"{root}.{path}" if root and path else root or path
 
 
-def _known_flops(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counted: int) -> int:
+def _known_flops(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counted: int
+) -> tuple[int, int | None]:
+    """What a call costs, and how much of it is mixing; None if the module does not say."""
     if not isinstance(module, Counted):
-        return counted
+        return counted, None
     tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
-    return module.flops(tokens.shape[0], tokens.shape[1])
+    batch, length = tokens.shape[:2]
+    return module.flops(batch, length), module.flops_mixing(batch, length)
 
 
 def _method_name(func: Any) -> str | None:

@@ -132,10 +132,10 @@ def test_a_plan_counts_what_the_student_has(spec, size, data):
     model, example = build(spec), inputs(spec, size)
     rule = replace_attention(HyenaX(kernel=3), layers=indices(*layers_of(spec, data)))
     planned, student = surgery.plan(model, [rule], example), surgery.rewrite(model, [rule], example)
-    assert planned.params.before == sum(p.numel() for p in model.parameters())
-    assert planned.params.after == sum(p.numel() for p in student.parameters())
-    assert planned.flops.before == surgery.trace(model, example).flops
-    assert planned.flops.after == surgery.trace(student, example).flops
+    assert planned.total.params.before == sum(p.numel() for p in model.parameters())
+    assert planned.total.params.after == sum(p.numel() for p in student.parameters())
+    assert planned.total.flops.before == surgery.trace(model, example).flops
+    assert planned.total.flops.after == surgery.trace(student, example).flops
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from surgery.graph.roles.attention import find_attention, find_cores
@@ -13,8 +14,10 @@ from surgery.graph.roles.mlp import find_mlps
 from surgery.graph.roles.modulation import find_modulation
 from surgery.graph.roles.norm import find_norms
 from surgery.graph.roles.operator import Operator, Role, block_layers, module_operator, subgraph_operator
+from surgery.graph.roles.primitives import is_linear
 from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
+from surgery.graph.view import child_path
 
 
 def find_operators(scopes: Mapping[str, Scope]) -> list[Operator]:
@@ -22,13 +25,25 @@ def find_operators(scopes: Mapping[str, Scope]) -> list[Operator]:
     structure = Structure(scopes)
     found = sorted(_Roles(structure).found, key=lambda each: (_start(structure, each), -len(each.nodes)))
     layers, named = block_layers(scopes), set[Place]()
+    linear = _linear_flops(structure)
     operators = []
     for each in found:
         if each.nodes:
             operators.append(subgraph_operator(each.path, each.nodes, _name(each, named), each.role, layers))
         else:
-            operators.append(module_operator(each.path, structure.flow.callers[each.path][0][1], each.role, layers))
+            call = structure.flow.callers[each.path][0][1]
+            operators.append(module_operator(each.path, call, each.role, layers, linear[each.path]))
     return operators
+
+
+def _linear_flops(structure: Structure) -> Counter[str]:
+    """What learned linear maps cost, by the paths of the modules that they stand in or are."""
+    flops: Counter[str] = Counter()
+    for path, node in structure.flow.order:
+        if is_linear(node):
+            names = (child_path(path, node) if node.op == "call_module" else path).split(".")
+            flops.update({".".join(names[:depth]): node.meta["flops"] for depth in range(1, len(names) + 1)})
+    return flops
 
 
 class _Roles:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import fx, nn
 
-from surgery.graph.roles.primitives import inputs_of, shape_of
+from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.scope import Scope
 from surgery.graph.view import child_path, opened
 
@@ -38,6 +38,7 @@ class Operator:
         in_shape, out_shape: of its first tensor argument and of its first result, on the traced inputs.
         params: number of parameters.
         flops: floating point operations of one call on the traced inputs; a multiply-add counts as two.
+        flops_mixing: those that are not spent in learned linear maps; of an MLP all, as features are mixed by these.
         nodes: names of a subgraph's fx nodes in the graph of its scope; empty for a module.
     """
 
@@ -49,6 +50,7 @@ class Operator:
     out_shape: tuple[int, ...]
     params: int
     flops: int
+    flops_mixing: int
     nodes: tuple[str, ...] = ()
 
     @property
@@ -78,8 +80,9 @@ def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
     return next((n for block, n in layers.items() if path == block or path.startswith(f"{block}.")), None)
 
 
-def module_operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, int]) -> Operator:
-    """The module at `path`, which `node` calls, as an operator."""
+def module_operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, int], linear_flops: int) -> Operator:
+    """The module at `path`, which `node` calls and in which linear maps take `linear_flops`, as an operator."""
+    flops = node.meta["flops"]
     return Operator(
         path=path,
         role=role,
@@ -88,7 +91,8 @@ def module_operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, i
         in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
         out_shape=shape_of(node),
         params=node.meta["params"],
-        flops=node.meta["flops"],
+        flops=flops,
+        flops_mixing=node.meta.get("flops_mixing", flops if role == "mlp" else flops - linear_flops),
     )
 
 
@@ -100,6 +104,7 @@ def subgraph_operator(
     entering = [source for node in nodes for source in inputs_of(node) if source not in inside]
     computed = [source for source in entering if source.op != "get_attr"]
     leaving = [node for node in nodes if set(node.users) - inside and shape_of(node)]
+    mixing = [node for node in nodes if role == "mlp" or not is_linear(node)]
     return Operator(
         path=f"{path}:{name}",
         role=role,
@@ -109,6 +114,7 @@ def subgraph_operator(
         out_shape=next((shape_of(node) for node in reversed(leaving)), ()),
         params=sum(_params(node) for node in nodes),
         flops=sum(node.meta.get("flops", 0) for node in nodes),
+        flops_mixing=sum(node.meta.get("flops", 0) for node in mixing),
         nodes=tuple(node.name for node in nodes),
     )
 
