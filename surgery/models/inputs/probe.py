@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 META, CPU = torch.device("meta"), torch.device("cpu")
-LARGEST = 1 << 24  # elements of a tensor that is given values, all zero, as its values are asked for
-LARGE = 1 << 16  # elements of a tensor whose floating-point values are not followed
+LONGEST = 50_000  # functions that a forward may run: on inputs that it is not made for it may never return
+LARGEST = 1 << 22  # elements of a tensor that is given values, all zero, as its values are asked for
+LARGE = 1 << 16  # elements of a tensor whose values are no longer followed
 CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, functional.conv1d, functional.conv2d, functional.conv3d}
 WEIGHTED = {functional.linear, *CONVOLUTIONS}
 NORMS = {functional.layer_norm, torch.layer_norm, functional.rms_norm, torch.rms_norm}
@@ -31,11 +32,13 @@ class WidthError(Exception):
 
     Attributes:
         pairs: widths that were given and expected, any of which may be the one that is wrong.
+        is_guess: what is expected is only another operand's size.
     """
 
-    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+    def __init__(self, pairs: list[tuple[int, int]], is_guess: bool) -> None:
         super().__init__(f"widths {pairs}")
         self.pairs = pairs
+        self.is_guess = is_guess
 
 
 class Probe(TorchFunctionMode):
@@ -53,6 +56,8 @@ class Probe(TorchFunctionMode):
         self.steps = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.steps >= LONGEST:
+            raise RuntimeError("this forward goes on and on")
         result = self._run(func, args, kwargs or {})
         self.steps += 1
         return result
@@ -70,7 +75,7 @@ class Probe(TorchFunctionMode):
         except Exception:
             widths = _widths(func, args, kwargs)
             if widths:
-                raise WidthError(widths) from None
+                raise WidthError(widths, is_guess=func in BROADCASTS) from None
             if any(isinstance(t, nn.Parameter) or t.numel() > LARGEST for t in tensors):
                 raise
         args, kwargs = pytree.tree_map(_from_meta_device, pytree.tree_map(_to_zeros, (args, kwargs)))
@@ -88,7 +93,7 @@ def _check(func: Any, tensors: list[torch.Tensor]) -> None:
 
 
 def _without_large(value: Any) -> Any:
-    is_large = isinstance(value, torch.Tensor) and value.numel() > LARGE and value.is_floating_point()
+    is_large = isinstance(value, torch.Tensor) and value.numel() > LARGE
     return value.to(META) if is_large else value
 
 

@@ -21,7 +21,7 @@ from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
 from surgery.trace.shadow import shadow
 
-TRIALS, STEPS = 500, 200_000  # of forwards and of the torch functions in them, after which a search gives up
+TRIALS, STEPS = 500, 300_000  # of forwards and of the torch functions in them, after which a search gives up
 TORCH, OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 DONE = (1 << 60,)
 
@@ -113,7 +113,11 @@ class Search:
                 inputs = self._made(makers, choice[0], widths)
                 self._run(inputs)
             except WidthError as error:
-                told = solve(error.pairs, {n: m for n, m in self._marks.items() if n in makers and n not in widths})
+                pairs = error.pairs
+                if error.is_guess:
+                    # Such a size is as likely to be one of tokens, of a layout that is not right yet.
+                    pairs = [(g, e) for g, e in pairs if e not in vars(self._sizes[choice[0]]).values()]
+                told = solve(pairs, {n: m for n, m in self._marks.items() if n in makers and n not in widths})
                 if not told:
                     return _place(error.__traceback__), inputs
                 widths |= told

@@ -91,13 +91,14 @@ def _natural(config: Config, class_name: str, batch: int) -> Sizes:
     sample = config.get("sample_size")
     side = sample if isinstance(sample, int) else _rounded(SIDE, math.lcm(*patch[1:]))
     frames = _rounded(_frames(config), patch[0]) if is_video(config, class_name) else 1
+    text = LONG_TEXT if config.get("image_dim") else TEXT
     return Sizes(
         batch=batch,
         frames=frames,
         height=_number(config, "sample_height", side),
         width=_number(config, "sample_width", side),
         length=sample if isinstance(sample, int) else LENGTH,
-        text=next((config[name] for name in TEXT_LENGTHS if config.get(name)), TEXT),
+        text=next((config[name] for name in TEXT_LENGTHS if config.get(name)), text),
         patch_frames=patch[0],
         patch_height=patch[1],
         patch_width=patch[2],

@@ -54,10 +54,12 @@ def is_known(name: str) -> bool:
 
 
 def _entry(parameter: inspect.Parameter, config: Config, class_name: str, names: set[str]) -> Entry | None:
+    if not is_required(parameter) and parameter.default is not None:
+        return None
     if re.fullmatch(LATENTS, parameter.name):
         return latents(config, class_name, names)
     known = next((entry for entry in TABLE if re.fullmatch(entry.pattern, parameter.name)), None)
     may_be_tensor = parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation)
-    if known is None and (is_required(parameter) or (parameter.default is None and may_be_tensor)):
-        return Entry(parameter.name, UNKNOWN, wanted=lambda config: False)  # noqa: ARG005
+    if known is None and (is_required(parameter) or may_be_tensor):
+        return Entry(parameter.name, UNKNOWN, wanted=lambda config: False)
     return known

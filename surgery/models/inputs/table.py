@@ -81,7 +81,7 @@ POSITIONED = {"img_ids", "img_shapes", "position_ids", "num_frames", "video_coor
 def latents(config: Config, class_name: str, names: set[str]) -> Entry:
     """The layouts of latents, those first that the config, the class and the names of other inputs speak for."""
     tokens = [TOKENS] if names & POSITIONED else []
-    sequences = [SEQUENCE, CHANNELS_FIRST] if "1D" in class_name or _configured("audio")(config) else []
+    sequences = [CHANNELS_FIRST, SEQUENCE] if "1D" in class_name or _configured("audio")(config) else []
     spatial = [*VIDEOS, IMAGE] if is_video(config, class_name) else [IMAGE, *VIDEOS]
     layouts = list(dict.fromkeys([*tokens, *sequences, *spatial, *OTHERS]))
     # Some forwards compare with the config what a layer would have told.
@@ -92,10 +92,9 @@ TIMES = [
     full(500, "batch"),
     full(0.5, "batch"),
     full(0.5, "batch frames"),
-    full(500),
+    full(0),
     full(0.5, "batch 1 frames"),
     full(0.5, "batch tokens"),
-    full(0, "batch"),
 ]
 TEXTS: list[Maker] = [
     TEXT,
@@ -135,10 +134,10 @@ TABLE = [
     Entry(r"img_ids|image_ids", _ids(m.image_ids), group="ids"),
     Entry(r"txt_ids|text_ids", _ids(m.text_ids), group="ids"),
     Entry(r"position_ids", [*_ids(m.joint_ids)[:2], *_ids(m.image_ids)[:2], m.packed_ids, m.joint_positions]),
-    Entry(r"segment_ids", [full(0, "batch tokens")]),
+    Entry(r"segment_ids|indicator", [full(0, "batch tokens")]),
     Entry(r"img_shapes|shape_list", [listed(listed(m.latent_shape, "1")), listed(m.latent_shape)]),
     Entry(r"img_mask", [m.slots_mask]),
-    Entry(r"visual_rope_pos", [lambda g: [torch.arange(size) for size in g.sizes.grid]]),
+    Entry(r"visual_rope_pos", [lambda g: [torch.arange(size) for size in g.sizes.grid]], _seldom),
     Entry(r"text_rope_pos|text_indices", [m.positions("", "text")]),
     Entry(r"video_indices", [m.positions("text", "tokens")]),
     Entry(r"audio_indices", [m.positions("text tokens", "length")]),
@@ -160,6 +159,8 @@ TABLE = [
     Entry(r"text_encoder_layers", [m.text_for_blocks]),
     Entry(r"encodings_and_masks", [m.masked_text]),
     Entry(r"text_lens", [lambda g: torch.full((g.sizes.batch,), g.sizes.text)]),
+    Entry(r"prior_token_id", [full(0, "batch patches")]),
+    Entry(r"prior_token_drop", [full(False, "batch patches")]),
     Entry(r"input_ids", [full(0, "batch text")]),
     Entry(r".*pooled.*|proj_embedding|global_hidden_states", [VECTOR]),
     # Further latents.
@@ -170,6 +171,6 @@ TABLE = [
     Entry(r"pose_hidden_states", [m.pose], _seldom),
     Entry(r"face_pixel_values", [m.faces], _seldom),
     Entry(r"audio_hidden_states", [SEQUENCE], _seldom),
-    Entry(r".*_hidden_states|.*latents|.*_cond", [VIDEO, IMAGE, SEQUENCE, CHANNELS_FIRST], _seldom),
+    Entry(r".*_hidden_states|.*latents", [VIDEO, IMAGE, SEQUENCE, CHANNELS_FIRST], _seldom),
     Entry(r"attention_mask", [m.joint_mask], _seldom),
 ]
