@@ -139,7 +139,10 @@ class Search:
                 self._steps += probe.steps
 
     def _stand_in(self, leaf: Any) -> Any:
-        return torch.empty(leaf.shape, dtype=self._dtype, device=META) if isinstance(leaf, Noise) else leaf
+        if isinstance(leaf, Noise):
+            return torch.empty(leaf.shape, dtype=self._dtype, device=META)
+        is_float = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        return leaf.to(self._dtype) if is_float else leaf
 
     def _finished(self, inputs: dict[str, Any]) -> Progress:
         """Whether no layer has left open how wide its input is: else the input is not used, or not as it is meant."""

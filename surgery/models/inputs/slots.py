@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from surgery.models.inputs.makers import Maker
 from surgery.models.inputs.sizes import Config
-from surgery.models.inputs.table import LATENTS, TABLE, UNKNOWN, Entry, latents
+from surgery.models.inputs.table import LATENTS, TABLE, UNKNOWN, Entry, latents, seldom
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def is_required(parameter: inspect.Parameter) -> bool:
 
 def slots(parameters: Mapping[str, inspect.Parameter], config: Config, class_name: str) -> list[Slot]:
     """The slots for a forward with these parameters, in their order."""
-    found: dict[tuple[str, bool, bool], Slot] = {}
+    found: dict[tuple[str, str, bool, bool], Slot] = {}
     for name, parameter in parameters.items():
         entry = _entry(parameter, config, class_name, set(parameters))
         if entry is None:
@@ -43,7 +43,7 @@ def slots(parameters: Mapping[str, inspect.Parameter], config: Config, class_nam
         options: list[Maker | None] = [*entry.makers]
         if not is_required(parameter):
             options = [*options, None] if entry.wanted(config) else [None, *options]
-        key = (entry.group or name, is_required(parameter), options[0] is None)
+        key = (entry.group, "" if entry.group else name, is_required(parameter), options[0] is None)
         found.setdefault(key, Slot({})).options[name] = options
     return list(found.values())
 
@@ -61,5 +61,5 @@ def _entry(parameter: inspect.Parameter, config: Config, class_name: str, names:
     known = next((entry for entry in TABLE if re.fullmatch(entry.pattern, parameter.name)), None)
     may_be_tensor = parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation)
     if known is None and (is_required(parameter) or may_be_tensor):
-        return Entry(parameter.name, UNKNOWN, wanted=lambda config: False)
+        return Entry(parameter.name, UNKNOWN, seldom)
     return known

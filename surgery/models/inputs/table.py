@@ -19,7 +19,8 @@ def _always(config: Config) -> bool:  # noqa: ARG001
     return True
 
 
-def _seldom(config: Config) -> bool:  # noqa: ARG001
+def seldom(config: Config) -> bool:  # noqa: ARG001
+    """For an input that is given only where the forward does not run without."""
     return False
 
 
@@ -116,7 +117,8 @@ def _ids(maker: Maker) -> list[Maker]:
 TABLE = [
     # Conditions of one number or a few.
     Entry(r"t|timesteps?|r_timestep|.*_time", TIMES, group="time"),
-    Entry(r"timestep_r|.*_timestep", TIMES, _seldom, group="time"),
+    Entry(r"timestep_r|.*_timestep", TIMES, seldom, group="time"),
+    Entry(r"(.*_)?sigma", [full(0.5, "batch")], seldom),
     Entry(r"class_labels", [full(0, "batch")], _is_labelled),
     Entry(r"style", [full(0, "batch")], _configured("style")),
     Entry(r"guidance", [full(3.5, "batch")], _configured("guidance_embed")),
@@ -137,7 +139,7 @@ TABLE = [
     Entry(r"segment_ids|indicator", [full(0, "batch tokens")]),
     Entry(r"img_shapes|shape_list", [listed(listed(m.latent_shape, "1")), listed(m.latent_shape)]),
     Entry(r"img_mask", [m.slots_mask]),
-    Entry(r"visual_rope_pos", [lambda g: [torch.arange(size) for size in g.sizes.grid]], _seldom),
+    Entry(r"visual_rope_pos", [lambda g: [torch.arange(size) for size in g.sizes.grid]], seldom),
     Entry(r"text_rope_pos|text_indices", [m.positions("", "text")]),
     Entry(r"video_indices", [m.positions("text", "tokens")]),
     Entry(r"audio_indices", [m.positions("text tokens", "length")]),
@@ -147,11 +149,11 @@ TABLE = [
     Entry(r"height", [number("height")]),
     Entry(r"width", [number("width")]),
     Entry(r"chunk_partition", [listed(number("1"), "frames")]),
-    Entry(r"(.*_)?rotary_emb(edding)?", ROTARIES, _seldom),
-    Entry(r"cross_attention_kwargs", [lambda g: {"base_sequence_length": g.sizes.patches}], _seldom),
+    Entry(r"(.*_)?rotary_emb(edding)?", ROTARIES, seldom),
+    Entry(r"cross_attention_kwargs", [lambda g: {"base_sequence_length": g.sizes.patches}], seldom),
     # Text.
-    Entry(r".*(encoder|text).*_mask_.+", [m.second_mask, MASKS[1]], _seldom, group="mask"),
-    Entry(r".*(encoder|text).*_mask|encoder_mask", MASKS, _seldom, group="mask"),
+    Entry(r".*(encoder|text).*_mask_.+", [m.second_mask, MASKS[1]], seldom, group="mask"),
+    Entry(r".*(encoder|text).*_mask|(encoder_)?mask", MASKS, seldom, group="mask"),
     Entry(r"encoder_hidden_states_image|image_embeds", [noise("batch 257 C")], _configured("image_")),
     Entry(r"encoder_hidden_states_.+", [m.second_text, m.stacked_text]),
     Entry(r"encoder_hidden_states|text_bth|cap_feats", TEXTS, group="text"),
@@ -166,11 +168,11 @@ TABLE = [
     # Further latents.
     Entry(r"input_img_latents", [m.constant([])]),
     Entry(r"input_image_sizes", [m.constant({})]),
-    Entry(r"indices_latents(_.+)?", [m.positions("", "frames"), m.batched(m.positions("", "frames"))], _seldom, "past"),
-    Entry(r"latents_.+", [VIDEO, VIDEO], _seldom, "past"),
-    Entry(r"pose_hidden_states", [m.pose], _seldom),
-    Entry(r"face_pixel_values", [m.faces], _seldom),
-    Entry(r"audio_hidden_states", [SEQUENCE], _seldom),
-    Entry(r".*_hidden_states|.*latents", [VIDEO, IMAGE, SEQUENCE, CHANNELS_FIRST], _seldom),
-    Entry(r"attention_mask", [m.joint_mask], _seldom),
+    Entry(r"indices_latents(_.+)?", [m.positions("", "frames"), m.batched(m.positions("", "frames"))], seldom, "past"),
+    Entry(r"latents_.+", [VIDEO, VIDEO], seldom, "past"),
+    Entry(r"pose_hidden_states", [m.pose], seldom),
+    Entry(r"face_pixel_values", [m.faces], seldom),
+    Entry(r"audio_hidden_states", [SEQUENCE], seldom),
+    Entry(r".*_hidden_states|.*latents", [VIDEO, IMAGE, SEQUENCE, CHANNELS_FIRST], seldom),
+    Entry(r"attention_mask", [m.joint_mask], seldom),
 ]
