@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 # Inputs of unknown width are given these: primes so far apart that sums and multiples of them tell which they are of.
 MARKS = (1009, 1117, 1223, 1327, 1429, 1531, 1637, 1741, 1847, 1949, 2053, 2161, 2267, 2371, 2473, 2579, 2683, 2789)
 REST = 64  # at most this many features of known width stand beside those of unknown width
 
 
-def solve(pairs: Iterable[tuple[int, int]], marks: Mapping[str, int]) -> dict[str, int]:
+def solve(pairs: Sequence[tuple[int, int]], marks: Mapping[str, int]) -> dict[str, int]:
     """The widths by name of inputs of which a layer was `given` features where it `expected` another number.
 
     Args:
         pairs: given and expected numbers of features, any of which may be the one that tells.
         marks: by name, the stand-ins for the widths that are still unknown.
     """
-    for given, expected in pairs:
-        found = _one(given, expected, marks) or _two(given, expected, marks) or _part(given, expected, marks)
-        if found:
-            return found
+    for rule in (_one, _two, _part):
+        for given, expected in pairs:
+            found = rule(given, expected, marks)
+            if found:
+                return found
     return {}
 
 
