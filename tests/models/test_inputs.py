@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.models.inputs import example_inputs
+from surgery.models.inputs import example_inputs, probe
 from surgery.models.inputs.probe import Probe, unarithmetic
 from surgery.models.inputs.widths import solve
 from surgery.trace.shadow import shadow
@@ -129,7 +129,8 @@ class Endless(Strange):
             hidden_states = hidden_states + 1
 
 
-def test_a_forward_that_does_not_return_is_given_up():
+def test_a_forward_that_does_not_return_is_given_up(monkeypatch):
+    monkeypatch.setattr(probe, "LONGEST", 50)
     with pytest.raises(TraceError, match="Endless: cannot make up hidden_states"):
         example_inputs(Endless())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 META, CPU = torch.device("meta"), torch.device("cpu")
-LONGEST = 50_000  # functions that a forward may run: on inputs that it is not made for it may never return
+LONGEST = 30_000  # functions that a forward may run: on inputs that it is not made for it may never return
 LARGEST = 1 << 22  # elements of a tensor that is given values, all zero, as its values are asked for
 LARGE = 1 << 16  # elements of a tensor whose values are no longer followed
 CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, functional.conv1d, functional.conv2d, functional.conv3d}
@@ -63,23 +63,25 @@ class Probe(TorchFunctionMode):
         return result
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        args, kwargs = pytree.tree_map(_without_large, (args, kwargs))
-        tensors = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
-        if not any(t.is_meta for t in tensors):
-            args, kwargs = pytree.tree_map(_from_meta_device, (args, kwargs))
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+        def run(change: Callable[[Any], Any]) -> Any:
+            args, kwargs = pytree.tree_unflatten([change(leaf) for leaf in leaves], spec)
             return func(*args, **kwargs)
+
+        if not any(t.is_meta or t.numel() > LARGE for t in tensors):
+            return run(_with_values)
         _check(func, tensors)
         try:
-            meta_args, meta_kwargs = pytree.tree_map(_to_meta, (args, kwargs))
-            return func(*meta_args, **meta_kwargs)
+            return func(*args, **kwargs) if all(t.is_meta for t in tensors) else run(_on_meta)
         except Exception:
             widths = _widths(func, args, kwargs)
             if widths:
                 raise WidthError(widths, is_guess=func in BROADCASTS) from None
             if any(isinstance(t, nn.Parameter) or t.numel() > LARGEST for t in tensors):
                 raise
-        args, kwargs = pytree.tree_map(_from_meta_device, pytree.tree_map(_to_zeros, (args, kwargs)))
-        return func(*args, **kwargs)
+        return run(_with_values)
 
 
 def _check(func: Any, tensors: list[torch.Tensor]) -> None:
@@ -92,21 +94,14 @@ def _check(func: Any, tensors: list[torch.Tensor]) -> None:
             raise IndexError(f"{int(indices.max())} of {len(table)} rows")
 
 
-def _without_large(value: Any) -> Any:
-    is_large = isinstance(value, torch.Tensor) and value.numel() > LARGE
-    return value.to(META) if is_large else value
+def _on_meta(leaf: Any) -> Any:
+    return leaf.to(META) if isinstance(leaf, torch.Tensor) else leaf
 
 
-def _to_meta(value: Any) -> Any:
-    return value.to(META) if isinstance(value, torch.Tensor) else value
-
-
-def _to_zeros(value: Any) -> Any:
-    return torch.zeros_like(value, device=CPU) if isinstance(value, torch.Tensor) and value.is_meta else value
-
-
-def _from_meta_device(value: Any) -> Any:
-    return CPU if value == META else value
+def _with_values(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return torch.zeros_like(leaf, device=CPU) if leaf.is_meta else leaf
+    return CPU if isinstance(leaf, torch.device) and leaf == META else leaf
 
 
 def _widths(func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
 from surgery.trace.shadow import shadow
 
-TRIALS, STEPS = 500, 300_000  # of forwards and of the torch functions in them, after which a search gives up
+TRIALS, STEPS = 500, 150_000  # of forwards and of the torch functions in them, after which a search gives up
 TORCH, OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 DONE = (1 << 60,)
 
