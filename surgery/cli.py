@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,6 +205,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         return _fail("interrupted; continue with --resume", 130)
+    except BrokenPipeError:
+        # Whoever read the output (`head`, say) has had enough; Python would complain once more as it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     return 0
