@@ -22,7 +22,9 @@ def dit_xl2() -> surgery.ModelGraph:
             num_embeds_ada_norm=1000,
         ).eval()  # fmt: skip
         zero = torch.zeros(1, dtype=torch.long)
-        return surgery.trace(model, {"hidden_states": torch.zeros(1, 4, 32, 32), "timestep": zero, "class_labels": zero})
+        return surgery.trace(
+            model, {"hidden_states": torch.zeros(1, 4, 32, 32), "timestep": zero, "class_labels": zero}
+        )
 
 
 ROWS = {
