@@ -13,7 +13,7 @@ from hypothesis import given, settings
 import surgery
 from surgery.graph.diagram import draw_model
 from surgery.graph.outline import Entry, outline
-from tests.graph.test_roles import CASES
+from tests.graph.test_roles import CASES, working
 from tests.strategies import build, inputs, model_specs, sizes
 
 
@@ -55,7 +55,7 @@ def test_blocks_that_differ_are_not_folded():
 
 
 @settings(max_examples=25, deadline=None)
-@given(model_specs(), sizes)
+@given(model_specs(working), sizes)
 def test_no_operator_is_lost_by_folding_and_each_is_drawn(spec, size):
     graph = surgery.trace(build(spec), inputs(spec, size))
     top = outline(graph.scopes)
