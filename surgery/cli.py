@@ -59,12 +59,13 @@ def apply(
     as_json
         Print the result as JSON.
     """
-    if dry_run:
-        return plan(recipe, set_=set_, as_json=as_json)
     from surgery.progress import RichProgress
     from surgery.runner import apply as run_recipe
+    from surgery.runner import prepare
     from surgery.terminal import stage_table
 
+    if dry_run:
+        return _show_plan(prepare(_load(recipe, set_), device).plan, as_json)
     run = run_recipe(
         _load(recipe, set_),
         out or Path("runs") / recipe.stem,
@@ -84,6 +85,8 @@ def apply(
 def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     """Show which edits a recipe makes, which sites it skips and why, and what it costs.
 
+    Neither data nor, for checkpoints whose config comes with surgery, weights are needed.
+
     Parameters
     ----------
     recipe
@@ -93,14 +96,9 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     as_json
         Print the plan as JSON.
     """
-    from surgery.runner import prepare
-    from surgery.terminal import plan_view
+    from surgery.runner import plan_recipe
 
-    planned = prepare(_load(recipe, set_)).plan
-    if as_json:
-        return _print_json(planned.model_dump(mode="json"))
-    _console().print(plan_view(planned))
-    return None
+    return _show_plan(plan_recipe(_load(recipe, set_)), as_json)
 
 
 @app.command
@@ -121,13 +119,13 @@ def inspect(model: str, *, as_json: Json = False, svg: Path | None = None) -> No
     from surgery.files import write_atomically
     from surgery.graph.diagram import draw_model
     from surgery.graph.outline import outline
-    from surgery.models import load_pretrained
+    from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
     from surgery.terminal import operator_tree
     from surgery.trace import trace
 
-    pretrained = load_pretrained(model)
-    graph = trace(pretrained.model, example_inputs(pretrained.model))
+    loaded = load_skeleton(model)
+    graph = trace(loaded, example_inputs(loaded))
     if svg is not None:
         write_atomically(svg, draw_model(outline(graph.scopes)).encode())
     if as_json:
@@ -225,6 +223,15 @@ def _load(recipe: Path, overrides: tuple[str, ...]) -> Recipe:
     from surgery.recipe import load_recipe
 
     return load_recipe(recipe, overrides)
+
+
+def _show_plan(planned: Any, as_json: bool) -> None:
+    from surgery.terminal import plan_view
+
+    if as_json:
+        return _print_json(planned.model_dump(mode="json"))
+    _console().print(plan_view(planned))
+    return None
 
 
 def _progress() -> Any:

@@ -20,7 +20,7 @@ from surgery.evaluate.sample import balanced_labels, grid_png, sample
 from surgery.files import write_atomically
 from surgery.graph import ModelGraph
 from surgery.graph.draw import draw_blocks
-from surgery.models import Pretrained, load_pretrained
+from surgery.models import Pretrained, load_pretrained, load_skeleton
 from surgery.models.inputs import example_inputs
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
@@ -72,6 +72,16 @@ def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
     planned = plan(graph, recipe.rules)
     require_no_conflicts(planned)
     return Prepared(recipe, teacher, data, graph, planned)
+
+
+def plan_recipe(recipe: Recipe) -> Plan:
+    """What the rules of `recipe` do to its model, at the model's own sizes. See `load_skeleton` on weights.
+
+    Raises:
+        SurgeryError: of the kind that fits.
+    """
+    model = load_skeleton(recipe.model)
+    return plan(model, recipe.rules, example_inputs(model))
 
 
 def apply(

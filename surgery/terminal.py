@@ -88,7 +88,7 @@ def bench_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
 def operator_words(edit: Edit) -> str:
     """The new operator as one would write it in a recipe, e.g. `HyenaX(kernel=4)`."""
     operator = edit.replacement.operator
-    fields = ", ".join(f"{k}={v!r}" for k, v in operator.model_dump(exclude={"kind"}).items())
+    fields = ", ".join(f"{k}={v!r}" for k, v in operator.model_dump(exclude={"kind"}, exclude_none=True).items())
     return f"{type(operator).__name__}({fields})"
 
 

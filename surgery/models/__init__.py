@@ -8,13 +8,30 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.artifact import is_artifact, load
 from surgery.errors import ArtifactError, RecipeError
 from surgery.models.digits_dit import FOLDER as DIGITS_DIT
+from surgery.models.presets import preset
 
 BUILT_IN = {"digits-dit": DIGITS_DIT}
+
+
+def load_skeleton(name: str) -> nn.Module:
+    """The model `name` for planning: without weights, on the meta device, if its config comes with surgery.
+
+    Any other model is loaded as by `load_pretrained`. Raises the same errors.
+    """
+    config = preset(name)
+    if config is None:
+        return load_pretrained(name).model
+    import diffusers
+
+    with torch.device("meta"):
+        model: nn.Module = getattr(diffusers, config["_class_name"]).from_config(config)
+    return model.eval()
 
 
 class Pretrained:

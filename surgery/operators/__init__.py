@@ -1,21 +1,27 @@
-"""Operators that can stand where an attention stood: plain PyTorch, described by plain data."""
+"""Operators that can stand where an attention or an MLP stood: plain PyTorch, described by plain data."""
 
-from surgery.operators.base import MixerConfig, MixerDims, Policy, SequenceMixer
+from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
 from surgery.operators.full import FullAttention, FullAttentionMixer
 from surgery.operators.hyena import HyenaX, HyenaXMixer
+from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
 from surgery.operators.registry import AnyOperator, Operator, operator_from_data
 from surgery.operators.window import SlidingWindow, SlidingWindowMixer
 
 __all__ = [
+    "MLP",
+    "Activation",
     "AnyOperator",
     "FullAttention",
     "FullAttentionMixer",
     "HyenaX",
     "HyenaXMixer",
+    "MLPDims",
+    "MLPMixer",
     "MixerConfig",
     "MixerDims",
     "Operator",
+    "OperatorConfig",
     "Policy",
     "Projections",
     "SequenceMixer",
@@ -23,6 +29,7 @@ __all__ = [
     "SlidingWindowMixer",
     "dims_of",
     "extra_features",
+    "linears_of",
     "operator_from_data",
     "projections_of",
 ]

@@ -1,4 +1,4 @@
-"""The contract of sequence mixers: what may stand where an attention stood.
+"""The contracts of operators: sequence mixers may stand where an attention stood, channel mixers where an MLP stood.
 
 Shape legend: B batch, N tokens, D features of the stream, E = heads * head_dim features inside the mixer.
 """
@@ -6,10 +6,11 @@ Shape legend: B batch, N tokens, D features of the stream, E = heads * head_dim 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from surgery.config import Config
 from surgery.errors import RewriteError
@@ -32,8 +33,8 @@ class MixerDims(Config):
         return self.heads * self.head_dim
 
 
-class MixerConfig(Config, ABC):
-    """Base of operator configs: plain data that builds a mixer and counts its cost without building it.
+class OperatorConfig(Config, ABC):
+    """Base of operator configs: plain data that builds an operator and counts its cost without building it.
 
     A concrete config adds `kind: Literal["its_name"] = "its_name"` and its own fields. One multiplication or
     one addition is one FLOP; biases are not counted and boundary tokens cost as much as inner ones, as in the
@@ -43,10 +44,28 @@ class MixerConfig(Config, ABC):
     kind: str
 
     @abstractmethod
+    def build(self, dims: Any) -> nn.Module:
+        """Return a new operator with random weights, on the default device and in the default dtype."""
+
+    @abstractmethod
+    def flops(self, dims: Any, batch: int, tokens: int) -> int:
+        """FLOPs of one forward pass over (batch, tokens, dim)."""
+
+    @abstractmethod
+    def flops_mixing(self, dims: Any, batch: int, tokens: int) -> int:
+        """FLOPs of mixing alone, see the subclasses."""
+
+
+class MixerConfig(OperatorConfig):
+    """Base of the configs of sequence mixers."""
+
+    @abstractmethod
+    @override
     def build(self, dims: MixerDims) -> SequenceMixer:
         """Return a new mixer with random weights, on the default device and in the default dtype."""
 
     @abstractmethod
+    @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
         """FLOPs of mixing tokens, without projections and without the filters on q, k and v."""
 
@@ -59,6 +78,7 @@ class MixerConfig(Config, ABC):
         """FLOPs of the q, k, v and output projections: 8 B N D E."""
         return 8 * batch * tokens * dims.dim * dims.inner
 
+    @override
     def flops(self, dims: MixerDims, batch: int, tokens: int) -> int:
         """FLOPs of one forward pass over (batch, tokens, dim)."""
         return (

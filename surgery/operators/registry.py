@@ -8,18 +8,20 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from surgery.errors import ArtifactError
-from surgery.operators.base import MixerConfig
+from surgery.operators.base import OperatorConfig
 from surgery.operators.full import FullAttention
 from surgery.operators.hyena import HyenaX
+from surgery.operators.mlp import MLP
 from surgery.operators.window import SlidingWindow
 
-Operator = Annotated[HyenaX | SlidingWindow | FullAttention, Field(discriminator="kind")]
+Known = HyenaX | SlidingWindow | FullAttention | MLP
+Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""
 
-_ADAPTER: TypeAdapter[HyenaX | SlidingWindow | FullAttention] = TypeAdapter(Operator)
+_ADAPTER: TypeAdapter[Known] = TypeAdapter(Operator)
 
 
-def operator_from_data(data: Mapping[str, object]) -> HyenaX | SlidingWindow | FullAttention:
+def operator_from_data(data: Mapping[str, object]) -> Known:
     """Rebuild an operator config from what its `model_dump(mode="json")` gave.
 
     Raises:
@@ -38,5 +40,5 @@ def _from_json(value: Any) -> Any:
     return _ADAPTER.validate_python(value) if isinstance(value, Mapping) else value
 
 
-AnyOperator = Annotated[SerializeAsAny[MixerConfig], BeforeValidator(_from_json)]
+AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from surgery.config import Config
-from surgery.operators import AnyOperator, MixerDims, Policy
+from surgery.operators import AnyOperator, MixerDims, MLPDims, Policy
 from surgery.rewrite.pattern import OperatorPattern
 from surgery.rewrite.selection import AllLayers, Selection
 from surgery.rewrite.site import Site
@@ -25,7 +25,7 @@ class Replacement(Config):
     """
 
     operator: AnyOperator
-    dims: MixerDims
+    dims: MixerDims | MLPDims
     inherit: Policy
 
     def build(self) -> nn.Module:

@@ -9,7 +9,7 @@ from diffusers import DiTTransformer2DModel
 import surgery
 from surgery.operators import HyenaX, SlidingWindow
 from surgery.rewrite import all_layers, every, three_of_four
-from surgery.rules import replace_attention
+from surgery.rules import mlp_ratio, replace_attention
 
 DIGIT = 0.00503  # half a printed digit; the published -74.85 of Hyena-X is 0.00003 further from -74.85503
 
@@ -44,6 +44,14 @@ def test_the_published_rows(dit_xl2, name):
             for count, change in (("flops_mixing", plan.total.flops_mixing), ("params", plan.total.params))
         ]
         assert changes == pytest.approx(published, abs=DIGIT)
+
+
+@pytest.mark.parametrize(("ratio", "published"), [(3, (-12.5, -18.75, -25)), (6, (25, 37.5, 50))])
+def test_the_rows_of_the_mlp_ratio(dit_xl2, ratio, published):
+    old = sum(operator.flops for operator in dit_xl2.operators("mlp"))
+    for layers, expected in zip((every(2), three_of_four(), all_layers()), published, strict=True):
+        change = surgery.plan(dit_xl2, [mlp_ratio(ratio, layers=layers)]).total.flops
+        assert 100 * (change.after - change.before) / old == expected
 
 
 def test_the_cost_of_full_attention(dit_xl2):
