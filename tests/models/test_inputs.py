@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.models.inputs import example_inputs, probe
+from surgery.models.inputs import example_inputs, probe, search
 from surgery.models.inputs.probe import Probe, unarithmetic
 from surgery.models.inputs.widths import solve
 from surgery.trace.shadow import shadow
@@ -37,15 +37,19 @@ def tensors(inputs: object) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
+def without_values(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("meta") if tensor.is_floating_point() else tensor
+
+
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(CANNOT)))
 def test_inputs_of_every_class_run(name):
     model = CASES[name].model()
     inputs = example_inputs(model)
-    is_large = sum(tensor.numel() for tensor in tensors(inputs)) > 200_000
+    is_large = sum(tensor.numel() for tensor in tensors(inputs)) > 30_000
     with torch.no_grad():
         if is_large:
             with unarithmetic(), Probe():
-                shadow(model)(**pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), inputs))
+                shadow(model)(**pytree.tree_map_only(torch.Tensor, without_values, inputs))
         else:
             model(**inputs)
 
@@ -55,7 +59,8 @@ def test_nearly_all_classes_are_covered():
 
 
 @pytest.mark.parametrize("name", sorted(CANNOT))
-def test_other_classes_say_so(name):
+def test_other_classes_say_so(name, monkeypatch):
+    monkeypatch.setattr(search, "TRIALS", 120)  # which is more than nearly all others take
     class_name = CASES[name].class_name
     with pytest.raises(TraceError, match=rf"^{class_name}: cannot make up .*surgery\.trace\(model, inputs\)$"):
         example_inputs(on_meta(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -73,9 +73,9 @@ class Probe(TorchFunctionMode):
         if not any(t.is_meta or t.numel() > LARGE for t in tensors):
             return run(_with_values)
         _check(func, tensors)
-        if func is functional.linear and _fits(tensors):
-            # Most of the time of a trial would be spent on how torch does this on the meta device.
-            return tensors[0].new_empty(*tensors[0].shape[:-1], len(tensors[1]), device=META)
+        known = _known(func, args, tensors)
+        if known is not None:
+            return torch.empty(known, dtype=tensors[0].dtype, device=META)
         try:
             return func(*args, **kwargs) if all(t.is_meta for t in tensors) else run(_on_meta)
         except Exception:
@@ -97,8 +97,14 @@ def _check(func: Any, tensors: list[torch.Tensor]) -> None:
             raise IndexError(f"{int(indices.max())} of {len(table)} rows")
 
 
-def _fits(tensors: list[torch.Tensor]) -> bool:
-    return tensors[0].shape[-1] == tensors[1].shape[-1] and tensors[0].dtype == tensors[1].dtype
+def _known(func: Any, args: Any, tensors: list[torch.Tensor]) -> Sequence[int] | None:
+    """The shape of a result that torch would take most of the time of a trial to tell, or None."""
+    shape = tensors[0].shape
+    if func is functional.linear and shape[-1] == tensors[1].shape[-1] and tensors[0].dtype == tensors[1].dtype:
+        return [*shape[:-1], len(tensors[1])]
+    if func in NORMS and len(args) > 1 and shape[-len(args[1]) :] == tuple(args[1]):
+        return shape
+    return None
 
 
 def _on_meta(leaf: Any) -> Any:
@@ -117,7 +123,7 @@ def _widths(func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[int, int
     if not tensors:
         return []
     first, *others = tensors
-    if func in NORMS:
+    if func in NORMS and len(args) > 1:
         pairs = [(first.shape[-1], args[1][-1])]
     elif not others:
         return []
