@@ -143,9 +143,10 @@ class Search:
         return {name: makers[name](given[name]) for name in self._parameters if name in makers}
 
     def _run(self, inputs: dict[str, Any]) -> None:
+        stand_ins = pytree.tree_map(self._stand_in, inputs)
         with Probe() as probe:
             try:
-                self._twin(**pytree.tree_map(self._stand_in, inputs))
+                self._twin(**stand_ins)
             finally:
                 self._steps += probe.steps
 
