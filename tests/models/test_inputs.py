@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import surgery
 from surgery.errors import TraceError
 from surgery.models.inputs import example_inputs, probe, search
 from surgery.models.inputs.probe import Probe, unarithmetic
@@ -89,22 +90,29 @@ def test_guidance_is_given_to_models_that_embed_it():
 
 def test_latents_have_the_sample_size_of_the_model():
     inputs = example_inputs(CASES["PixArtTransformer2DModel"].model(), batch=3)
-    assert {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, torch.Tensor)} == {
-        "hidden_states": (3, 4, 8, 8),
-        "encoder_hidden_states": (3, 77, 20),
-        "timestep": (3,),
+    assert inputs.pop("added_cond_kwargs") == {"resolution": None, "aspect_ratio": None}
+    assert {name: (tuple(value.shape), value.dtype) for name, value in inputs.items()} == {
+        "hidden_states": ((3, 4, 8, 8), torch.float32),
+        "encoder_hidden_states": ((3, 77, 20), torch.float32),
+        "timestep": ((3,), torch.int64),
     }
-    assert inputs["timestep"].dtype == torch.int64
 
 
 def test_the_seed_decides_and_the_search_draws_nothing():
-    model = CASES["DiTTransformer2DModel"].model()
+    model = CASES["DiTTransformer2DModel"].model().train()  # which drops labels at random
     torch.manual_seed(3)
     first, after = example_inputs(model), torch.rand(())
     torch.manual_seed(3)
     expected = torch.randn(1, 4, 8, 8)
     assert torch.equal(first["hidden_states"], expected)
     assert torch.equal(after, torch.rand(()))
+
+
+def test_a_traced_model_gets_the_inputs_of_its_class():
+    model = CASES["SD3Transformer2DModel"].model()
+    inputs = example_inputs(model)
+    again = example_inputs(surgery.trace(model, inputs).module())
+    assert {name: value.shape for name, value in again.items()} == {name: v.shape for name, v in inputs.items()}
 
 
 class Strange(nn.Module):

@@ -41,7 +41,7 @@ def example_inputs(model: nn.Module, batch: int = 1) -> dict[str, Any]:
         TraceError: no candidate runs.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    with unarithmetic():
+    with unarithmetic(), torch.random.fork_rng(devices=()):
         found = Search(model, batch, like.dtype).find()
     return {name: pytree.tree_map(lambda leaf: _real(leaf, like), value) for name, value in found.items()}
 
