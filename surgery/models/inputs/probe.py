@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -23,6 +23,7 @@ LARGE = 1 << 16  # elements of a tensor whose values are no longer followed
 CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, functional.conv1d, functional.conv2d, functional.conv3d}
 WEIGHTED = {functional.linear, *CONVOLUTIONS}
 NORMS = {functional.layer_norm, torch.layer_norm, functional.rms_norm, torch.rms_norm}
+ACTIVATIONS = {functional.gelu, functional.silu}
 BROADCASTS = {torch.mul, torch.add, torch.Tensor.mul, torch.Tensor.add, torch.Tensor.__mul__, torch.Tensor.__add__,
               torch.Tensor.__rmul__, torch.Tensor.__radd__, torch.cat, torch.concat, torch.where}  # fmt: skip
 
@@ -58,9 +59,9 @@ class Probe(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.steps >= LONGEST:
             raise RuntimeError("this forward goes on and on")
-        result = self._run(func, args, kwargs or {})
         self.steps += 1
-        return result
+        is_attribute = getattr(func, "__name__", "") == "__get__"
+        return func(*args) if is_attribute else self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -73,6 +74,9 @@ class Probe(TorchFunctionMode):
         if not any(t.is_meta or t.numel() > LARGE for t in tensors):
             return run(_with_values)
         _check(func, tensors)
+        known = _known(func, args, tensors)
+        if known is not None:
+            return torch.empty(known, dtype=tensors[0].dtype, device=META)
         try:
             return func(*args, **kwargs) if all(t.is_meta for t in tensors) else run(_on_meta)
         except Exception:
@@ -94,6 +98,15 @@ def _check(func: Any, tensors: list[torch.Tensor]) -> None:
             raise IndexError(f"{int(indices.max())} of {len(table)} rows")
 
 
+def _known(func: Any, args: Any, tensors: list[torch.Tensor]) -> Sequence[int] | None:
+    """The shape of a result that torch would take most of the time of a trial to tell, or None."""
+    shape = tensors[0].shape
+    if func is functional.linear and shape[-1] == tensors[1].shape[-1] and tensors[0].dtype == tensors[1].dtype:
+        return [*shape[:-1], len(tensors[1])]
+    is_norm_that_fits = func in NORMS and len(args) > 1 and shape[-len(args[1]) :] == tuple(args[1])
+    return shape if is_norm_that_fits or func in ACTIVATIONS else None
+
+
 def _on_meta(leaf: Any) -> Any:
     return leaf.to(META) if isinstance(leaf, torch.Tensor) else leaf
 
@@ -110,7 +123,7 @@ def _widths(func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[int, int
     if not tensors:
         return []
     first, *others = tensors
-    if func in NORMS:
+    if func in NORMS and len(args) > 1:
         pairs = [(first.shape[-1], args[1][-1])]
     elif not others:
         return []

@@ -23,7 +23,8 @@ from surgery.trace.shadow import shadow
 
 TRIALS, STEPS = 500, 150_000  # of forwards and of the torch functions in them, after which a search gives up
 TORCH, OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
-DONE = (1 << 60,)
+FINISHED = 1 << 60
+DONE = (FINISHED, 0)
 
 Choice = tuple[int, ...]
 Progress = tuple[int, ...]
@@ -40,7 +41,7 @@ def example_inputs(model: nn.Module, batch: int = 1) -> dict[str, Any]:
         TraceError: no candidate runs.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    with unarithmetic():
+    with unarithmetic(), torch.random.fork_rng(devices=()):
         found = Search(model, batch, like.dtype).find()
     return {name: pytree.tree_map(lambda leaf: _real(leaf, like), value) for name, value in found.items()}
 
@@ -77,20 +78,30 @@ class Search:
         """The inputs, with `Noise` for random tensors. Raises TraceError if there are none."""
         choice = (0,) * len(self._counts)
         progress, inputs = self._try(choice)
+        first = self._slots_of(self._open(inputs))
         while progress != DONE:
-            for other in self._changes(choice):
+            for other in self._changes(choice, first):
                 further, found = self._try(other)
                 if further > progress:
-                    choice, progress, inputs = other, further, found
+                    changed = {i for i, rank in enumerate(other) if rank != choice[i]}
+                    choice, progress, inputs, first = other, further, found, changed | self._slots_of(self._open(found))
                     break
             else:
-                self._give_up()
+                if progress[0] != FINISHED:
+                    self._give_up()
+                return inputs
         return inputs
 
-    def _changes(self, choice: Choice) -> Iterator[Choice]:
-        """Choices that differ from `choice` in one rank, then in two, the natural ones first."""
+    def _slots_of(self, names: set[str]) -> set[int]:
+        return {i for i, slot in enumerate(self._slots, 1) if names & slot.options.keys()}
+
+    def _changes(self, choice: Choice, first: set[int]) -> Iterator[Choice]:
+        """Choices that differ from `choice` in one rank, then in two, the natural ones first.
+
+        Ranks that are known to matter come `first`.
+        """
         ones = [(i, rank) for i, count in enumerate(self._counts) for rank in range(count) if rank != choice[i]]
-        ones.sort(key=lambda change: change[1])
+        ones.sort(key=lambda change: (change[0] not in first, change[1]))
         twos = [(a, b) for a, b in itertools.combinations(ones, 2) if a[0] != b[0]]
         twos.sort(key=lambda pair: pair[0][1] + pair[1][1])
         for changes in itertools.chain(((one,) for one in ones), twos):
@@ -119,12 +130,12 @@ class Search:
                     pairs = [(g, e) for g, e in pairs if e not in vars(self._sizes[choice[0]]).values()]
                 told = solve(pairs, {n: m for n, m in self._marks.items() if n in makers and n not in widths})
                 if not told:
-                    return _place(error.__traceback__), inputs
+                    return _place(error.__traceback__), {}
                 widths |= told
             except Exception as error:  # a model may fail in any way on inputs that it is not made for
                 return _place(error.__traceback__), {}
             else:
-                return self._finished(inputs), inputs
+                return (FINISHED, -len(self._open(inputs))), inputs
 
     def _made(self, makers: dict[str, Maker], rank: int, widths: dict[str, int]) -> dict[str, Any]:
         sizes = self._sizes[rank]
@@ -132,9 +143,10 @@ class Search:
         return {name: makers[name](given[name]) for name in self._parameters if name in makers}
 
     def _run(self, inputs: dict[str, Any]) -> None:
+        stand_ins = pytree.tree_map(self._stand_in, inputs)
         with Probe() as probe:
             try:
-                self._twin(**pytree.tree_map(self._stand_in, inputs))
+                self._twin(**stand_ins)
             finally:
                 self._steps += probe.steps
 
@@ -144,13 +156,13 @@ class Search:
         is_float = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
         return leaf.to(self._dtype) if is_float else leaf
 
-    def _finished(self, inputs: dict[str, Any]) -> Progress:
-        """Whether no layer has left open how wide its input is: else the input is not used, or not as it is meant."""
-        leaves = {
-            name: [v for v in pytree.tree_leaves(value) if isinstance(v, Noise)] for name, value in inputs.items()
-        }
-        is_open = any(self._marks[name] in noise.shape for name, found in leaves.items() for noise in found)
-        return (DONE[0] - 1,) if is_open else DONE
+    def _open(self, inputs: dict[str, Any]) -> set[str]:
+        """The inputs of whose width no layer has told anything: they are not used, or not as they are meant."""
+
+        def is_open(name: str, leaf: Any) -> bool:
+            return isinstance(leaf, Noise) and self._marks[name] in leaf.shape
+
+        return {n for n, value in inputs.items() if any(is_open(n, leaf) for leaf in pytree.tree_leaves(value))}
 
     def _give_up(self) -> None:
         required = [name for name, parameter in self._parameters.items() if is_required(parameter)]

@@ -34,7 +34,7 @@ def _is_labelled(config: Config) -> bool:
 
 
 def _is_plain(config: Config) -> bool:
-    return config.get("use_additional_conditions") is False
+    return "use_additional_conditions" in config and not config["use_additional_conditions"]
 
 
 @dataclass(frozen=True)
