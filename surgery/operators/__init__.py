@@ -2,7 +2,7 @@
 
 from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
 from surgery.operators.full import FullAttention, FullAttentionMixer
-from surgery.operators.hyena import HyenaX, HyenaXMixer
+from surgery.operators.hyena import HyenaMixer, HyenaSE, HyenaX, HyenaY
 from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
 from surgery.operators.registry import AnyOperator, Operator, operator_from_data
@@ -14,8 +14,10 @@ __all__ = [
     "AnyOperator",
     "FullAttention",
     "FullAttentionMixer",
+    "HyenaMixer",
+    "HyenaSE",
     "HyenaX",
-    "HyenaXMixer",
+    "HyenaY",
     "MLPDims",
     "MLPMixer",
     "MixerConfig",

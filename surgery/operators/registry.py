@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 from surgery.errors import ArtifactError
 from surgery.operators.base import OperatorConfig
 from surgery.operators.full import FullAttention
-from surgery.operators.hyena import HyenaX
+from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
 from surgery.operators.mlp import MLP
 from surgery.operators.window import SlidingWindow
 
-Known = HyenaX | SlidingWindow | FullAttention | MLP
+Known = HyenaSE | HyenaX | HyenaY | SlidingWindow | FullAttention | MLP
 Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""
 

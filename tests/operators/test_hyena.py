@@ -6,27 +6,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from surgery.operators import HyenaX, MixerDims
+from surgery.operators import HyenaSE, HyenaX, HyenaY, MixerDims, SequenceMixer
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
-from tests.operators.twins import hyena_x, kernel_seen
+from tests.operators.twins import hyena, kernel_seen
 
 DIMS = MixerDims(dim=8, heads=2, head_dim=4, qkv_bias=True, out_bias=True)
-configs = st.builds(HyenaX, kernel=st.integers(1, 9), causal=st.booleans())
+Config = HyenaSE | HyenaX | HyenaY
+kinds = st.sampled_from([HyenaSE, HyenaX, HyenaY])
+configs = st.builds(lambda kind, **fields: kind(**fields), kinds, kernel=st.integers(1, 9), causal=st.booleans())
+
+
+def randomised(config: Config, dims: MixerDims, seed: int) -> SequenceMixer:
+    """A mixer whose inner filter, too, is random."""
+    mixer = build(config, dims, seed)
+    for parameter in mixer.parameters():
+        torch.nn.init.normal_(parameter)
+    return mixer
 
 
 @settings(max_examples=40, deadline=None)
 @given(configs, all_dims, st.integers(1, 3), st.integers(1, 20), st.integers(0, 99))
-def test_equals_the_naive_twin(config: HyenaX, dims: MixerDims, batch: int, length: int, seed: int) -> None:
-    mixer = build(config, dims, seed)
-    assert_parity(mixer, lambda w, x: hyena_x(w, x, config.kernel, config.causal), tokens(batch, length, dims, seed))
+def test_equals_the_naive_twin(config: Config, dims: MixerDims, batch: int, length: int, seed: int) -> None:
+    x_BND = tokens(batch, length, dims, seed)
+    twin = lambda w, x: hyena(w, x, config.kind, config.kernel, config.causal)  # noqa: E731
+    assert_parity(build(config, dims, seed), twin, x_BND)
+    assert_parity(randomised(config, dims, seed), twin, x_BND)
 
 
 @settings(max_examples=40, deadline=None)
 @given(configs, st.integers(1, 20), st.data())
-def test_sees_its_kernel_and_nothing_else(config: HyenaX, length: int, data: st.DataObject) -> None:
+def test_sees_its_kernel_and_nothing_else(config: Config, length: int, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, length - 1))
-    seen = {j for j in kernel_seen(i, length, config.kernel, config.causal) if 0 <= j < length}
-    assert_receptive_field(build(config, DIMS, 0), tokens(2, length, DIMS, 0), i, seen)
+    seen = [j for j in kernel_seen(i, length, config.kernel, config.causal) if 0 <= j < length]
+    if config.kind == "hyena_se":
+        seen = [i for j in seen for i in kernel_seen(j, length, config.kernel, config.causal)]
+    inside = {j for j in seen if 0 <= j < length}
+    assert_receptive_field(randomised(config, DIMS, 0), tokens(2, length, DIMS, 0), i, inside)
+
+
+@given(kinds, st.integers(1, 9), st.booleans())
+def test_an_inner_filter_starts_as_the_identity(kind: type[Config], kernel: int, causal: bool) -> None:
+    mixer = build(kind(kernel=kernel, causal=causal), DIMS, 0)
+    x = torch.randn(2, 7, 8).double()
+    assert not hasattr(mixer, "inner") or torch.equal(mixer.inner(x), x)
 
 
 @given(st.integers(1, 40))
@@ -49,7 +71,7 @@ def test_filter_that_starts_as_identity_returns_its_input(causal: bool) -> None:
     assert torch.equal(conv(x), x)
 
 
-@pytest.mark.parametrize("bad", [{"kernel": 0}, {"kernel": -3}, {"kernal": 4}, {"kind": "hyena_y"}])
+@pytest.mark.parametrize("bad", [{"kernel": 0}, {"kernel": -3}, {"kernal": 4}, {"kind": "hyena_z"}])
 def test_refuses_a_bad_config(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         HyenaX.model_validate(bad)

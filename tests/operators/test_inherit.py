@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from surgery.errors import RewriteError
-from surgery.operators import FullAttention, HyenaX, MixerConfig, SlidingWindow, dims_of, projections_of
+from surgery.operators import (
+    FullAttention,
+    HyenaSE,
+    HyenaX,
+    HyenaY,
+    MixerConfig,
+    SlidingWindow,
+    dims_of,
+    projections_of,
+)
 
-EVERY = [FullAttention(), HyenaX(), HyenaX(causal=True), SlidingWindow()]
+EVERY = [FullAttention(), HyenaSE(), HyenaX(), HyenaX(causal=True), HyenaY(), SlidingWindow()]
 
 
 def attention(**options: object) -> Attention:
@@ -49,9 +58,10 @@ def test_softmax_mixers_keep_the_names_of_the_weights() -> None:
     assert all(torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
 
 
-def test_hyena_starts_as_the_gated_projections() -> None:
+@pytest.mark.parametrize("config", [HyenaSE(), HyenaX(), HyenaY()])
+def test_hyena_starts_as_the_gated_projections(config: MixerConfig) -> None:
     old = attention()
-    new = HyenaX(kernel=4).build(dims_of(old))
+    new = config.build(dims_of(old))
     new.inherit(old, "projections")
     x = torch.randn(2, 9, 12)
     expected = old.to_out[0](old.to_q(x) * old.to_k(x) * old.to_v(x))

@@ -42,15 +42,23 @@ def attention(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, see
     return affine(weights, "to_out.0", torch.stack(rows, 1))
 
 
-def hyena_x(weights: Mapping[str, Tensor], x_BND: Tensor, kernel: int, causal: bool) -> Tensor:
-    """out_proj(q * (k * v)), the filter applied tap by tap."""
-    qkv = affine(weights, "in_proj", x_BND)
+def filtered(weights: Mapping[str, Tensor], name: str, x_BNC: Tensor, kernel: int, causal: bool) -> Tensor:
+    """The depthwise filter `name`, tap by tap."""
     rows = []
-    for i in range(x_BND.shape[1]):
-        row = weights["conv.bias"].expand(x_BND.shape[0], -1)
-        for tap, j in enumerate(kernel_seen(i, x_BND.shape[1], kernel, causal)):
-            if 0 <= j < x_BND.shape[1]:
-                row = row + weights["conv.weight"][:, 0, tap] * qkv[:, j]
+    for i in range(x_BNC.shape[1]):
+        row = weights[f"{name}.bias"].expand(x_BNC.shape[0], -1)
+        for tap, j in enumerate(kernel_seen(i, x_BNC.shape[1], kernel, causal)):
+            if 0 <= j < x_BNC.shape[1]:
+                row = row + weights[f"{name}.weight"][:, 0, tap] * x_BNC[:, j]
         rows.append(row)
-    q, k, v = torch.stack(rows, 1).tensor_split(3, dim=2)
-    return affine(weights, "out_proj", q * (k * v))
+    return torch.stack(rows, 1)
+
+
+def hyena(weights: Mapping[str, Tensor], x_BND: Tensor, kind: str, kernel: int, causal: bool) -> Tensor:
+    """out_proj(q * g(k * v)), with filters on q, k and v (SE, X) and on k * v (SE, Y)."""
+    qkv = affine(weights, "in_proj", x_BND)
+    if kind != "hyena_y":
+        qkv = filtered(weights, "conv", qkv, kernel, causal)
+    q, k, v = qkv.tensor_split(3, dim=2)
+    mixed = k * v if kind == "hyena_x" else filtered(weights, "inner", k * v, kernel, causal)
+    return affine(weights, "out_proj", q * mixed)
