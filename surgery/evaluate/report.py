@@ -29,6 +29,10 @@ CAPTIONS = {
 }
 NBSP = "\u00a0"
 HELD_OUT = "held-out batch"
+LOSS_NOTE = (
+    "One point is one batch; the line is a running mean. In finetuning the held-out loss is the diffusion loss, also "
+    "where the student learns from its teacher."
+)
 LISTED = 12
 """Longer lists are folded."""
 _RING = ' class="o"'
@@ -66,7 +70,7 @@ def render_report(report: Report) -> str:
     sections = [
         _section("Stages", _stages(report.metrics), _protocol(report.recipe)),
         _section("Samples", _samples(report), "The same noise and the same classes, through each model."),
-        _section("Loss", _losses(report.losses), "One point is one batch; the line is a running mean."),
+        _section("Loss", _losses(report.losses), LOSS_NOTE),
         _section("What changed", _changes(report)),
         _section("Left as it was", _skipped(report.skipped), "Sites that a rule matched and did not edit."),
         _section("Recipe", _recipe(report)),
