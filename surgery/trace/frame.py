@@ -19,7 +19,7 @@ from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Signature
 from surgery.trace.effects import has_effects
 from surgery.trace.objects import Followed, origin_of, stand_in
-from surgery.trace.shadow import Owned
+from surgery.trace.shadow import Attribute, Owned
 from surgery.trace.sizes import Number, Ratio, Size, concrete
 
 SYMBOLS = {
@@ -105,7 +105,8 @@ class Frame:
             )
         node = self.graph.get_attr(owned.path[len(self._prefix) :])
         for key in owned.keys:
-            node = self.graph.call_function(operator.getitem, (node, key))
+            read = getattr if isinstance(key, Attribute) else operator.getitem
+            node = self.graph.call_function(read, (node, str(key) if read is getattr else key))
         self._describe(node, value)
         self.bind(value, node)
         return node

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from surgery.graph.codegen import forget
 
+DEEPEST = 4  # containers and objects inside each other; deeper ones are taken to hold no tensors
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 
 
@@ -66,11 +68,17 @@ def _hooks(module: nn.Module) -> dict[str, Any]:
     return {} if list(found) == ["forward"] else found
 
 
+class Attribute(str):
+    """A key that is the name of an attribute of a plain object."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Owned:
     """A tensor, or a block mask, that a module holds.
 
-    `path` is that of the attribute; `keys` lead further if that is a list, tuple or dict.
+    `path` is that of the attribute; `keys` lead further if that is a list, tuple, dict or plain object.
     """
 
     path: str
@@ -93,6 +101,21 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
 def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     if isinstance(value, torch.Tensor | BlockMask):
         yield keys, value
-    elif isinstance(value, list | tuple | dict):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+    elif len(keys) < DEEPEST:
+        for key, item in _items(value):
             yield from _tensors(item, (*keys, key))
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """What is in a container or a plain object, such as a helper that caches position embeddings."""
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, list | tuple):
+        return enumerate(value)
+    is_plain = hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) and not _is_code(value)
+    return ((Attribute(name), item) for name, item in vars(value).items()) if is_plain else ()
+
+
+def _is_code(value: Any) -> bool:
+    """Whether `value` is a function, a method or a module of Python, whose attributes are no state of the model."""
+    return isinstance(value, FunctionType | MethodType | ModuleType)

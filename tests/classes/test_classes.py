@@ -18,8 +18,11 @@ CASES = all_cases()
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def twins(case: Case) -> tuple[nn.Module, nn.Module]:
+def twins(case: Case, has_run: bool = False) -> tuple[nn.Module, nn.Module]:
+    """A model and its trace. One that has run may hold caches by then."""
     model = randomised(case.model())
+    if has_run:
+        forward(model, case, case.sizes[0])
     return model, surgery.trace(model, case.example()).module()
 
 
@@ -42,7 +45,7 @@ def test_bits_at_every_size_and_in_both_output_types(case):
 
 @every_case
 def test_gradients_in_train_mode(case):
-    model, traced = twins(case)
+    model, traced = twins(case, has_run=True)
     model.train()
     traced.train()
     try:

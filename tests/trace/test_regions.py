@@ -191,3 +191,31 @@ def test_no_error_of_python_gets_through():
     traced = surgery.trace(Divides(), {"x": torch.ones(4)}).module()
     with pytest.raises(GuardError, match=r"x is \(1,\) float32, traced with \(4,\) float32: .*by zero"):
         traced(torch.ones(1))
+
+
+class Embedder:
+    """A helper that is no module, and fills its cache when it is first called."""
+
+    table: list[torch.Tensor] | None = None
+
+    def __call__(self, length: int) -> torch.Tensor:
+        if self.table is None:
+            self.table = [torch.arange(8.0), torch.arange(8.0) / 2]
+        return self.table[0][:length] + self.table[1][:length]
+
+
+class Helped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = Embedder()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.embed(x.shape[0])
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_cache_in_a_helper_that_is_no_module(has_run):
+    model = Helped()
+    if has_run:
+        model(torch.ones(2))
+    assert_exact(model, *({"x": torch.randn(n)} for n in (3, 1, 5)))
