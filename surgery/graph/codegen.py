@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import GuardError
 from surgery.graph.guard import GuardFailed
-from surgery.graph.scope import Scope, binder, is_input, signature_of
+from surgery.graph.scope import Scope, autocast_state, binder, is_input, signature_of
 from surgery.graph.snapshot import Snapshot
 from surgery.graph.state import changed, own_class
 
@@ -99,7 +99,8 @@ def run(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
         GuardError: the module itself does not accept the inputs.
     """
     covered, result = _attempt(module, trace.scope, args, kwargs)
-    if not covered and torch.compiler.is_compiling():
+    # Autocast casts no meta tensors, so what it does to a forward cannot be recorded on the meta device.
+    if not covered and (torch.compiler.is_compiling() or autocast_state()):
         return module._surgery_own_forward(*args, **kwargs)
     if not covered:
         _extend(module, trace, args, kwargs, result)

@@ -54,7 +54,8 @@ class ModelGraph:
 
         It is an instance of the model's class, has the same `state_dict` keys and shares its parameters. Where no
         recording covers the inputs and the module's attributes, the scope's own class is recorded once more on the meta
-        device. While gradients are checkpointed, and in what torch.compile meets unrecorded, a module runs its own code.
+        device. While gradients are checkpointed, under autocast, and in what torch.compile meets unrecorded, a module
+        runs its own code.
 
         Raises (when called):
             GuardError: the model itself does not accept the inputs; the message names input, size and condition.

@@ -120,9 +120,14 @@ def leaf_kind(leaf: Any) -> Hashable:
     return ("constant", type(leaf), leaf)
 
 
+def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
+    """To what dtype operations are cast now, by device; dtypes that a recording takes for granted depend on it."""
+    return tuple((d, torch.get_autocast_dtype(d)) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d))
+
+
 def signature_of(module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec) -> Signature:
-    """The key under which a recording is found: the class, and structure and kinds of the inputs."""
-    return (module_class, str(spec), *map(leaf_kind, leaves))
+    """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it."""
+    return (module_class, autocast_state(), str(spec), *map(leaf_kind, leaves))
 
 
 def not_compiled(*_: Any) -> list[Any]:

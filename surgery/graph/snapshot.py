@@ -18,7 +18,7 @@ class Snapshot:
     def __init__(self, module: nn.Module, inputs: Iterable[Any]) -> None:
         inputs = list(inputs)
         tensors = {id(t): t for t in (*module.buffers(), *inputs) if isinstance(t, Tensor)}.values()
-        self._tensors = [(tensor, tensor._version, tensor.detach().clone()) for tensor in tensors]
+        self._tensors = [(tensor, _version(tensor), tensor.detach().clone()) for tensor in tensors]
         self._objects = [(each, dict(vars(each))) for value in inputs for each in _objects(value)]
         self._devices = [t.device.index for t in inputs if isinstance(t, Tensor) and t.is_cuda][:1]
         self._states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._devices)]
@@ -27,7 +27,7 @@ class Snapshot:
         """Put everything back that has changed."""
         with torch.no_grad():
             for tensor, version, before in self._tensors:
-                if tensor._version != version:
+                if version is None or _version(tensor) != version:
                     tensor.copy_(before)
         for each, attributes in self._objects:
             vars(each).clear()
@@ -35,6 +35,11 @@ class Snapshot:
         torch.set_rng_state(self._states[0])
         for device, state in zip(self._devices, self._states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often `tensor` has been changed; None if it does not tell, as in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _objects(value: Any) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -11,6 +11,7 @@ import torch
 
 from surgery.errors import TraceError
 from surgery.graph.regions import enter_autocast, exit_autocast
+from surgery.graph.scope import autocast_state
 from surgery.trace.frame import Frame
 from surgery.trace.values import Values
 
@@ -46,6 +47,15 @@ def recorded_autocast(current: Callable[[], Frame | None], values: Values | None
         return plain[2](self, *error)
 
     with mock.patch.multiple(torch.autocast, __init__=init, __enter__=enter, __exit__=leave):
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """While this context is open, nothing is cast."""
+    with ExitStack() as stack:
+        for device, _ in autocast_state():
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

@@ -19,6 +19,7 @@ from surgery.graph.model_graph import ModelGraph
 from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Scope, forward_signature
 from surgery.graph.state import changed
+from surgery.trace.autocast import without_autocast
 from surgery.trace.objects import on_meta
 from surgery.trace.patches import patched_code
 from surgery.trace.recorder import Recorder
@@ -31,7 +32,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, leaf: Iterable[str] = 
 
     The model is not run: a copy of its structure is, on the meta device, without weights or arithmetic. Sizes are
     recorded symbolically, so the graphs hold at other batch sizes, resolutions and text lengths; where they do not, a
-    guard says so (see `ModelGraph.module`).
+    guard says so (see `ModelGraph.module`). An autocast region around this call is left out.
 
     Args:
         model: any module; its class keeps its Python `forward`.
@@ -51,7 +52,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, leaf: Iterable[str] = 
         names = ", ".join(forward_signature(type(model)).parameters)
         raise TraceError(f"{type(model).__name__}.forward takes no {', '.join(sorted(unknown))}; it takes {names}")
     scopes: dict[str, Scope] = {}
-    record(model, scopes, "", (), dict(inputs), frozenset(leaf))
+    with without_autocast():
+        record(model, scopes, "", (), dict(inputs), frozenset(leaf))
     return ModelGraph(model, scopes, record)
 
 

@@ -57,8 +57,15 @@ def test_gradients_in_train_mode(case):
 
 
 @every_case
-def test_bits_in_bfloat16(case):
+def test_bits_under_autocast_and_in_bfloat16(case):
     model, traced = twins(case)
+    with torch.autocast("cpu", torch.bfloat16):
+        try:
+            expected = forward(model, case, case.sizes[1])
+        except RuntimeError:
+            pass  # the class itself does not run under autocast
+        else:
+            assert same_bits(expected, forward(traced, case, case.sizes[1]))
     model.to(torch.bfloat16)
     traced.to(torch.bfloat16)
     inputs = in_bfloat16(case.example(case.sizes[1], 2))

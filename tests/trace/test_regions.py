@@ -35,12 +35,33 @@ def test_autocast_inside_the_model():
     assert traced(**calls[0]).dtype == torch.bfloat16
 
 
-def test_autocast_around_the_model():
-    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-    x = torch.randn(2, 4)
+class Casts(nn.Module):
+    """Takes another way, and casts to another dtype, by what autocast has made of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        return (x.to(y.dtype) + y) * (2 if y.dtype == torch.bfloat16 else 3)
+
+
+@pytest.mark.parametrize("traced_under_it", [False, True])
+def test_autocast_around_the_model(traced_under_it):
+    model, x = nn.Sequential(Casts(), Mixed()), torch.randn(2, 4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=traced_under_it):
+        traced = surgery.trace(model, {"input": x}).module()
+    for dtype in (None, torch.bfloat16, torch.float16, None):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            assert_same(model(x), traced(x))
+
+
+def test_inference_mode():
+    model, x = nn.Sequential(Casts(), Mixed()), torch.randn(2, 4)
     traced = surgery.trace(model, {"input": x}).module()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert_same(model(x), traced(x))
+    with torch.inference_mode():
+        assert_same(model(torch.ones(3, 4)), traced(torch.ones(3, 4)))
 
 
 @lru_cache(maxsize=4)
