@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import GuardError
 from surgery.graph.guard import GuardFailed
-from surgery.graph.scope import Scope, autocast_state, binder, is_input, signature_of
+from surgery.graph.regions import Regions, autocast_state
+from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of
 from surgery.graph.snapshot import Snapshot
 from surgery.graph.state import changed, own_class
 
@@ -127,7 +128,7 @@ def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str,
         inputs = list(filter(is_input, leaves))
         before = Snapshot(module, inputs) if recording.has_late_guards and not torch.compiler.is_compiling() else None
         try:
-            result = recording.function(module, *inputs)
+            result = _outputs(recording, module, inputs)
         except GuardFailed as failed:
             failure = str(failed)
             if before is not None:
@@ -135,6 +136,18 @@ def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str,
         else:
             return True, recording.result(result, arguments)
     return False, failure
+
+
+def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
+    """What the graph gives; no autocast region of it stays open if it ends by an error."""
+    if not recording.has_regions or torch.compiler.is_compiling():
+        return recording.function(module, *inputs)
+    before = Regions()
+    try:
+        return recording.function(module, *inputs)
+    except BaseException:
+        before.restore()
+        raise
 
 
 def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
+DEVICES = ("cpu", "cuda")
+
 
 def enter_autocast(device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool | None) -> Any:
     """Open a region, as `torch.autocast` with these arguments does; the result closes it."""
@@ -16,3 +18,35 @@ def enter_autocast(device_type: str, dtype: torch.dtype | None, enabled: bool, c
 def exit_autocast(region: Any) -> None:
     """Close a region."""
     _exit_autocast(region)  # type: ignore[no-untyped-call]
+
+
+def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
+    """To what dtype operations are cast now, by device; dtypes that a recording takes for granted depend on it."""
+    return tuple((d, torch.get_autocast_dtype(d)) for d in DEVICES if torch.is_autocast_enabled(d))
+
+
+class Regions:
+    """The regions that are open now, to close those that a graph has opened when it ends by an error."""
+
+    def __init__(self) -> None:
+        self._state = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in DEVICES]
+        self._cache = torch.is_autocast_cache_enabled()
+        self._depth = _depth()
+
+    def restore(self) -> None:
+        """Close what has been opened since."""
+        depth = _depth()
+        while depth > self._depth:
+            depth = torch.autocast_decrement_nesting()
+            if depth == 0:
+                torch.clear_autocast_cache()
+        for device, enabled, dtype in self._state:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        torch.set_autocast_cache_enabled(self._cache)
+
+
+def _depth() -> int:
+    """How many regions are open, which PyTorch tells only as it counts one more."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()

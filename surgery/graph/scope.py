@@ -22,6 +22,7 @@ from surgery.errors import TraceError
 from surgery.graph.containers import Change
 from surgery.graph.guard import require
 from surgery.graph.objects import is_object
+from surgery.graph.regions import autocast_state, enter_autocast
 from surgery.graph.state import State
 
 Signature = tuple[Any, ...]
@@ -120,11 +121,6 @@ def leaf_kind(leaf: Any) -> Hashable:
     return ("constant", type(leaf), leaf)
 
 
-def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
-    """To what dtype operations are cast now, by device; dtypes that a recording takes for granted depend on it."""
-    return tuple((d, torch.get_autocast_dtype(d)) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d))
-
-
 def signature_of(module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec) -> Signature:
     """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it."""
     return (module_class, autocast_state(), str(spec), *map(leaf_kind, leaves))
@@ -143,7 +139,7 @@ class Recording:
     list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
     and dicts among the arguments. `state` is what the forward read of the module, and `function` the graph as a function
     of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
-    guards are late if they come after.
+    guards are late if they come after. Regions are those under autocast.
     """
 
     signature: Signature
@@ -157,6 +153,7 @@ class Recording:
     has_effects: bool = False
     has_late_guards: bool = False
     changes: tuple[Change, ...] = ()
+    has_regions: bool = field(default=False, init=False, repr=False, compare=False)
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
 
     @property
@@ -199,6 +196,7 @@ class Recording:
         namespace = dict(code.globals)
         exec(compile(code.src, name, "exec"), namespace)
         self.function = namespace["forward"]
+        self.has_regions = any(node.target is enter_autocast for node in self.graph.nodes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "function": not_compiled}

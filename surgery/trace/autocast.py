@@ -10,8 +10,7 @@ from unittest import mock
 import torch
 
 from surgery.errors import TraceError
-from surgery.graph.regions import enter_autocast, exit_autocast
-from surgery.graph.scope import autocast_state
+from surgery.graph.regions import autocast_state, enter_autocast, exit_autocast
 from surgery.trace.frame import Frame
 from surgery.trace.values import Values
 

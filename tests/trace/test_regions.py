@@ -35,6 +35,31 @@ def test_autocast_inside_the_model():
     assert traced(**calls[0]).dtype == torch.bfloat16
 
 
+class Half(nn.Module):
+    """Depends on a size inside its region, and fails there on a single token."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = x @ x.T
+            if y.shape[0] % 2:
+                y = y + 1
+            return y.unflatten(0, (-1, 2)) if len(x) == 1 else y
+
+
+def test_no_region_stays_open_where_a_graph_ends_early():
+    model = Half()
+    traced = surgery.trace(model, {"x": torch.randn(2, 4)}).module()
+    for tokens in (3, 2, 5):
+        x = torch.randn(tokens, 4)
+        assert_same(model(x), traced(x))
+        assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(GuardError):
+        traced(torch.randn(1, 4))
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.autocast_increment_nesting() == 1
+    assert torch.autocast_decrement_nesting() == 0
+
+
 class Casts(nn.Module):
     """Takes another way, and casts to another dtype, by what autocast has made of a tensor."""
 
