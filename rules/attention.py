@@ -6,8 +6,9 @@ import torch
 
 from surgery.errors import RewriteError
 from surgery.operators import AnyOperator, MixerConfig, Policy, dims_of, extra_features
-from surgery.rewrite.pattern import OperatorPattern
-from surgery.rewrite.rule import Replacement, Rule
+from surgery.rewrite.pattern import node
+from surgery.rewrite.replacement import Replacement
+from surgery.rewrite.rule import Rule
 from surgery.rewrite.selection import Selection, all_layers
 from surgery.rewrite.site import Site
 
@@ -24,6 +25,8 @@ class ReplaceAttention(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse a call that passes more than the tokens, and shapes that a mixer cannot keep."""
+        if not site.first.is_module:
+            return "is no module of its own but made of nodes"
         args, kwargs = site.arguments
         extra = [f"argument {i}" for i, a in enumerate(args[1:], 1) if isinstance(a, torch.Tensor)]
         extra += [name for name, a in kwargs.items() if isinstance(a, torch.Tensor) and name != "hidden_states"]
@@ -55,7 +58,7 @@ def replace_attention(
         inherit: "projections" takes over the weights of q, k, v and o; "random" starts afresh.
     """
     return ReplaceAttention(
-        pattern=OperatorPattern(role="self_attention"),
+        pattern=node("self_attention"),
         layers=layers or all_layers(),
         operator=operator,
         inherit=inherit,

@@ -5,12 +5,13 @@ from surgery.operators.full import FullAttention, FullAttentionMixer
 from surgery.operators.hyena import HyenaMixer, HyenaSE, HyenaX, HyenaY
 from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
-from surgery.operators.registry import AnyOperator, Operator, operator_from_data
+from surgery.operators.registry import AnyDims, AnyOperator, Operator, operator_from_data
 from surgery.operators.window import SlidingWindow, SlidingWindowMixer
 
 __all__ = [
     "MLP",
     "Activation",
+    "AnyDims",
     "AnyOperator",
     "FullAttention",
     "FullAttentionMixer",

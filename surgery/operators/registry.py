@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from surgery.errors import ArtifactError
-from surgery.operators.base import OperatorConfig
+from surgery.operators.base import MixerDims, OperatorConfig
 from surgery.operators.full import FullAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
-from surgery.operators.mlp import MLP
+from surgery.operators.mlp import MLP, MLPDims
 from surgery.operators.window import SlidingWindow
 
 Known = HyenaSE | HyenaX | HyenaY | SlidingWindow | FullAttention | MLP
@@ -42,3 +42,6 @@ def _from_json(value: Any) -> Any:
 
 AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""
+
+AnyDims = MixerDims | MLPDims
+"""A pydantic field for the sizes that an operator is built at."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.attention import find_attention, find_cores
 from surgery.graph.roles.embedding import find_embeddings
 from surgery.graph.roles.flow import Place
@@ -17,7 +18,6 @@ from surgery.graph.roles.operator import Operator, Role, block_layers, module_op
 from surgery.graph.roles.primitives import is_linear
 from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
-from surgery.graph.view import child_path
 
 
 def find_operators(scopes: Mapping[str, Scope]) -> list[Operator]:
