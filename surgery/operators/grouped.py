@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
@@ -75,7 +76,7 @@ class GroupedQueryCore(Core):
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Attend to all keys; keys and values have H or G heads: (B, H, N, K)."""
-        k_BGMK, v_BGMK = (x.unflatten(1, (self.groups, -1)).mean(2) for x in (k_BHMK, v_BHMK))
+        k_BGMK, v_BGMK = (rearrange(x, "b (g h) m k -> b g h m k", g=self.groups).mean(2) for x in (k_BHMK, v_BHMK))
         return F.scaled_dot_product_attention(q_BHNK, k_BGMK, v_BGMK, attn_mask=mask, enable_gqa=True)
 
 
@@ -115,4 +116,5 @@ class GroupedQueryMixer(CoreMixer):
                 f"cannot inherit keys and values: they are {len(rows)} wide and the new operator has "
                 f"{self.dims.inner}; build the operator with dims_of(attention)"
             )
-        return rows.unflatten(0, (self.core.groups, -1, self.dims.head_dim))
+        by_group: Tensor = rearrange(rows, "(g h k) ... -> g h k ...", g=self.core.groups, k=self.dims.head_dim)
+        return by_group

@@ -5,6 +5,7 @@ Shape legend: B batch, H heads, N queries, M keys, K features of a head, F featu
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Self
 
 import torch
@@ -103,14 +104,15 @@ class LinearAttentionCore(Core):
         Raises:
             RewriteError: the mask is not boolean or differs between queries.
         """
-        phi_k_BHMF = self.phi_k(k_BHMK)
+        phi_k_BHMF: Tensor = self.phi_k(k_BHMK)
         if mask is not None:
             phi_k_BHMF = phi_k_BHMF.masked_fill(~_of_keys(mask).transpose(-1, -2), 0.0)
         y_BHNK = linear_attention(self.phi_q(q_BHNK), phi_k_BHMF, v_BHMK)
         if self.depthwise is None:
             return y_BHNK
         extra_BNE = self.depthwise(rearrange(v_BHMK, "b h n k -> b n (h k)"), grid)
-        return y_BHNK + rearrange(extra_BNE, "b n (h k) -> b h n k", h=v_BHMK.shape[1])
+        extra_BHNK: Tensor = rearrange(extra_BNE, "b n (h k) -> b h n k", h=v_BHMK.shape[1])
+        return y_BHNK + extra_BHNK
 
 
 class LinearAttentionMixer(CoreMixer):
@@ -126,7 +128,7 @@ class LearnedFeatures(nn.Module):
 
     def forward(self, x_BHNK: Tensor) -> Tensor:
         """The features, all positive."""
-        mapped_BHNK = x_BHNK @ self.weight
+        mapped_BHNK: Tensor = x_BHNK @ self.weight
         return torch.cat([mapped_BHNK.softmax(3), (-mapped_BHNK).softmax(3)], dim=3)
 
 
@@ -136,12 +138,17 @@ def linear_attention(phi_q_BHNF: Tensor, phi_k_BHMF: Tensor, v_BHMK: Tensor) -> 
     Half precision is summed in float32, under autocast too: the state holds as many terms as there are keys.
     """
     exact = torch.promote_types(v_BHMK.dtype, torch.float32)
-    with torch.autocast(v_BHMK.device.type, enabled=False):
+    with _no_autocast(v_BHMK.device.type):
         # A column of ones next to v gives the denominator by the same two products.
         v_BHMK1 = F.pad(v_BHMK.to(exact), (0, 1), value=1.0)
         y_BHNK1 = phi_q_BHNF.to(exact) @ (phi_k_BHMF.to(exact).transpose(2, 3) @ v_BHMK1)
         y_BHNK = y_BHNK1[..., :-1] / (y_BHNK1[..., -1:] + EPSILON)
     return y_BHNK.to(v_BHMK.dtype)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    """A context without autocast, on devices that have it: the meta device has not."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _of_keys(mask: Tensor) -> Tensor:
