@@ -1,34 +1,52 @@
 """Operators that can stand where an attention or an MLP stood: plain PyTorch, described by plain data."""
 
 from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
-from surgery.operators.full import FullAttention, FullAttentionMixer
-from surgery.operators.hyena import HyenaMixer, HyenaSE, HyenaX, HyenaY
+from surgery.operators.core import Core, CoreMixer
+from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
+from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
+from surgery.operators.hyena import HyenaCore, HyenaMixer, HyenaSE, HyenaX, HyenaY
+from surgery.operators.linear import LinearAttention, LinearAttentionCore, LinearAttentionMixer
 from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
+from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
 from surgery.operators.registry import AnyDims, AnyOperator, Operator, operator_from_data
-from surgery.operators.window import SlidingWindow, SlidingWindowMixer
+from surgery.operators.window import SlidingWindow, SlidingWindowCore, SlidingWindowMixer
 
 __all__ = [
     "MLP",
     "Activation",
     "AnyDims",
     "AnyOperator",
+    "Core",
+    "CoreMixer",
     "FullAttention",
+    "FullAttentionCore",
     "FullAttentionMixer",
+    "GroupedQueryAttention",
+    "GroupedQueryCore",
+    "GroupedQueryMixer",
+    "HyenaCore",
     "HyenaMixer",
     "HyenaSE",
     "HyenaX",
     "HyenaY",
+    "LinearAttention",
+    "LinearAttentionCore",
+    "LinearAttentionMixer",
     "MLPDims",
     "MLPMixer",
     "MixerConfig",
     "MixerDims",
+    "NeighbourhoodAttention",
+    "NeighbourhoodCore",
+    "NeighbourhoodMixer",
     "Operator",
     "OperatorConfig",
     "Policy",
     "Projections",
     "SequenceMixer",
     "SlidingWindow",
+    "SlidingWindowCore",
     "SlidingWindowMixer",
     "dims_of",
     "extra_features",

@@ -10,11 +10,24 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 from surgery.errors import ArtifactError
 from surgery.operators.base import MixerDims, OperatorConfig
 from surgery.operators.full import FullAttention
+from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
+from surgery.operators.linear import LinearAttention
 from surgery.operators.mlp import MLP, MLPDims
+from surgery.operators.neighbourhood import NeighbourhoodAttention
 from surgery.operators.window import SlidingWindow
 
-Known = HyenaSE | HyenaX | HyenaY | SlidingWindow | FullAttention | MLP
+Known = (
+    HyenaSE
+    | HyenaX
+    | HyenaY
+    | SlidingWindow
+    | NeighbourhoodAttention
+    | LinearAttention
+    | GroupedQueryAttention
+    | FullAttention
+    | MLP
+)
 Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""
 
