@@ -11,10 +11,13 @@ from surgery.errors import ArtifactError
 from surgery.operators.base import OperatorConfig
 from surgery.operators.full import FullAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
+from surgery.operators.joiner import ConcatProject, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.mlp import MLP
 from surgery.operators.window import SlidingWindow
 
-Known = HyenaSE | HyenaX | HyenaY | SlidingWindow | FullAttention | MLP
+Known = (
+    HyenaSE | HyenaX | HyenaY | SlidingWindow | FullAttention | MLP | ConcatProject | SumDeltas | WeightedSum | ZeroJoin
+)
 Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""
 
