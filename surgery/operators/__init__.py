@@ -1,10 +1,11 @@
-"""Operators that can stand where an attention or an MLP stood: plain PyTorch, described by plain data."""
+"""Operators that stand where an attention or an MLP stood, or join two blocks: plain PyTorch, described by plain data."""
 
 from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
 from surgery.operators.core import Core, CoreMixer
 from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
 from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
 from surgery.operators.hyena import HyenaCore, HyenaMixer, HyenaSE, HyenaX, HyenaY
+from surgery.operators.joiner import ConcatProject, Joiner, JoinerConfig, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.linear import LinearAttention, LinearAttentionCore, LinearAttentionMixer
 from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
 from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
@@ -17,6 +18,7 @@ __all__ = [
     "Activation",
     "AnyDims",
     "AnyOperator",
+    "ConcatProject",
     "Core",
     "CoreMixer",
     "FullAttention",
@@ -30,6 +32,9 @@ __all__ = [
     "HyenaSE",
     "HyenaX",
     "HyenaY",
+    "Joiner",
+    "JoinerConfig",
+    "JoinerDims",
     "LinearAttention",
     "LinearAttentionCore",
     "LinearAttentionMixer",
@@ -48,6 +53,9 @@ __all__ = [
     "SlidingWindow",
     "SlidingWindowCore",
     "SlidingWindowMixer",
+    "SumDeltas",
+    "WeightedSum",
+    "ZeroJoin",
     "dims_of",
     "extra_features",
     "linears_of",

@@ -12,6 +12,7 @@ from surgery.operators.base import MixerDims, OperatorConfig
 from surgery.operators.full import FullAttention
 from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
+from surgery.operators.joiner import ConcatProject, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.linear import LinearAttention
 from surgery.operators.mlp import MLP, MLPDims
 from surgery.operators.neighbourhood import NeighbourhoodAttention
@@ -27,6 +28,10 @@ Known = (
     | GroupedQueryAttention
     | FullAttention
     | MLP
+    | ConcatProject
+    | SumDeltas
+    | WeightedSum
+    | ZeroJoin
 )
 Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""
@@ -56,5 +61,5 @@ def _from_json(value: Any) -> Any:
 AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""
 
-AnyDims = MixerDims | MLPDims
+AnyDims = MixerDims | MLPDims | JoinerDims
 """A pydantic field for the sizes that an operator is built at."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.operators import AnyDims, AnyOperator, Policy
+from surgery.operators import AnyDims, AnyOperator, MixerConfig, Policy
 
 _VALUE = re.compile(r"(?P<name>\w+)(\((?P<argument>\w+)\))?(?P<items>(\[\w+\])*)")
 
@@ -84,8 +84,12 @@ class New(Config):
 
     def build(self) -> nn.Module:
         """A fresh module with random weights, on torch's default device."""
-        module: nn.Module = self.operator.core(self.dims) if self.core else self.operator.build(self.dims)
-        return module
+        if not self.core:
+            module: nn.Module = self.operator.build(self.dims)
+            return module
+        if not isinstance(self.operator, MixerConfig):
+            raise RewriteError(f"{self.operator.kind} mixes no tokens and has no core; choose a sequence mixer")
+        return self.operator.core(self.dims)
 
     def initialise(self, new: nn.Module, sources: list[nn.Module]) -> None:
         """Give `new` what it inherits."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from surgery.operators import MixerConfig, MixerDims, SequenceMixer
 
@@ -40,7 +40,7 @@ def tokens(batch: int, length: int, dims: MixerDims, seed: int) -> Tensor:
     return torch.randn(batch, length, dims.dim, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def assert_parity(mixer: SequenceMixer, naive: Naive, x_BND: Tensor) -> None:
+def assert_parity(mixer: nn.Module, naive: Naive, x_BND: Tensor) -> None:
     """The mixer equals its twin, output and every gradient, in float64, float32 and bfloat16."""
     for dtype, tolerance in TOLERANCE.items():
         tested = copy.deepcopy(mixer).to(dtype)
