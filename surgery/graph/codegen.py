@@ -163,7 +163,7 @@ def _attempt(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str,
             failure = f"{change} is not what it was when the forward was recorded"
             continue
         inputs = list(filter(is_input, leaves))
-        before = Snapshot(module, inputs) if recording.has_late_guards and not torch.compiler.is_compiling() else None
+        before = Snapshot(module, inputs) if recording.has_late_guards and not _is_recorded(inputs) else None
         try:
             result = _outputs(recording, module, inputs)
         except GuardFailed as failed:
@@ -173,6 +173,11 @@ def _attempt(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str,
         else:
             return True, recording.result(result, arguments)
     return False, failure
+
+
+def _is_recorded(inputs: list[Any]) -> bool:
+    """Whether this call is itself being recorded or compiled, so that there is nothing to put back."""
+    return torch.compiler.is_compiling() or any(isinstance(i, torch.Tensor) and i.is_meta for i in inputs)
 
 
 def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:

@@ -13,7 +13,9 @@ from surgery.graph.paths import child_path
 from surgery.graph.roles import Operator, Role, find_operators
 from surgery.graph.roles.operator import mixes, params_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
+from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
+from surgery.graph.streams import Stream, find_streams
 from surgery.graph.view import OPERATOR, Key, to_networkx
 
 
@@ -29,6 +31,7 @@ class ModelGraph:
         self.model = model
         self.scopes = scopes
         self._record = record
+        self._streams: dict[str, tuple[Stream, ...] | None] = {}
         self._nodes: dict[int, dict[str, fx.Node]] = {}
 
     @property
@@ -52,7 +55,17 @@ class ModelGraph:
 
     @cached_property
     def _operators(self) -> list[Operator]:
-        return find_operators(self.scopes)
+        return find_operators(self._structure)
+
+    @cached_property
+    def _structure(self) -> Structure:
+        return Structure(self.scopes)
+
+    def streams(self, path: str) -> tuple[Stream, ...] | None:
+        """The token streams of the block at `path`; None if a result does not go on with a single argument."""
+        if path not in self._streams:
+            self._streams[path] = find_streams(self._structure, path)
+        return self._streams[path]
 
     @cached_property
     def view(self) -> nx.MultiDiGraph:

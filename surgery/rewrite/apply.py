@@ -13,9 +13,8 @@ from torch import fx
 
 from surgery.errors import RewriteError
 from surgery.graph.arguments import bound_arguments, with_arguments
-from surgery.graph.guard import layout, require
 from surgery.graph.paths import child_path
-from surgery.graph.roles.primitives import SPLITS, is_layout, name_of
+from surgery.graph.readers import is_guard, is_view, items_of, readers_of, takes
 from surgery.graph.scope import Recording, Scope
 from surgery.rewrite.place import Anchors, Place
 from surgery.rewrite.replacement import Call, Rewiring, parse
@@ -59,16 +58,16 @@ def apply(recording: Recording, bound: Sequence[Bound], scopes: Mapping[str, Sco
 
 
 def _state(recording: Recording, bound: Sequence[Bound]) -> Any:
-    """The attributes that the forward read, without those of the matched modules and of gradient checkpointing."""
-    matched = {
-        tuple(anchor.target.split("."))
-        for each in bound for anchors in each.place.nodes.values() for anchor in anchors if anchor.op == "call_module"
-    }  # fmt: skip
+    """The attributes that the forward read, without what it read of the matched modules and of lists that hold them."""
+    anchors = (a for each in bound for group in each.place.nodes.values() for a in group if a.op == "call_module")
+    matched = {tuple(anchor.target.split(".")) for anchor in anchors}
+    holders = {path[:-1] for path in matched}
 
     def is_kept(entry: Any) -> bool:
         path, name, _ = entry
         full = (*path, name)
-        return name != "gradient_checkpointing" and not any(full[:n] in matched for n in range(1, len(full) + 1))
+        inside = any(full[:n] in matched for n in range(1, len(full) + 1))
+        return not inside and not (name == "_modules" and path in holders)
 
     return tuple(entry for entry in recording.state if is_kept(entry))
 
@@ -119,7 +118,7 @@ class _Edit:
         for value, by in self._rewiring.results.items():
             new = self._value(by)
             for node, user in users[value]:
-                if not _is_guard(user):
+                if not is_guard(user):
                     user.replace_input_with(node, new)
         self._take_out()
 
@@ -143,13 +142,13 @@ class _Edit:
     def _result(self, name: str) -> fx.Node:
         """The node whose result is that of the matched `name`: of several, the one that others read."""
         nodes = self._nodes[name]
-        read = [n for n in nodes if any(user not in nodes and not _is_guard(user) for user in n.users)]
+        read = [n for n in nodes if any(user not in nodes and not is_guard(user) for user in n.users)]
         if len(nodes) > 1 and len(read) != 1:
             raise RewriteError(f"{self._where(name)} gives {len(read)} results to others; name a single one")
         return read[0] if len(nodes) > 1 else nodes[0]
 
     def _item(self, node: fx.Node, item: int | str) -> fx.Node:
-        known = next((user for user in node.users if _takes(user, node, item)), None)
+        known = next((user for user in node.users if takes(user, node, item)), None)
         if known is not None and self._order.of(known) <= self._order.of(self._order.after([self._last])):
             return known
         return self._insert(lambda: self._graph.call_function(operator.getitem, (node, item)), [node])
@@ -159,10 +158,7 @@ class _Edit:
         name, argument, items = parse(value)
         if argument is not None:
             raise RewriteError(f"{self._where(name)}: {value} is an argument; only results can be replaced")
-        nodes = [self._result(name)]
-        for item in items:
-            nodes = [user for node in nodes for user in node.users if _takes(user, node, item)]
-        return nodes
+        return items_of(self._result(name), items)
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +188,7 @@ class _Edit:
         kept = self._rewiring.read | set(self._rewiring.keeps)
         matched = {node: name for name, nodes in self._nodes.items() if name not in kept for node in nodes}
         for node, name in reversed(matched.items()):
-            leak = next((user for user in _readers(node) if user not in matched), None)
+            leak = next((user for user in readers_of(node) if user not in matched), None)
             if leak is not None:
                 raise RewriteError(
                     f"{self._where(name)} is also read by {leak.op if leak.op == 'output' else leak.name}, which is not "
@@ -207,26 +203,6 @@ class _Edit:
         return child_path(self._path, node) if node.op == "call_module" else f"{self._path}:{node.name}"
 
 
-def _takes(user: fx.Node, node: fx.Node, item: int | str) -> bool:
-    """Whether `user` takes `item` out of the result of `node`."""
-    return user.target is operator.getitem and user.args[0] is node and user.args[1] == item
-
-
-def _is_guard(node: fx.Node) -> bool:
-    """Whether `node` only checks something."""
-    return node.target in (layout, require)
-
-
-def _is_view(node: fx.Node) -> bool:
-    """Whether `node` may go when nothing reads it."""
-    return is_layout(node) or name_of(node) in SPLITS or (node.op == "call_method" and node.target == "size")
-
-
-def _readers(node: fx.Node) -> list[fx.Node]:
-    """What reads `node`, past views that nothing reads."""
-    return [user for user in node.users if not _is_guard(user) and (not _is_view(user) or _readers(user))]
-
-
 def _erase(graph: fx.Graph, node: fx.Node) -> None:
     """Take out `node`, with guards and views of its result, and views above that nothing else reads."""
     for user in list(node.users):
@@ -234,7 +210,7 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     above = node.all_input_nodes
     graph.erase_node(node)
     for source in above:
-        if not source.users and _is_view(source):
+        if not source.users and is_view(source):
             _erase(graph, source)
 
 

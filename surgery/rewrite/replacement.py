@@ -16,7 +16,7 @@ from torch import nn
 
 from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.operators import AnyDims, AnyOperator, MixerConfig, Policy
+from surgery.operators import AnyDims, AnyOperator, MixerConfig, MixerDims, Policy
 
 _VALUE = re.compile(r"(?P<name>\w+)(\((?P<argument>\w+)\))?(?P<items>(\[\w+\])*)")
 
@@ -87,7 +87,7 @@ class New(Config):
         if not self.core:
             module: nn.Module = self.operator.build(self.dims)
             return module
-        if not isinstance(self.operator, MixerConfig):
+        if not isinstance(self.operator, MixerConfig) or not isinstance(self.dims, MixerDims):
             raise RewriteError(f"{self.operator.kind} mixes no tokens and has no core; choose a sequence mixer")
         return self.operator.core(self.dims)
 

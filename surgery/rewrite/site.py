@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from torch import fx, nn
 from surgery.graph import ModelGraph, Operator
 from surgery.graph.arguments import bound_arguments
 from surgery.graph.paths import child_path
+from surgery.graph.readers import items_of
 from surgery.graph.view import Key
 
 
@@ -86,6 +88,10 @@ class Item:
             return self.node.meta["val"]
         inside = set(self.nodes)
         return next(n.meta["val"] for n in reversed(self.nodes) if set(n.users) - inside)
+
+    def results(self, items: Sequence[int | str]) -> list[fx.Node]:
+        """The fx nodes that hold its result, or what `items` lead to in it."""
+        return items_of(self.node, items)
 
     @cached_property
     def bound(self) -> dict[str, Any]:
