@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import cached_property
 
 import networkx as nx
@@ -11,6 +12,7 @@ from torch import fx, nn
 from surgery.graph.codegen import Record, forget, generate
 from surgery.graph.paths import child_path
 from surgery.graph.roles import Operator, Role, find_operators
+from surgery.graph.roles.flow import is_inside
 from surgery.graph.roles.operator import mixes, params_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.roles.structure import Structure
@@ -78,6 +80,12 @@ class ModelGraph:
         if id(graph) not in self._nodes:
             self._nodes[id(graph)] = {node.name: node for node in graph.nodes}
         return self._nodes[id(graph)][name]
+
+    def nodes_below(self, path: str) -> Iterator[tuple[str, fx.Node]]:
+        """Every fx node in the scopes at and below `path`, with the path of its scope."""
+        for name, scope in self.scopes.items():
+            if is_inside(name, path):
+                yield from ((name, node) for node in scope.graph.nodes)
 
     def operator_at(self, key: Key) -> Operator:
         """The node of the view at `key` as an operator; one without a role has the role "block" or "node"."""

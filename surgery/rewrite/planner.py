@@ -87,7 +87,7 @@ class Planner:
             return self._swaps(rule, group, replacement)
         if isinstance(replacement, Sharing):
             return [self._sharing(rule, site, replacement)]
-        return [self._rewired(rule, site, replacement)]
+        return [self._rewired(rule, site.path, rule.place(site), replacement)]
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
@@ -168,14 +168,15 @@ class Planner:
 
     # -- graphs ----------------------------------------------------------------------------------------------------
 
-    def _rewired(self, rule: Rule, site: Site, rewiring: Rewiring) -> Edit:
-        require_names(rewiring, site.items, f"{rule.name} at {site.path}")
+    def _rewired(self, rule: Rule, path: str, site: Site, rewiring: Rewiring) -> Edit:
+        """The edit at `path` by a rewiring of the nodes at `site`."""
+        require_names(rewiring, site.items, f"{rule.name} at {path}")
         new = self._contract.check_rewiring(site, rewiring)
         removed = self._removed(site, rewiring)
         stays = [item for name, item in site.items.items() if name in rewiring.read or name in rewiring.keeps]
         old = list(site.items.values())
         return Edit(
-            path=site.path,
+            path=path,
             rule=rule.name,
             layer=site.first.layer,
             replaced=", ".join(dict.fromkeys(item.operator.module_class or item.node.name for item in old)),

@@ -39,6 +39,10 @@ class Rule(Config, ABC):
         """A reason not to apply the rule at `site`, or None."""
         return None
 
+    def place(self, site: Site) -> Site:
+        """Where the rewiring is made: at the site, or at something inside what matched."""
+        return site
+
     @abstractmethod
     def replacement(self, site: Site) -> Replacement | Rewiring | Sharing:
         """What goes to `site`."""

@@ -148,6 +148,11 @@ class Site:
         """Those of the first one's call: meta tensors of the traced sizes, numbers and constants."""
         return self.first.arguments
 
+    @property
+    def result(self) -> Any:
+        """The result of the first one, as traced."""
+        return self.first.result
+
     def __str__(self) -> str:
         return self.path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
+from surgery.graph.cost import FlopCounter, cost_of
 from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, parse
 from surgery.rewrite.site import Site, traced
 from surgery.trace.shadow import shadow
@@ -37,12 +39,14 @@ class Contract:
         Raises:
             RewriteError: it fails, or gives another shape or dtype than the module that it replaces.
         """
-        args, kwargs = site.arguments
-        expected, tokens = site.node.meta["val"], site.operator.in_shape
         new = self._build(site, replacement)
-        for resize in _sizes(tokens):
-            self._run(site.path, replacement, new, *resize((args, kwargs, expected)))
-        return self._cost(replacement, new, tokens)
+        call = (*site.arguments, site.result)
+        for resize in _sizes(site.operator.in_shape):
+            args, kwargs, expected = resize(call)
+            result, _ = self._result(site.path, replacement, new, args, kwargs)
+            _require_alike(site.path, result, expected, replacement.operator.kind)
+        cost: Cost = self._result(site.path, replacement, new, *site.arguments)[1]
+        return cost
 
     def check_rewiring(self, site: Site, rewiring: Rewiring) -> Cost:
         """Run the new calls on what the matched nodes read; their results must be like those that they replace.
@@ -64,9 +68,8 @@ class Contract:
     def result_of(self, path: str, new: New, like: nn.Parameter | None, args: Any, kwargs: Any) -> tuple[Any, Cost]:
         """What the new module gives, and what it costs."""
         module = self._once(("built", new, _dtype(like)), lambda: _built(path, new, like))
-        result = self._result(path, new, module, args, kwargs)
-        first = next((a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)), torch.empty(0))
-        return result, self._cost(new, module, tuple(first.shape))
+        result: tuple[Any, Cost] = self._result(path, new, module, args, kwargs)
+        return result
 
     def _build(self, site: Site, replacement: Replacement) -> nn.Module:
         like = next((p for p in site.module.parameters() if p.is_floating_point()), None)
@@ -75,22 +78,16 @@ class Contract:
         )
         return module
 
-    def _run(self, path: str, replacement: Replacement, new: nn.Module, args: Any, kwargs: Any, expected: Any) -> None:
-        result = self._result(path, replacement, new, args, kwargs)
-        _require_alike(path, result, expected, replacement.operator.kind)
-
     def _result(self, path: str, new: Replacement | New, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        key = ("run", id(module), str(pytree.tree_map(_kind, (args, kwargs))))
-        return self._once(key, lambda: _called(path, new.operator.kind, module, args, kwargs))
+        """What the new module gives, and what that costs."""
 
-    def _cost(self, new: Replacement | New, module: nn.Module, tokens: tuple[int, ...]) -> Cost:
-        flops = getattr(module, "flops", None)
-        batch, length = _batch_and_length(tokens, is_core=isinstance(new, New) and new.core)
-        return Cost(
-            params=sum(p.numel() for p in module.parameters()),
-            flops=flops(batch, length) if flops else 0,
-            flops_mixing=module.flops_mixing(batch, length) if flops else 0,  # type: ignore[operator]
-        )
+        def run() -> tuple[Any, Cost]:
+            with FlopCounter() as counter:
+                result = _called(path, new.operator.kind, module, args, kwargs)
+            flops, mixing = cost_of(module, (args, kwargs), counter.total)
+            return result, Cost(sum(p.numel() for p in module.parameters()), flops, mixing or 0)
+
+        return self._once(("run", id(module), str(pytree.tree_map(_kind, (args, kwargs)))), run)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._known:
@@ -170,30 +167,40 @@ def _tokens(site: Site) -> tuple[int, ...]:
 
 
 def _sizes(tokens: tuple[int, ...]) -> Iterator[Resize]:
-    """The traced sizes, and others: more samples, four times as many tokens, a single token."""
+    """The traced sizes, and others: more samples, four times as many tokens, a single token.
+
+    `tokens` is (B, N, D) or, of heads, (B, H, N, K).
+    """
     yield lambda values: values
-    if len(tokens) == 3:
-        batch, length = tokens[:2]
+    if len(tokens) in (3, 4):
+        batch, length = tokens[0], tokens[-2]
         for to in ((batch + 2, length), (batch, 4 * length), (batch, 1)):
-            yield lambda values, to=to: _resized(values, tokens, to)  # type: ignore[misc]
+            yield partial(_resized, tokens=tokens, to=to)
 
 
 def _resized(values: Any, tokens: tuple[int, ...], to: tuple[int, int]) -> Any:
-    """Meta tensors of shape (B, N, ...) at another batch size and token count."""
+    """Meta tensors like `tokens` but for the width, at another batch size and token count.
+
+    Of heads, keys of another number keep it; a mask leaves all tokens as many as they are.
+    """
+    heads = tokens[1:-2]
+    masked = heads and any(_is_mask(leaf, tokens) for leaf in pytree.tree_leaves(values))
 
     def resized(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and tuple(value.shape[:2]) == tokens[:2]:
+        if not isinstance(value, torch.Tensor) or value.dim() < len(tokens) - (not heads):
+            return value
+        if heads and value.shape[0] == tokens[0]:
+            length = to[1] if value.shape[-2] == tokens[-2] and not masked else value.shape[-2]
+            return value.new_empty((to[0], *value.shape[1:-2], length, value.shape[-1]))
+        if not heads and tuple(value.shape[:2]) == tokens[:2]:
             return value.new_empty((*to, *value.shape[2:]))
         return value
 
     return pytree.tree_map(resized, values)
 
 
-def _batch_and_length(tokens: tuple[int, ...], is_core: bool) -> tuple[int, int]:
-    """B and N of tokens (B, N, ...) or, of a core, of heads (B, H, N, K)."""
-    if len(tokens) < 2:
-        return 1, 1
-    return tokens[0], tokens[2] if is_core and len(tokens) == 4 else tokens[1]
+def _is_mask(value: Any, tokens: tuple[int, ...]) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[-1] != tokens[-1]
 
 
 def _built(path: str, new: Replacement | New, like: nn.Parameter | None) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.graph.cost import Counted, FlopCounter
+from surgery.graph.cost import Counted, FlopCounter, cost_of
 from surgery.graph.regions import autocast_state
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
 from surgery.graph.state import own_class
@@ -121,7 +121,7 @@ class Recorder(TorchFunctionMode):
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
-            flops, mixing = _known_flops(module, args, kwargs, flops)
+            flops, mixing = cost_of(module, (args, kwargs), flops)
         else:
             mixing = None
             result, flops = self._call_scope(module, path, args, kwargs)
@@ -322,17 +322,6 @@ class Recorder(TorchFunctionMode):
 
 def _join(root: str, path: str) -> str:
     return f"{root}.{path}" if root and path else root or path
-
-
-def _known_flops(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counted: int
-) -> tuple[int, int | None]:
-    """What a call costs, and how much of it is mixing; None if the module does not say."""
-    if not isinstance(module, Counted):
-        return counted, None
-    tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
-    batch, length = tokens.shape[:2]
-    return module.flops(batch, length), module.flops_mixing(batch, length)
 
 
 def _method_name(func: Any) -> str | None:
