@@ -18,7 +18,7 @@ from surgery.graph.scope import Scope
 from surgery.graph.state import own_class
 from surgery.rewrite.edit import Edit, rewired_scopes
 from surgery.rewrite.edited import edit_scope
-from surgery.rewrite.plan import Plan, plan
+from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
 from surgery.rewrite.removed import Removed
 from surgery.rewrite.replacement import Copy, New, Replacement, Rewiring, Sharing
 from surgery.rewrite.rule import Rule
@@ -70,9 +70,9 @@ def rewrite(
     """
     if not isinstance(model, ModelGraph):
         model = trace(model, inputs or {})
-    planned = plan(model, rules)
+    planned, edited = plan_and_try(model, rules)
     require_no_conflicts(planned)
-    return commit(model, planned.edits, seed)
+    return _commit(model, planned.edits, edited, seed)
 
 
 def require_no_conflicts(planned: Plan) -> None:
@@ -85,12 +85,16 @@ def require_no_conflicts(planned: Plan) -> None:
 
 def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> nn.Module:
     """A copy of the traced model with `edits` made. It is given out only when every edit has succeeded."""
+    return _commit(graph, edits, edited_recordings(graph, edits), seed)
+
+
+def _commit(graph: ModelGraph, edits: Sequence[Edit], edited: Edited, seed: int) -> nn.Module:
     student = copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
     for path, old in make_modules(student, edits, seed).items():
         replaced.setdefault(path, old)
-    rewire(student, edits, replaced, graph.scopes)
+    rewire(student, edits, replaced, edited)
     set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
     return student
 
@@ -99,36 +103,35 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     """Put the new modules of `edits` into `student`, with random weights and, unless `seed` is None, what they inherit.
 
     Returns:
-        What stood in their places before.
+        What stood in their places before. The caller's random state is left alone.
     """
     replaced: dict[str, nn.Module] = {}
-    for edit in edits:
-        for path, new in _new_modules(student, edit, seed).items():
-            parent, _, name = path.rpartition(".")
-            if name in student.get_submodule(parent)._modules:
-                replaced.setdefault(path, student.get_submodule(path))
-            put(student, path, new)
+    with torch.random.fork_rng(devices=[]):
+        for edit in edits:
+            for path, new in _new_modules(student, edit, seed).items():
+                parent, _, name = path.rpartition(".")
+                old = student.get_submodule(parent)._modules.get(name)
+                if old is not None:
+                    replaced.setdefault(path, old)
+                put(student, path, new)
     return replaced
 
 
-def rewire(
-    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], scopes: Mapping[str, Scope]
-) -> None:
+def rewire(student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], edited: Edited) -> None:
     """Let the modules of `student` whose graphs `edits` change run the edited graphs.
 
     Args:
         student: with all new modules.
         edits: of one commit.
         replaced: what they have taken out, by path.
-        scopes: of the model that they were planned for; of a loaded student none, which are recorded when it is called.
+        edited: recordings with the edits made; of a loaded student none, they are recorded when it is called.
     """
     gone = {path for edit in edits if edit.place is not None for path in edit.paths}
     for path, bound in rewired_scopes(edits).items():
         module = student.get_submodule(path)
         prefix = f"{path}." if path else ""
         originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
-        scope = scopes.get(path) or Scope(path, own_class(module))
-        edit_scope(module, scope, bound, originals, scopes, record)
+        edit_scope(module, Scope(path, own_class(module)), edited.get(path, []), bound, originals, record)
 
 
 def undo(student: nn.Module) -> nn.Module:
@@ -231,11 +234,10 @@ def _shared(student: nn.Module, paths: Sequence[str], average: bool) -> dict[str
 
 
 def _made(edit: Edit, path: str, new: Replacement | New, near: Sequence[nn.Module], seed: int | None) -> nn.Module:
-    """A new module on the device, in the dtype and mode of those `near`; the caller's random state is left alone."""
+    """A new module on the device, in the dtype and mode of those `near`."""
     like = next((p for m in near for p in m.parameters() if p.is_floating_point()), torch.empty(0))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_stream(seed or 0, path))
-        module = new.build().to(device=like.device, dtype=like.dtype)
+    torch.default_generator.manual_seed(_stream(seed or 0, path))  # torch.manual_seed takes a millisecond
+    module = new.build().to(device=like.device, dtype=like.dtype)
     if seed is None:
         return module
     try:

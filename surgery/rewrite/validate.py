@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from surgery.errors import RewriteError
 from surgery.graph.cost import FlopCounter, cost_of
 from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, parse
-from surgery.rewrite.site import Site, traced
+from surgery.rewrite.site import Item, Site, traced
 from surgery.trace.shadow import shadow
 
 Resize = Callable[[Any], Any]
@@ -57,6 +57,11 @@ class Contract:
         Raises:
             RewriteError: a call fails, or a result has another shape or dtype than what it replaces.
         """
+        key = ("rewiring", rewiring.model_dump_json(), _kinds(site), _dtype(_parameter_near(site)))
+        cost: Cost = self._once(key, lambda: self._run(site, rewiring))
+        return cost
+
+    def _run(self, site: Site, rewiring: Rewiring) -> Cost:
         costs: list[Cost] = []
         for number, resize in enumerate(_sizes(_tokens(site))):
             run = _Run(self, site, rewiring, resize)
@@ -229,6 +234,19 @@ def _require_alike(path: str, result: Any, expected: Any, what: str) -> None:
         f"{path}: {what} gives {_words(result)} where {_words(expected)} is needed; "
         "choose an operator that keeps the shape, or adapt the rule's check"
     )
+
+
+def _kinds(site: Site) -> str:
+    """What is known of the matched nodes that a check depends on: their modules, arguments and results."""
+    kinds = [
+        (item.operator.module_class, item.operator.params, item.operator.flops, _shown(item))
+        for item in site.items.values()
+    ]
+    return str(kinds)
+
+
+def _shown(item: Item) -> Any:
+    return pytree.tree_map(_kind, (traced(item.bound), item.result))
 
 
 def _parameter_near(site: Site) -> nn.Parameter | None:

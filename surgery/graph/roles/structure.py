@@ -82,10 +82,24 @@ class Structure:
 
     def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[Place]:
         """The places between two nodes of one graph, if learned weights are among them."""
-        if not depends(bottom, top):
+        if not self.depends(path, bottom, top):
             return frozenset()
         places = self.flow.between({(path, top)}, (path, bottom), path)
         return frozenset(places if any(has_weights(node) for _, node in places) else ())
+
+    def depends(self, path: str, node: fx.Node, other: fx.Node) -> bool:
+        """Whether `node` may be computed from `other`, of the same graph; what comes before that need not be searched."""
+        order = self.flow.order
+        first = order[path, other]
+        stack, seen = [node], {node}
+        while stack:
+            node = stack.pop()
+            if node is other:
+                return True
+            new = [s for s in inputs_of(node) if s not in seen and order[path, s] >= first]
+            seen.update(new)
+            stack += new
+        return False
 
     def spine(self, place: Place) -> list[Place]:
         """One step up along the tokens: past gates, biases and whatever else a sublayer or a modulation brings in."""
@@ -111,16 +125,3 @@ class Structure:
 
 def _enters(place: Place, within: str) -> bool:
     return place[0] == within and place[1].op == "placeholder"
-
-
-def depends(node: fx.Node, other: fx.Node) -> bool:
-    """Whether `node` may be computed from `other`, of the same graph."""
-    stack, seen = [node], {node}
-    while stack:
-        node = stack.pop()
-        if node is other:
-            return True
-        new = [source for source in inputs_of(node) if source not in seen]
-        seen.update(new)
-        stack += new
-    return False
