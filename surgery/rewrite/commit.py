@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,8 @@ from surgery.graph.scope import Scope
 from surgery.graph.state import own_class
 from surgery.rewrite.edit import Edit, rewired_scopes
 from surgery.rewrite.edited import edit_scope
+from surgery.rewrite.make import Maker
 from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
-from surgery.rewrite.removed import Removed
-from surgery.rewrite.replacement import Copy, New, Replacement, Rewiring, Sharing
 from surgery.rewrite.rule import Rule
 from surgery.trace import trace
 from surgery.trace.tracer import record
@@ -106,9 +104,10 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
         What stood in their places before. The caller's random state is left alone.
     """
     replaced: dict[str, nn.Module] = {}
+    maker = Maker(student, seed)
     with torch.random.fork_rng(devices=[]):
         for edit in edits:
-            for path, new in _new_modules(student, edit, seed).items():
+            for path, new in maker.make(edit).items():
                 parent, _, name = path.rpartition(".")
                 old = student.get_submodule(parent)._modules.get(name)
                 if old is not None:
@@ -180,75 +179,3 @@ def put(model: nn.Module, path: str, module: nn.Module) -> None:
     """Let the module at `path` be `module`."""
     parent, _, name = path.rpartition(".")
     model.get_submodule(parent).register_module(name, module)
-
-
-def _module_at(model: nn.Module, path: str) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        raise RewriteError(f"{path}: {type(model).__name__} has no such module") from None
-
-
-def _new_modules(student: nn.Module, edit: Edit, seed: int | None) -> dict[str, nn.Module]:
-    """What `edit` puts into `student`, by path."""
-    replacement = edit.replacement
-    if isinstance(replacement, Replacement):
-        new = _made(edit, edit.paths[0], replacement, [_module_at(student, edit.paths[0])], seed)
-        return dict.fromkeys(edit.paths, new)
-    if isinstance(replacement, Sharing):
-        return _shared(student, edit.paths, replacement.average and seed is not None)
-    made = {path: _wired(student, edit, replacement, name, seed) for name, path in edit.modules.items()}
-    return made | {path: Removed(path) for path in edit.paths}
-
-
-def _wired(student: nn.Module, edit: Edit, rewiring: Rewiring, name: str, seed: int | None) -> nn.Module:
-    """The new module called `name`."""
-    new = rewiring.modules[name]
-    assert edit.place is not None
-    scope = student.get_submodule(edit.place.scope)
-
-    def matched(of: str) -> nn.Module:
-        assert edit.place is not None
-        anchor = edit.place.nodes[of][0]
-        if anchor.op != "call_module":
-            raise RewriteError(f"{edit.path}: {name} is initialised from {of}, which is no module")
-        return _module_at(scope, anchor.target)
-
-    if isinstance(new, Copy):
-        return copy.deepcopy(matched(new.of))
-    sources = [matched(of) for of in new.sources]
-    return _made(edit, edit.modules[name], new, sources or [scope], seed)
-
-
-def _shared(student: nn.Module, paths: Sequence[str], average: bool) -> dict[str, nn.Module]:
-    """The first module in the places of all; with the mean of their weights, if wanted."""
-    modules = [_module_at(student, path) for path in paths]
-    first = copy.deepcopy(modules[0]) if average else modules[0]
-    if average:
-        states = [module.state_dict() for module in modules]
-        with torch.no_grad():
-            for name, mean in first.state_dict().items():
-                if mean.is_floating_point():
-                    mean.copy_(torch.stack([state[name] for state in states]).mean(0))
-    return dict.fromkeys(paths if average else paths[1:], first)
-
-
-def _made(edit: Edit, path: str, new: Replacement | New, near: Sequence[nn.Module], seed: int | None) -> nn.Module:
-    """A new module on the device, in the dtype and mode of those `near`."""
-    like = next((p for m in near for p in m.parameters() if p.is_floating_point()), torch.empty(0))
-    torch.default_generator.manual_seed(_stream(seed or 0, path))  # torch.manual_seed takes a millisecond
-    module = new.build().to(device=like.device, dtype=like.dtype)
-    if seed is None:
-        return module
-    try:
-        if isinstance(new, Replacement):
-            new.initialise(module, near[0])
-        else:
-            new.initialise(module, list(near) if new.sources else [])
-    except Exception as error:
-        raise RewriteError(f"{edit.path}: cannot initialise {new.operator.kind}: {error}") from error
-    return module.train(near[0].training)
-
-
-def _stream(seed: int, path: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "little") >> 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -74,11 +74,15 @@ class Structure:
                     return Residual(stream, branch, sublayer)
         return None
 
-    def _origins(self, path: str, stream: fx.Node) -> list[fx.Node]:
+    def _origins(self, path: str, stream: fx.Node) -> Iterator[fx.Node]:
         """What `stream` is a view of, and, where that is a residual sum itself, what that added to, and so on."""
-        *_, origin = bare(stream)
-        known = self.residuals.get((path, origin))
-        return [origin, *(self._origins(path, known.stream) if known else ())]
+        while True:
+            *_, origin = bare(stream)
+            yield origin
+            known = self.residuals.get((path, origin))
+            if known is None:
+                return
+            stream = known.stream
 
     def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[Place]:
         """The places between two nodes of one graph, if learned weights are among them."""
