@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
-from surgery.config import Config
 from surgery.errors import RewriteError
 
 Grid = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
 """Rows and columns, or frames, rows and columns."""
 
 
-class Layout(Config):
-    """Fields of operators whose filters may span more than the raster order.
+Axes = Literal[1, 2, 3]
+"""How many axes a filter spans: 1 for the raster order, 2 for pictures, 3 for videos."""
 
-    Attributes:
-        axes: how many axes the filters span: 1 for the raster order, 2 for pictures, 3 for videos.
-        grid: their sizes, whose product is the number of tokens; None with 2 axes means a square.
-    """
 
-    axes: Literal[1, 2, 3] = 1
-    grid: Grid | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.grid is not None and len(self.grid) != self.axes:
-            raise ValueError(f"grid {self.grid} has {len(self.grid)} axes, but axes is {self.axes}")
-        if self.axes == 3 and self.grid is None:
-            raise ValueError("axes=3 needs a grid, e.g. grid=(4, 16, 16)")
-        return self
+def check_layout(axes: Axes, grid: Grid | None) -> None:
+    """Raise ValueError if `grid` has not as many axes; None means a square, so 3 axes need one."""
+    if grid is not None and len(grid) != axes:
+        raise ValueError(f"grid {grid} has {len(grid)} axes, but axes is {axes}")
+    if axes == 3 and grid is None:
+        raise ValueError("axes=3 needs a grid, e.g. grid=(4, 16, 16)")
 
 
 def sizes(grid: tuple[int, ...] | None, tokens: int, axes: int) -> tuple[int, ...]:

@@ -20,15 +20,16 @@ from typing_extensions import override
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core
-from surgery.operators.grid import Layout
+from surgery.operators.grid import Axes, Grid, check_layout
 from surgery.operators.projections import projections_of
 
 
-class _Hyena(Layout, MixerConfig):
+class _Hyena(MixerConfig):
     """y = out_proj(q * g(k * v)) with q, k, v = f(in_proj(x)), f and g being depthwise convolutions or nothing.
 
     Published: causal along the raster order, kernel 4. If not causal, the filters are centred: see
-    TokenConvolution. Over a grid of 2 or 3 axes they have kernel x kernel (x kernel) taps and are centred.
+    TokenConvolution. Over a grid of 2 or 3 axes they have kernel x kernel (x kernel) taps and are centred; no grid
+    means a square.
     """
 
     has_featuriser: ClassVar[bool]
@@ -38,6 +39,8 @@ class _Hyena(Layout, MixerConfig):
 
     kernel: PositiveInt = 4
     causal: bool = False
+    axes: Axes = 1
+    grid: Grid | None = None
 
     @property
     def taps(self) -> int:
@@ -50,7 +53,8 @@ class _Hyena(Layout, MixerConfig):
         return TokenConvolution(channels, self.kernel, causal=self.causal, axes=self.axes, grid=self.grid)
 
     @model_validator(mode="after")
-    def _is_causal_along_one_axis(self) -> Self:
+    def _has_a_layout(self) -> Self:
+        check_layout(self.axes, self.grid)
         if self.causal and self.axes > 1:
             raise ValueError(f"causal needs axes=1, got axes={self.axes}")
         return self

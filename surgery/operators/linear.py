@@ -19,13 +19,13 @@ from surgery.errors import RewriteError
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core, CoreMixer
-from surgery.operators.grid import Layout
+from surgery.operators.grid import Axes, Grid, check_layout
 
 # Added to the denominator, as in SANA: a query without any active feature gives zeros.
 EPSILON = 1e-15
 
 
-class LinearAttention(Layout, MixerConfig):
+class LinearAttention(MixerConfig):
     """y_i = phi(q_i) (sum_j phi(k_j)^T v_j) / (phi(q_i) sum_j phi(k_j)), every token seeing every other one.
 
     Sources: "Transformers are RNNs" (arXiv 2006.16236), with phi = ReLU as in EfficientViT and SANA ("relu"); "Hedgehog"
@@ -34,15 +34,20 @@ class LinearAttention(Layout, MixerConfig):
 
     Attributes:
         features: the feature map phi.
-        depthwise: taps of that convolution along each axis, see Layout; it starts without effect. None leaves it out.
+        depthwise: taps of that convolution along each axis; it starts without effect. None leaves it out.
+        axes: how many axes it spans: 1 for the raster order, 2 for pictures, 3 for videos.
+        grid: their sizes, whose product is the number of tokens; None with 2 axes means a square.
     """
 
     kind: Literal["linear_attention"] = "linear_attention"
     features: Literal["relu", "learned"] = "relu"
     depthwise: PositiveInt | None = None
+    axes: Axes = 1
+    grid: Grid | None = None
 
     @model_validator(mode="after")
-    def _has_a_use_for_its_grid(self) -> Self:
+    def _has_a_layout(self) -> Self:
+        check_layout(self.axes, self.grid)
         if self.axes > 1 and self.depthwise is None:
             raise ValueError(f"axes={self.axes} needs depthwise, e.g. depthwise=5")
         return self

@@ -60,3 +60,13 @@ def test_frozen_filters_get_no_gradient():
     module(x).sum().backward()
     assert x.grad is not None
     assert module.weight.grad is None
+
+
+def test_starts_as_a_convolution_of_torch():
+    for axes, kind in enumerate((torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d), 1):
+        torch.manual_seed(0)
+        module = TokenConvolution(6, 3, axes=axes, grid=(3,) * axes)
+        torch.manual_seed(0)
+        theirs = kind(6, 6, 3, groups=6)
+        torch.testing.assert_close(module.weight, theirs.weight)
+        torch.testing.assert_close(module.bias, theirs.bias)

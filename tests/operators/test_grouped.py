@@ -79,12 +79,13 @@ def test_groups_that_do_not_divide_the_heads_are_refused(make: object) -> None:
         make(GroupedQueryAttention(groups=4), DIMS)  # type: ignore[operator]
 
 
-def test_fewer_rows_than_the_heads_need_are_refused() -> None:
+@pytest.mark.parametrize("policy", ["projections", "exact"])
+def test_rows_that_do_not_make_up_the_heads_are_refused(policy: str) -> None:
     old = nn.Module()
-    old.to_q, old.to_k, old.to_v = (nn.Linear(8, 12) for _ in range(3))
-    old.to_out = nn.Linear(12, 8)
+    old.to_q, old.to_k, old.to_v = (nn.Linear(8, 10) for _ in range(3))
+    old.to_out = nn.Linear(10, 8)
     with pytest.raises(RewriteError, match=r"dims_of\(attention\)"):
-        GroupedQueryAttention(groups=3).build(DIMS).inherit(old, "exact")
+        GroupedQueryAttention(groups=3).build(DIMS).inherit(old, policy)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [{"groups": 0}, {}, {"groups": 2, "heads": 4}])
