@@ -17,12 +17,13 @@ Axes = Literal[1, 2, 3]
 """How many axes a filter spans: 1 for the raster order, 2 for pictures, 3 for videos."""
 
 
-def check_layout(axes: Axes, grid: Grid | None) -> None:
-    """Raise ValueError if `grid` has not as many axes; None means a square, so 3 axes need one."""
-    if grid is not None and len(grid) != axes:
-        raise ValueError(f"grid {grid} has {len(grid)} axes, but axes is {axes}")
-    if axes == 3 and grid is None:
+def rank_of(axes: Axes | None, grid: Grid | None) -> int:
+    """`axes`, or else those of the grid, or else 1; ValueError if the two differ, or 3 axes have no grid."""
+    if grid is None and axes == 3:
         raise ValueError("axes=3 needs a grid, e.g. grid=(4, 16, 16)")
+    if grid is not None and axes not in (None, len(grid)):
+        raise ValueError(f"grid {grid} has {len(grid)} axes, but axes is {axes}")
+    return axes or (len(grid) if grid else 1)
 
 
 def sizes(grid: tuple[int, ...] | None, tokens: int, axes: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from surgery.errors import RewriteError
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core, CoreMixer
-from surgery.operators.grid import Axes, Grid, check_layout
+from surgery.operators.grid import Axes, Grid, rank_of
 
 # Added to the denominator, as in SANA: a query without any active feature gives zeros.
 EPSILON = 1e-15
@@ -35,21 +35,25 @@ class LinearAttention(MixerConfig):
     Attributes:
         features: the feature map phi.
         depthwise: taps of that convolution along each axis; it starts without effect. None leaves it out.
-        axes: how many axes it spans: 1 for the raster order, 2 for pictures, 3 for videos.
-        grid: their sizes, whose product is the number of tokens; None with 2 axes means a square.
+        axes: how many axes it spans; None means those of `grid`, or the raster order without one.
+        grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
     """
 
     kind: Literal["linear_attention"] = "linear_attention"
     features: Literal["relu", "learned"] = "relu"
     depthwise: PositiveInt | None = None
-    axes: Axes = 1
+    axes: Axes | None = None
     grid: Grid | None = None
+
+    @property
+    def rank(self) -> int:
+        """How many axes the convolution spans."""
+        return rank_of(self.axes, self.grid)
 
     @model_validator(mode="after")
     def _has_a_layout(self) -> Self:
-        check_layout(self.axes, self.grid)
-        if self.axes > 1 and self.depthwise is None:
-            raise ValueError(f"axes={self.axes} needs depthwise, e.g. depthwise=5")
+        if self.rank > 1 and self.depthwise is None:
+            raise ValueError("axes and grid need depthwise, e.g. depthwise=5")
         return self
 
     @override
@@ -67,7 +71,7 @@ class LinearAttention(MixerConfig):
         """N (4 F E + 3 F H + E) for each of the batch, and N E (2 taps + 1) for the convolution."""
         features = dims.head_dim * (2 if self.features == "learned" else 1)
         state = 4 * features * dims.inner + 3 * features * dims.heads + dims.inner
-        convolution = (2 * self.depthwise**self.axes + 1) * dims.inner if self.depthwise else 0
+        convolution = (2 * self.depthwise**self.rank + 1) * dims.inner if self.depthwise else 0
         total: int = batch * tokens * (state + convolution)
         return total
 
@@ -91,7 +95,7 @@ class LinearAttentionCore(Core):
         self.phi_k: nn.Module = LearnedFeatures(dims) if learned else nn.ReLU()
         self.depthwise: TokenConvolution | None = None
         if config.depthwise is not None:
-            self.depthwise = TokenConvolution(dims.inner, config.depthwise, axes=config.axes, grid=config.grid)
+            self.depthwise = TokenConvolution(dims.inner, config.depthwise, axes=config.rank, grid=config.grid)
             self.depthwise.start_as_zero()
 
     @override

@@ -84,6 +84,7 @@ def test_without_a_grid_two_axes_are_a_square() -> None:
     x = tokens(2, 16, DIMS, 0)
     square, given_grid = (randomised(HyenaSE(axes=2, grid=grid), DIMS, 0) for grid in (None, (4, 4)))
     assert torch.equal(square(x), given_grid(x))
+    assert torch.equal(square(x), randomised(HyenaSE(grid=(4, 4)), DIMS, 0)(x))
     assert torch.equal(given_grid.mix(x, grid=(2, 8)), randomised(HyenaSE(axes=2, grid=(2, 8)), DIMS, 0)(x))
     with pytest.raises(RewriteError, match="15 tokens do not lie on a square grid of 2 axes"):
         square(x[:, :15])
@@ -128,7 +129,8 @@ def test_filter_that_starts_as_identity_returns_its_input(causal: bool) -> None:
         {"axes": 4},
         {"axes": 2, "causal": True},
         {"axes": 3},
-        {"grid": (4, 4)},
+        {"axes": 1, "grid": (4, 4)},
+        {"causal": True, "grid": (4, 4)},
         {"axes": 2, "grid": (4, 4, 4)},
         {"axes": 2, "grid": (4, 0)},
     ],

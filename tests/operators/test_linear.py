@@ -32,8 +32,8 @@ def randomised(config: LinearAttention, dims: MixerDims, seed: int) -> torch.nn.
 @given(grids, st.sampled_from(["relu", "learned"]), st.integers(0, 4), all_dims, st.integers(0, 99))
 def test_equals_the_naive_twin(grid: tuple[int, ...], features: str, taps: int, dims: MixerDims, seed: int) -> None:
     dims = dims.model_copy(update={"head_dim": 8})
-    axes = {"axes": len(grid), "grid": grid if len(grid) > 1 else None} if taps else {}
-    config = LinearAttention(features=features, depthwise=taps or None, **axes)
+    layout = {"grid": grid} if taps and len(grid) > 1 else {}
+    config = LinearAttention(features=features, depthwise=taps or None, **layout)
     assert_parity(
         randomised(config, dims, seed),
         lambda w, x: linear(w, x, dims, taps, grid),
@@ -81,7 +81,9 @@ def test_autocast_leaves_the_state_in_full_precision() -> None:
     assert torch.equal(under, linear_attention(phi_q, phi_k, v))
 
 
-@pytest.mark.parametrize("bad", [{"features": "elu"}, {"depthwise": 0}, {"axes": 2}, {"depthwise": 3, "grid": (4, 4)}])
+@pytest.mark.parametrize(
+    "bad", [{"features": "elu"}, {"depthwise": 0}, {"axes": 2}, {"depthwise": 3, "axes": 3}, {"grid": (4, 4)}]
+)
 def test_refuses_a_bad_config(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         LinearAttention.model_validate(bad)
