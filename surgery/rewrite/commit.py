@@ -19,6 +19,7 @@ from surgery.rewrite.edit import Edit, rewired_scopes
 from surgery.rewrite.edited import edit_scope
 from surgery.rewrite.make import Maker
 from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
+from surgery.rewrite.quiet import without_collection
 from surgery.rewrite.rule import Rule
 from surgery.trace import trace
 from surgery.trace.tracer import record
@@ -68,9 +69,10 @@ def rewrite(
     """
     if not isinstance(model, ModelGraph):
         model = trace(model, inputs or {})
-    planned, edited = plan_and_try(model, rules)
-    require_no_conflicts(planned)
-    return _commit(model, planned.edits, edited, seed)
+    with without_collection():
+        planned, edited = plan_and_try(model, rules)
+        require_no_conflicts(planned)
+        return _commit(model, planned.edits, edited, seed)
 
 
 def require_no_conflicts(planned: Plan) -> None:

@@ -8,7 +8,7 @@ from itertools import permutations
 from torch import fx
 
 from surgery.graph.roles.flow import Place
-from surgery.graph.roles.found import Found
+from surgery.graph.roles.found import Found, in_order
 from surgery.graph.roles.primitives import (
     ADDS,
     EMBEDDING_MODULES,
@@ -112,7 +112,7 @@ def _operator(structure: Structure, source: Place, free: Callable[[str], bool]) 
     if structure.is_module(path) and free(path) and _is_all(structure, source):
         return Found("modulation", path)
     parts = {*_above(node), node, *_below(node)}
-    return Found("modulation", path, tuple(n for n in structure.flow.scopes[path].graph.nodes if n in parts))
+    return Found("modulation", path, in_order(structure, path, parts))
 
 
 def _is_all(structure: Structure, source: Place) -> bool:
