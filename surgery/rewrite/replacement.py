@@ -8,6 +8,7 @@ first positional argument; of an operator made of several nodes, `b(input)` is t
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -29,6 +30,7 @@ def _checked(value: str) -> str:
 Value = Annotated[str, AfterValidator(_checked)]
 
 
+@cache
 def parse(value: str) -> tuple[str, str | None, tuple[int | str, ...]]:
     """The node's name, the argument's name or None, and the items that a value is written with."""
     found = _VALUE.fullmatch(value)

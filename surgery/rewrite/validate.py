@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
 from surgery.graph.cost import FlopCounter, cost_of
 from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, parse
-from surgery.rewrite.site import Item, Site, traced
+from surgery.rewrite.site import Site, traced
 from surgery.trace.shadow import shadow
 
 Resize = Callable[[Any], Any]
@@ -243,17 +243,25 @@ def _require_alike(path: str, result: Any, expected: Any, what: str) -> None:
     )
 
 
-def _kinds(site: Site) -> str:
+def _kinds(site: Site) -> Hashable:
     """What is known of the matched nodes that a check depends on: their modules, arguments and results."""
-    kinds = [
-        (item.operator.module_class, item.operator.params, item.operator.flops, _shown(item))
+    return tuple(
+        (item.operator.module_class, item.operator.params, item.operator.flops, _told(item.bound), _told(item.result))
         for item in site.items.values()
-    ]
-    return str(kinds)
+    )
 
 
-def _shown(item: Item) -> Any:
-    return pytree.tree_map(_kind, (traced(item.bound), item.result))
+def _told(value: Any) -> Hashable:
+    """A node or value by what a check can tell of it; `pytree` would take most of the time of a plan."""
+    if isinstance(value, fx.Node):
+        value = value.meta["val"]
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, tuple | list):
+        return tuple(map(_told, value))
+    if isinstance(value, dict):
+        return tuple((key, _told(item)) for key, item in value.items())
+    return value if isinstance(value, int | float | str | None) else repr(value)
 
 
 def _first_floating(module: nn.Module) -> nn.Parameter | None:
