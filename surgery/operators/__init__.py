@@ -4,6 +4,7 @@ from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Polic
 from surgery.operators.full import FullAttention, FullAttentionMixer
 from surgery.operators.hyena import HyenaMixer, HyenaSE, HyenaX, HyenaY
 from surgery.operators.joiner import ConcatProject, Joiner, JoinerConfig, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
+from surgery.operators.mamba import Mamba2, Mamba2Mixer
 from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
 from surgery.operators.registry import AnyOperator, Operator, operator_from_data
@@ -25,6 +26,8 @@ __all__ = [
     "JoinerDims",
     "MLPDims",
     "MLPMixer",
+    "Mamba2",
+    "Mamba2Mixer",
     "MixerConfig",
     "MixerDims",
     "Operator",

@@ -12,11 +12,22 @@ from surgery.operators.base import OperatorConfig
 from surgery.operators.full import FullAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
 from surgery.operators.joiner import ConcatProject, SumDeltas, WeightedSum, ZeroJoin
+from surgery.operators.mamba import Mamba2
 from surgery.operators.mlp import MLP
 from surgery.operators.window import SlidingWindow
 
 Known = (
-    HyenaSE | HyenaX | HyenaY | SlidingWindow | FullAttention | MLP | ConcatProject | SumDeltas | WeightedSum | ZeroJoin
+    HyenaSE
+    | HyenaX
+    | HyenaY
+    | SlidingWindow
+    | FullAttention
+    | Mamba2
+    | MLP
+    | ConcatProject
+    | SumDeltas
+    | WeightedSum
+    | ZeroJoin
 )
 Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""

@@ -17,6 +17,7 @@ from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import (
     FullAttention,
     HyenaX,
+    Mamba2,
     MixerConfig,
     MixerDims,
     Operator,
@@ -28,6 +29,8 @@ from tests.operators.parity import all_dims, build
 DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
 EVERY = [
     FullAttention(),
+    Mamba2(d_state=3, head_dim=4, causal=True),
+    Mamba2(d_state=3, head_dim=4),
     HyenaX(),
     HyenaX(kernel=3, causal=True),
     SlidingWindow(),
