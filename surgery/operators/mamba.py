@@ -115,7 +115,7 @@ class Mamba2Mixer(SequenceMixer):
         log_BNH = -step_BNH * self.A_log.to(exact).exp()
         entering_BNHP = x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype)
         y_BNHP = state_space(entering_BNHP, log_BNH, b_BNS, c_BNS, causal=self.causal)
-        return y_BNHP + self.D.unsqueeze(1) * x_BNHP
+        return torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP)
 
     @override
     def take_projections(self, attention: nn.Module) -> None:

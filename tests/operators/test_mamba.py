@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surgery.errors import RewriteError
 from surgery.operators import FullAttention, Mamba2, MixerDims, dims_of, operator_from_data
-from surgery.operators.state_space import CHUNK, state_space
+from surgery.operators.state_space import CHUNK, SEGMENT, state_space
 from tests.operators.parity import all_dims, assert_parity, build, tokens
 from tests.operators.twins import affine, filtered
 
@@ -86,16 +86,32 @@ def test_a_token_sees_all_tokens_or_if_causal_the_earlier_ones(
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_strong_decay_over_many_chunks_stays_finite(causal: bool, dtype: torch.dtype) -> None:
+def test_strong_decay_over_segments_stays_finite(causal: bool, dtype: torch.dtype) -> None:
     """Steps that forget all at once, and steps that forget nothing, beside one another."""
-    x, b, c = (torch.randn(1, 300, *rest).to(dtype) for rest in ((2, 4), (3,), (3,)))
-    log = -torch.tensor([0.0, 1e-6, 1e3, 1e6]).repeat(150).view(1, 300, 2)
+    torch.manual_seed(0)
+    length = SEGMENT + 2 * CHUNK + 2
+    x, b, c = (torch.randn(1, length, *rest).to(dtype) for rest in ((2, 4), (3,), (3,)))
+    log = -torch.tensor([0.0, 1e-6, 1e3, 1e6])[torch.randint(4, (1, length, 2))]
+    log[:, 100:-100, 0] = 0.0
     leaves = [each.requires_grad_() for each in (x, log, b, c)]
     y = state_space(*leaves, causal=causal)
     exact = (recurrence if causal else both_ways)(x.double(), log.double().exp(), b.double(), c.double())
     scale = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
     assert (y.double() - exact).norm() <= scale * exact.norm()
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(y.float().sum(), leaves))
+
+
+def test_half_precision_keeps_a_long_memory() -> None:
+    """A state in bfloat16 would stop growing: it holds 8 binary digits."""
+    mixer = Mamba2(head_dim=16, causal=True).build(DIMS)
+    torch.nn.init.constant_(mixer.dt_bias, -9.0)
+    torch.nn.init.zeros_(mixer.D)
+    ones = [torch.ones(1, 8192, *rest) for rest in ((1, 16), (1,), (1,))]
+    step = torch.zeros(1, 8192, 1)
+    exact = mixer.double().scan(*(each.double() for each in (*ones, step)))
+    found = mixer.bfloat16().scan(*(each.bfloat16() for each in (*ones, step)))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=1e-4)
 
 
 def test_costs_as_published() -> None:
