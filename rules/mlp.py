@@ -11,8 +11,9 @@ from surgery.errors import RewriteError
 from surgery.graph.roles.flow import is_inside
 from surgery.graph.roles.primitives import is_activation, name_of
 from surgery.operators import MLP, Activation, AnyOperator, MLPDims, OperatorConfig, Policy, linears_of
-from surgery.rewrite.pattern import OperatorPattern
-from surgery.rewrite.rule import Replacement, Rule
+from surgery.rewrite.pattern import node
+from surgery.rewrite.replacement import Replacement
+from surgery.rewrite.rule import Rule
 from surgery.rewrite.selection import Selection, all_layers
 from surgery.rewrite.site import Site
 
@@ -30,6 +31,8 @@ class ReplaceMLP(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse what is not linear, activation, linear on one stream of tokens."""
+        if not site.first.is_module:
+            return "is no module of its own but made of nodes"
         args, kwargs = site.arguments
         inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         if len(inputs) != 1:
@@ -55,9 +58,7 @@ def replace_mlp(
         layers: `every(2)`, `indices(1, 3)` and the like.
         inherit: "projections" takes over neurons; "random" starts afresh.
     """
-    return ReplaceMLP(
-        pattern=OperatorPattern(role="mlp"), layers=layers or all_layers(), operator=operator, inherit=inherit
-    )
+    return ReplaceMLP(pattern=node("mlp"), layers=layers or all_layers(), operator=operator, inherit=inherit)
 
 
 def mlp_ratio(ratio: float, *, layers: Selection | None = None, inherit: Policy = "projections") -> ReplaceMLP:

@@ -18,7 +18,8 @@ from surgery.config import Config
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.rewrite import Edit
-from surgery.rewrite.commit import Record, put, record_of, set_record
+from surgery.rewrite.commit import Record, make_modules, record_of, rewire, set_record
+from surgery.trace.shadow import shadow
 
 DESCRIPTION = "surgery.json"
 WEIGHTS = "model.safetensors"
@@ -31,14 +32,14 @@ class Description(Config):
         format: version of this layout.
         model_class: the diffusers class.
         base_config: what diffusers' `from_config` takes.
-        edits: made to the base model, in order.
+        commits: the edits of each rewrite of the base model, in order.
         sha256: of the weights file.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     model_class: str
     base_config: dict[str, Any]
-    edits: tuple[Edit, ...]
+    commits: tuple[tuple[Edit, ...], ...]
     sha256: str
 
 
@@ -58,7 +59,7 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     description = Description(
         model_class=name,
         base_config=json.loads(student.to_json_string()),  # type: ignore[operator]
-        edits=record.edits if record else (),
+        commits=record.commits if record else (),
         sha256=hashlib.sha256(weights).hexdigest(),
     )
     write_atomically(folder / WEIGHTS, weights)
@@ -95,9 +96,13 @@ def _rebuild(description: Description) -> nn.Module:
     """The student's structure, with weights yet to be loaded; the caller's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         student: nn.Module = _model_class(description.model_class).from_config(description.base_config)
-        for edit in description.edits:
-            put(student, edit.path, edit.replacement.build())
-    set_record(student, Record(description.edits, {}))
+    replaced: dict[str, nn.Module] = {}
+    for edits in description.commits:
+        for path, old in make_modules(student, edits, seed=None).items():
+            replaced.setdefault(path, shadow(old))
+        rewire(student, edits, replaced, {})
+    if description.commits:
+        set_record(student, Record(description.commits, replaced))
     return student
 
 

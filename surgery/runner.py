@@ -124,11 +124,11 @@ class _Runner:
     def run(self) -> Run:
         """Go through the stages; what an earlier process has finished is read back instead."""
         self._folder.write_json("plan.json", self._plan.model_dump(mode="json"))
-        edits = {e.path: type(e.replacement.operator).__name__ for e in self._plan.edits}
+        edits = {e.path: e.label for e in self._plan.edits}
         self._folder.write("graph.svg", draw_blocks(self._graph, edits).encode())
         self._measure("teacher", self._teacher.model, 0.0)
         with _clock() as seconds:
-            student = commit(self._teacher.model, self._plan.edits, self._recipe.seed)
+            student = commit(self._graph, self._plan.edits, self._recipe.seed)
         self._measure("rewritten", student, seconds())
         losses = self._train(student)
         self._folder.write_json("losses.json", [asdict(record) for record in losses])

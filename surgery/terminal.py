@@ -13,8 +13,8 @@ from surgery.evaluate.metrics import Metrics
 from surgery.evaluate.report import count
 from surgery.graph import ModelGraph
 from surgery.graph.outline import Entry, outline
-from surgery.rewrite import Edit, Plan, Skipped
-from surgery.rewrite.plan import Change
+from surgery.operators import OperatorConfig
+from surgery.rewrite import Change, Edit, New, Plan, Replacement, Rewiring, Skipped
 
 
 def stage_table(metrics: Metrics) -> Table:
@@ -87,7 +87,16 @@ def bench_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
 
 def operator_words(edit: Edit) -> str:
     """The new operator as one would write it in a recipe, e.g. `HyenaX(kernel=4)`."""
-    operator = edit.replacement.operator
+    replacement = edit.replacement
+    if isinstance(replacement, Replacement):
+        return _written(replacement.operator)
+    if isinstance(replacement, Rewiring):
+        new = [m for m in replacement.modules.values() if isinstance(m, New)]
+        return ", ".join(_written(each.operator) for each in new) or edit.rule
+    return edit.rule
+
+
+def _written(operator: OperatorConfig) -> str:
     fields = ", ".join(f"{k}={v!r}" for k, v in operator.model_dump(exclude={"kind"}, exclude_none=True).items())
     return f"{type(operator).__name__}({fields})"
 

@@ -66,9 +66,9 @@ def test_truncated_or_altered_files_are_refused(tmp_path: Path, data, name):
     [
         ({"model_class": "AutoencoderTiny2"}, "is not a model class of diffusers"),
         ({"model_class": "os"}, "is not a model class of diffusers"),
-        ({"edits": [{"path": "x"}]}, "truncated or altered"),
+        ({"commits": [[{"path": "x"}]]}, "truncated or altered"),
         ({"surprise": 1}, "truncated or altered"),
-        ({"edits": []}, "does not describe a model that can be rebuilt"),
+        ({"commits": []}, "does not describe a model that can be rebuilt"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path, change, words):

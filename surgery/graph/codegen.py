@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import GuardError
+from surgery.graph.checkpointing import Checkpointing
 from surgery.graph.guard import GuardFailed
 from surgery.graph.regions import Regions, autocast_state
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of
@@ -34,10 +35,37 @@ class Trace:
         """Copies of a module share its recordings, which say themselves when they apply."""
         return self
 
+    def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
+        carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
+        scopes = {inner.path: inner for inner in carried}
+        self.record(module, scopes, self.scope.path, args, kwargs)
+        generate(module, scopes, self.scope.path, self.record)
+
+
+class EditedTrace(Trace):
+    """A trace whose graphs were edited: the module's own class no longer says what it computes."""
+
 
 def trace_of(module: nn.Module) -> Trace | None:
     """What `module` carries if its forward is generated."""
     return vars(module).get("_surgery")
+
+
+def edit_of(module: nn.Module) -> EditedTrace | None:
+    """What `module` carries if its graph was edited."""
+    return vars(module).get("_surgery_edit")
+
+
+def set_edit(module: nn.Module, edit: EditedTrace | None) -> None:
+    """Let the forward of `module` be that of the edited graphs; None gives it its own forward back."""
+    if edit is None:
+        vars(module).pop("_surgery_edit", None)
+    else:
+        for recording in edit.scope.recordings:
+            recording.compile()
+        object.__setattr__(module, "_surgery_edit", edit)
+    module.__class__ = own_class(module) if edit is None else generated_class(own_class(module))
 
 
 def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: Record) -> None:
@@ -54,9 +82,10 @@ def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: 
 
 
 def forget(module: nn.Module) -> None:
-    """Give `module` its own class and forward back."""
+    """Give `module` its own class and forward back, or those of its edited graph."""
     vars(module).pop("_surgery", None)
-    module.__class__ = own_class(module)
+    if edit_of(module) is None:
+        module.__class__ = own_class(module)
 
 
 def generated_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -74,15 +103,21 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
         trace: Trace | None = self._surgery
         # A graph has no place for the recomputation of its calls, and the outcome is the same: its own code does it.
         if trace is None or getattr(self, "gradient_checkpointing", False):
-            return own_forward(self, *args, **kwargs)
+            return own(self, *args, **kwargs)
         return (run if trace.scope.path else run_root)(self, trace, args, kwargs)
+
+    def own(self: Any, *args: Any, **kwargs: Any) -> Any:
+        edit: EditedTrace | None = self._surgery_edit
+        if edit is None:
+            return own_forward(self, *args, **kwargs)
+        return (run if edit.scope.path else run_root)(self, edit, args, kwargs)
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         return (_blank, (base,), *base.__reduce_ex__(self, protocol)[2:])
 
     bind = staticmethod(binder(base))
     body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
-    body["_surgery_own_forward"] = own_forward
+    body |= {"_surgery_own_forward": own, "_surgery_edit": None}
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
@@ -99,26 +134,28 @@ def run(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
     Raises:
         GuardError: the module itself does not accept the inputs.
     """
-    covered, result = _attempt(module, trace.scope, args, kwargs)
+    covered, result = _attempt(module, trace, args, kwargs)
     # Autocast casts no meta tensors, so what it does to a forward cannot be recorded on the meta device.
-    if not covered and (torch.compiler.is_compiling() or autocast_state()):
+    is_own = not isinstance(trace, EditedTrace)
+    if not covered and is_own and (torch.compiler.is_compiling() or autocast_state()):
         return module._surgery_own_forward(*args, **kwargs)
     if not covered:
         _extend(module, trace, args, kwargs, result)
-        covered, result = _attempt(module, trace.scope, args, kwargs)
+        covered, result = _attempt(module, trace, args, kwargs)
     if not covered:
         raise GuardError(f"{trace.scope.name}: {result}")
     return result
 
 
-def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+def _attempt(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
     """Whether a recording covers the call, and its result or, if none does, why not."""
     base = own_class(module)
     arguments = module._surgery_bind(*args, **kwargs)
     leaves, spec = pytree.tree_flatten(arguments)
-    signature = signature_of(base, leaves, spec)
+    # An edited graph has no other code to fall back to: it runs under autocast too, and its guards tell dtypes.
+    signature = signature_of(base, leaves, spec, () if isinstance(trace, EditedTrace) else autocast_state())
     failure = "no recording covers these inputs"
-    for recording in scope.recordings:
+    for recording in trace.scope.recordings:
         if recording.signature != signature:
             continue
         change = changed(module, recording.state)
@@ -126,7 +163,7 @@ def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str,
             failure = f"{change} is not what it was when the forward was recorded"
             continue
         inputs = list(filter(is_input, leaves))
-        before = Snapshot(module, inputs) if recording.has_late_guards and not torch.compiler.is_compiling() else None
+        before = Snapshot(module, inputs) if recording.has_late_guards and not _is_recorded(inputs) else None
         try:
             result = _outputs(recording, module, inputs)
         except GuardFailed as failed:
@@ -138,8 +175,16 @@ def _attempt(module: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str,
     return False, failure
 
 
+def _is_recorded(inputs: list[Any]) -> bool:
+    """Whether this call is itself being recorded or compiled, so that there is nothing to put back."""
+    return torch.compiler.is_compiling() or any(isinstance(i, torch.Tensor) and i.is_meta for i in inputs)
+
+
 def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
     """What the graph gives; no autocast region of it stays open if it ends by an error."""
+    if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
+        outputs: list[Any] = Checkpointing(module, recording.graph).run(*inputs)
+        return outputs
     if not recording.has_regions or torch.compiler.is_compiling():
         return recording.function(module, *inputs)
     before = Regions()
@@ -155,14 +200,13 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
     scope = trace.scope
     if len(scope.recordings) >= MAX_RECORDINGS:
         raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")
-    carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
-    scopes = {inner.path: inner for inner in carried}
+    if torch.compiler.is_compiling():
+        raise GuardError(f"{scope.name}: {why}; call the model once before it is compiled")
     try:
-        trace.record(module, scopes, scope.path, args, kwargs)
+        trace.extend(module, args, kwargs)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error
-    generate(module, scopes, scope.path, trace.record)
 
 
 def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

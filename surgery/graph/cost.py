@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -26,6 +27,23 @@ class Counted(Protocol):
 
     def flops_mixing(self, batch: int, tokens: int) -> int:
         """Those of mixing tokens alone: no projections, no filters of a featuriser."""
+
+
+def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int, int | None]:
+    """What a call of `module` costs, and how much of it is mixing tokens; None if the module does not say.
+
+    Args:
+        module: it is asked, if it knows: about tokens (B, N, D), or about heads (B, H, N, K).
+        arguments: of the call.
+        counted: what was counted as it ran; taken where there are not as many keys as queries.
+    """
+    if not isinstance(module, Counted):
+        return counted, None
+    first, *others = (leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor))
+    if first.dim() == 4 and others and others[0].shape[2] != first.shape[2]:
+        return counted, counted
+    batch, length = (first.shape[0], first.shape[-2]) if first.dim() > 1 else (1, 1)
+    return module.flops(batch, length), module.flops_mixing(batch, length)
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

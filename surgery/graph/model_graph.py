@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from functools import cached_property
 
 import networkx as nx
-from torch import nn
+from torch import fx, nn
 
 from surgery.graph.codegen import Record, forget, generate
+from surgery.graph.paths import child_path
 from surgery.graph.roles import Operator, Role, find_operators
+from surgery.graph.roles.flow import is_inside
+from surgery.graph.roles.operator import mixes, params_of
+from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
+from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
-from surgery.graph.view import to_networkx
+from surgery.graph.streams import Stream, find_streams
+from surgery.graph.view import OPERATOR, Key, to_networkx
 
 
 class ModelGraph:
@@ -25,6 +33,8 @@ class ModelGraph:
         self.model = model
         self.scopes = scopes
         self._record = record
+        self._streams: dict[str, tuple[Stream, ...] | None] = {}
+        self._nodes: dict[int, dict[str, fx.Node]] = {}
 
     @property
     def root(self) -> Scope:
@@ -43,11 +53,72 @@ class ModelGraph:
 
     def operators(self, role: Role | None = None) -> list[Operator]:
         """The operators in execution order, recognised by what they do; only those of `role` if it is given."""
-        return [operator for operator in find_operators(self.scopes) if role in (None, operator.role)]
+        return [operator for operator in self._operators if role in (None, operator.role)]
+
+    @cached_property
+    def _operators(self) -> list[Operator]:
+        return find_operators(self._structure)
+
+    @cached_property
+    def _structure(self) -> Structure:
+        return Structure(self.scopes)
+
+    def streams(self, path: str) -> tuple[Stream, ...] | None:
+        """The token streams of the block at `path`; None if a result does not go on with a single argument."""
+        if path not in self._streams:
+            self._streams[path] = find_streams(self._structure, path)
+        return self._streams[path]
+
+    @cached_property
+    def view(self) -> nx.MultiDiGraph:
+        """What `to_networkx` gives, made once; not to be changed."""
+        return to_networkx(self.scopes, self._operators)
+
+    def node(self, scope: str, name: str) -> fx.Node:
+        """The fx node called `name` in the graph of the traced inputs of the scope at the path `scope`."""
+        graph = self.scopes[scope].graph  # that of an identical block, too
+        if id(graph) not in self._nodes:
+            self._nodes[id(graph)] = {node.name: node for node in graph.nodes}
+        return self._nodes[id(graph)][name]
+
+    def nodes_below(self, path: str) -> Iterator[tuple[str, fx.Node]]:
+        """Every fx node in the scopes at and below `path`, with the path of its scope."""
+        for name, scope in self.scopes.items():
+            if is_inside(name, path):
+                yield from ((name, node) for node in scope.graph.nodes)
+
+    def operator_at(self, key: Key) -> Operator:
+        """The node of the view at `key` as an operator; one without a role has the role "block" or "node"."""
+        path, name = key
+        if name.startswith(OPERATOR):
+            return self._operators_at[f"{path}:{name.removeprefix(OPERATOR)}"]
+        node = self.node(path, name)
+        called = child_path(path, node) if node.op == "call_module" else f"{path}:{name}"
+        return self._operators_at.get(called) or self._as_operator(called, key, node)
+
+    def _as_operator(self, path: str, key: Key, node: fx.Node) -> Operator:
+        inside = [o.flops_mixing for o in self._operators if o.scope.startswith(f"{path}.") and mixes(o.role)]
+        attributes = self.view.nodes[key]
+        return Operator(
+            path=path,
+            role="block" if attributes["role"] == "block" else "node",
+            module_class=attributes["module_class"] or "",
+            layer=attributes["layer"],
+            in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
+            out_shape=shape_of(node),
+            params=params_of(node),
+            flops=node.meta.get("flops", 0),
+            flops_mixing=sum(inside) if node.op == "call_module" else (not is_linear(node)) * node.meta.get("flops", 0),
+            nodes=() if node.op == "call_module" else (key[1],),
+        )
+
+    @cached_property
+    def _operators_at(self) -> dict[str, Operator]:
+        return {operator.path: operator for operator in self._operators}
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """All scopes as one graph: a node for each graph node, edges for dataflow and for entering a scope."""
-        return to_networkx(self.scopes)
+        return self.view.copy()
 
     def module(self) -> nn.Module:
         """The model again, every scope running the forward generated from its graphs.

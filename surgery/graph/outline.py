@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from surgery.graph.roles import Operator, find_operators
+from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
 
 
@@ -42,7 +43,7 @@ def outline(scopes: Mapping[str, Scope]) -> Entry:
     """The whole model as an entry, with its operators and the modules that they stand in."""
     root = scopes[""]
     top = Entry("", "", root.module_class.__name__, None, root.params, root.recordings[0].flops)
-    for operator in find_operators(scopes):
+    for operator in find_operators(Structure(scopes)):
         _place(top, operator, scopes)
     return _folded(top)
 

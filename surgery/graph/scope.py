@@ -22,7 +22,7 @@ from surgery.errors import TraceError
 from surgery.graph.containers import Change
 from surgery.graph.guard import require
 from surgery.graph.objects import is_object
-from surgery.graph.regions import autocast_state, enter_autocast
+from surgery.graph.regions import enter_autocast
 from surgery.graph.state import State
 
 Signature = tuple[Any, ...]
@@ -121,9 +121,11 @@ def leaf_kind(leaf: Any) -> Hashable:
     return ("constant", type(leaf), leaf)
 
 
-def signature_of(module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec) -> Signature:
+def signature_of(
+    module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec, autocast: Hashable
+) -> Signature:
     """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it."""
-    return (module_class, autocast_state(), str(spec), *map(leaf_kind, leaves))
+    return (module_class, autocast, str(spec), *map(leaf_kind, leaves))
 
 
 def not_compiled(*_: Any) -> list[Any]:

@@ -1,22 +1,34 @@
 """Operators that stand where an attention or an MLP stood, or join two blocks: plain PyTorch, described by plain data."""
 
 from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
-from surgery.operators.full import FullAttention, FullAttentionMixer
-from surgery.operators.hyena import HyenaMixer, HyenaSE, HyenaX, HyenaY
+from surgery.operators.core import Core, CoreMixer
+from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
+from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
+from surgery.operators.hyena import HyenaCore, HyenaMixer, HyenaSE, HyenaX, HyenaY
 from surgery.operators.joiner import ConcatProject, Joiner, JoinerConfig, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
+from surgery.operators.linear import LinearAttention, LinearAttentionCore, LinearAttentionMixer
 from surgery.operators.mamba import Mamba2, Mamba2Mixer
 from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
+from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
-from surgery.operators.registry import AnyOperator, Operator, operator_from_data
-from surgery.operators.window import SlidingWindow, SlidingWindowMixer
+from surgery.operators.registry import AnyDims, AnyOperator, Operator, operator_from_data
+from surgery.operators.window import SlidingWindow, SlidingWindowCore, SlidingWindowMixer
 
 __all__ = [
     "MLP",
     "Activation",
+    "AnyDims",
     "AnyOperator",
     "ConcatProject",
+    "Core",
+    "CoreMixer",
     "FullAttention",
+    "FullAttentionCore",
     "FullAttentionMixer",
+    "GroupedQueryAttention",
+    "GroupedQueryCore",
+    "GroupedQueryMixer",
+    "HyenaCore",
     "HyenaMixer",
     "HyenaSE",
     "HyenaX",
@@ -24,18 +36,25 @@ __all__ = [
     "Joiner",
     "JoinerConfig",
     "JoinerDims",
+    "LinearAttention",
+    "LinearAttentionCore",
+    "LinearAttentionMixer",
     "MLPDims",
     "MLPMixer",
     "Mamba2",
     "Mamba2Mixer",
     "MixerConfig",
     "MixerDims",
+    "NeighbourhoodAttention",
+    "NeighbourhoodCore",
+    "NeighbourhoodMixer",
     "Operator",
     "OperatorConfig",
     "Policy",
     "Projections",
     "SequenceMixer",
     "SlidingWindow",
+    "SlidingWindowCore",
     "SlidingWindowMixer",
     "SumDeltas",
     "WeightedSum",

@@ -6,7 +6,7 @@ Shape legend: B batch, N tokens, D features of the stream, E = heads * head_dim 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from typing_extensions import override
 from surgery.config import Config
 from surgery.errors import RewriteError
 
-Policy = Literal["random", "projections"]
+if TYPE_CHECKING:
+    from surgery.operators.core import Core
+
+Policy = Literal["random", "projections", "exact"]
 
 
 class MixerDims(Config):
@@ -63,6 +66,15 @@ class MixerConfig(OperatorConfig):
     @override
     def build(self, dims: MixerDims) -> SequenceMixer:
         """Return a new mixer with random weights, on the default device and in the default dtype."""
+
+    def core(self, dims: MixerDims) -> Core:
+        """Return a new core, which stands for `scaled_dot_product_attention` alone; its filters start as the identity.
+
+        Raises:
+            RewriteError: this operator has none.
+        """
+        del dims
+        raise RewriteError(f"{type(self).__name__} has no core; replace the whole attention instead")
 
     @abstractmethod
     @override
@@ -115,17 +127,28 @@ class SequenceMixer(nn.Module, ABC):
         Args:
             attention: the module that this mixer replaces; it is only read.
             policy: "random" keeps the fresh weights; "projections" takes the q, k, v and output projections,
-                and everything else starts as the identity.
+                and everything else starts as the identity; "exact" does so only where the function stays the same,
+                for every number of tokens.
 
         Raises:
-            RewriteError: the policy is unknown, or the attention has no projections that fit.
+            RewriteError: the policy is unknown, the attention has no projections that fit, or "exact" is asked of an
+                operator that computes something else.
         """
-        if policy == "projections":
+        name = type(self).__name__
+        if policy not in get_args(Policy):
+            raise RewriteError(f"{name}: unknown inheritance policy {policy!r}; use one of {get_args(Policy)}")
+        if policy == "exact" and (reason := self.why_inexact(attention)):
+            raise RewriteError(f"{name} cannot keep the function of the old attention: {reason}; use 'projections'")
+        if policy != "random":
             self.take_projections(attention)
-        elif policy != "random":
-            raise RewriteError(
-                f"{type(self).__name__}: unknown inheritance policy {policy!r}; use 'random' or 'projections'"
-            )
+
+    def why_inexact(self, attention: nn.Module) -> str | None:
+        """Why this mixer with the projections of a plain attention computes something else; None if it does not.
+
+        A window refuses whatever its size: how many tokens it must cover is known at run time only.
+        """
+        del attention
+        return f"{self.config.kind} mixes the tokens in another way"
 
     def forward(
         self,

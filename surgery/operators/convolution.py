@@ -1,6 +1,7 @@
-"""Depthwise convolution along the tokens.
+"""Depthwise convolution along the tokens, or over the grid that they lie on.
 
-Shape legend: B batch, N tokens, C channels, K filter length.
+Shape legend: B batch, N tokens, C channels, G one or more axes of the grid, O those of the output, K one or more axes of
+the filter.
 """
 
 from __future__ import annotations
@@ -12,89 +13,119 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from surgery.operators.grid import sizes
 
-class TokenConvolution(nn.Conv1d):
-    """One filter of length `kernel` per channel, with bias: (B, N, C) -> (B, N, C), zeros beyond the ends.
+
+class TokenConvolution(nn.Module):
+    """One filter per channel, with bias: (B, N, C) -> (B, N, C), zeros beyond the ends.
 
     Causal: token i sees i - kernel + 1 .. i. Else the filter is centred; an even one, which has no middle,
-    reaches one token further to the right: i - (kernel - 1) // 2 .. i + kernel // 2.
+    reaches one token further to the right: i - (kernel - 1) // 2 .. i + kernel // 2. Over a grid this holds for each
+    axis. Weight (C, 1, kernel, ..) and bias (C,) start as those of `nn.Conv1d`.
     """
 
-    def __init__(self, channels: int, kernel: int, *, causal: bool) -> None:
-        super().__init__(channels, channels, kernel, groups=channels)
+    def __init__(
+        self, channels: int, kernel: int, *, causal: bool = False, axes: int = 1, grid: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.axes = axes
+        self.grid = grid
         self.left = kernel - 1 if causal else (kernel - 1) // 2
         self.right = kernel - 1 - self.left
+        bound = kernel ** (-axes / 2)
+        self.weight = nn.Parameter(torch.empty(channels, 1, *[kernel] * axes).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def start_as_identity(self) -> None:
         """Make the filter return its input: one at the current token, zero elsewhere, zero bias."""
+        self.start_as_zero()
+        with torch.no_grad():
+            self.weight.flatten(2)[:, 0, sum(self.left * self.kernel**axis for axis in range(self.axes))] = 1.0
+
+    def start_as_zero(self) -> None:
+        """Make the filter return zeros."""
         with torch.no_grad():
             self.weight.zero_()
-            self.weight[:, 0, self.left] = 1.0
-            if self.bias is not None:
-                self.bias.zero_()
+            self.bias.zero_()
 
     @override
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve (B, N, C) along N."""
-        tokens = input.shape[1]
+    def forward(self, x_BNC: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """Convolve (B, N, C) over `grid`, or over the grid given at first, or over a square.
+
+        Raises:
+            RewriteError: the tokens do not lie on that grid.
+        """
+        batch, tokens, channels = x_BNC.shape
+        found = sizes(grid or self.grid, tokens, self.axes)
         reach = max(self.left, self.right)
-        longer_BNC: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
-            input, self.weight.squeeze(1), self.bias, reach
+        longer_BOC: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
+            x_BNC.reshape(batch, *found, channels), self.weight.squeeze(1), self.bias, reach
         )
-        start = reach - self.left
-        return longer_BNC[:, start : start + tokens]
+        for axis, size in enumerate(found, 1):
+            longer_BOC = longer_BOC.narrow(axis, reach - self.left, size)
+        return longer_BOC.flatten(1, -2)
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution of (B, N, C) with filters (C, K), zeros up to `reach` beyond the ends: (B, N + 2 reach + 1 - K, C).
+    """The convolution of (B, G, C) with filters (C, K), zeros up to `reach` beyond the ends of each axis.
+
+    An axis of the output has length G + 2 reach + 1 - K.
 
     PyTorch's own gradient of the filters takes 17 times as long as the forward, a correlation through the Fourier
     transform 6 times (32 samples of 64 tokens, 384 channels, K = 65, 2 cores).
     """
 
     @staticmethod
-    def forward(ctx: Any, x_BNC: Tensor, weight_CK: Tensor, bias_C: Tensor | None, reach: int) -> Tensor:
-        ctx.save_for_backward(x_BNC, weight_CK)
+    def forward(ctx: Any, x_BGC: Tensor, weight_CK: Tensor, bias_C: Tensor, reach: int) -> Tensor:
+        ctx.save_for_backward(x_BGC, weight_CK)
         ctx.reach = reach
-        return _convolve(x_BNC, weight_CK, bias_C, reach)
+        return _convolve(x_BGC, weight_CK, bias_C, reach)
 
     @staticmethod
-    def backward(ctx: Any, grad_BMC: Tensor) -> tuple[Tensor | None, ...]:
-        x_BNC, weight_CK = ctx.saved_tensors
+    def backward(ctx: Any, grad_BOC: Tensor) -> tuple[Tensor | None, ...]:
+        x_BGC, weight_CK = ctx.saved_tensors
+        axes = tuple(range(1, weight_CK.ndim))
         kernel = weight_CK.shape[1]
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _convolve(grad_BMC, weight_CK.flip(1), None, kernel - 1 - ctx.reach)
+            grad_x = _convolve(grad_BOC, weight_CK.flip(axes), None, kernel - 1 - ctx.reach)
         if ctx.needs_input_grad[1]:
-            grad_weight = _correlate(x_BNC, grad_BMC, ctx.reach, kernel).to(weight_CK.dtype)
+            grad_weight = _correlate(x_BGC, grad_BOC, ctx.reach, kernel).to(weight_CK.dtype)
         if ctx.needs_input_grad[2]:
-            grad_bias = grad_BMC.sum((0, 1))
+            grad_bias = grad_BOC.sum((0, *axes))
         return grad_x, grad_weight, grad_bias, None
 
 
-def _convolve(x_BNC: Tensor, weight_CK: Tensor, bias_C: Tensor | None, padding: int) -> Tensor:
+def _convolve(x_BGC: Tensor, weight_CK: Tensor, bias_C: Tensor | None, padding: int) -> Tensor:
     """An image one pixel high in channels-last layout needs no transposed copy: up to 3 times faster here.
 
     On a CPU half precision is computed in float32: the bfloat16 kernel never returns if the padding exceeds the tokens
     (20 tokens, 2 channels, K = 25, padding 24, torch 2.13).
     """
-    if x_BNC.device.type == "cpu" and x_BNC.dtype in (torch.bfloat16, torch.float16):
+    if x_BGC.device.type == "cpu" and x_BGC.dtype in (torch.bfloat16, torch.float16):
         bias = None if bias_C is None else bias_C.float()
-        return _convolve(x_BNC.float(), weight_CK.float(), bias, padding).to(x_BNC.dtype)
-    image_BC1N = x_BNC.transpose(1, 2).unsqueeze(2)
-    weight_C11K = weight_CK[:, None, None]
-    out_BC1M = F.conv2d(image_BC1N, weight_C11K, bias_C, padding=(0, padding), groups=len(weight_CK))
-    return out_BC1M.squeeze(2).transpose(1, 2)
+        return _convolve(x_BGC.float(), weight_CK.float(), bias, padding).to(x_BGC.dtype)
+    x_BCG, weight_C1K, groups = x_BGC.movedim(-1, 1), weight_CK.unsqueeze(1), len(weight_CK)
+    if weight_CK.ndim == 2:
+        image_BC1O = F.conv2d(x_BCG.unsqueeze(2), weight_C1K.unsqueeze(2), bias_C, padding=(0, padding), groups=groups)
+        return image_BC1O.squeeze(2).movedim(1, -1)
+    convolution = F.conv2d if weight_CK.ndim == 3 else F.conv3d
+    return convolution(x_BCG, weight_C1K, bias_C, padding=padding, groups=groups).movedim(1, -1)
 
 
-def _correlate(x_BNC: Tensor, y_BMC: Tensor, reach: int, kernel: int) -> Tensor:
-    """The sum over B and m of x[m + k - reach] y[m], for k < kernel: (C, K)."""
-    length = max(x_BNC.shape[1] + reach, kernel)  # shifts that wrap around meet zeros only
+def _correlate(x_BGC: Tensor, y_BOC: Tensor, reach: int, kernel: int) -> Tensor:
+    """The sum over B and o of x[o + k - reach] y[o], for k < kernel in each axis: (C, K)."""
+    axes = tuple(range(-len(x_BGC.shape[1:-1]), 0))
+    # Shifts that wrap around meet zeros only.
+    lengths = [max(size + reach, kernel) for size in x_BGC.shape[1:-1]]
     x_BCF, y_BCF = (
-        torch.fft.rfft(
-            tokens.transpose(1, 2).contiguous().to(torch.promote_types(tokens.dtype, torch.float32)), n=length
-        )
-        for tokens in (x_BNC, y_BMC)
+        torch.fft.rfftn(each.movedim(-1, 1).contiguous().to(_at_least_float(each.dtype)), s=lengths, dim=axes)
+        for each in (x_BGC, y_BOC)
     )
-    shifts_CL: Tensor = torch.fft.irfft((x_BCF * y_BCF.conj()).sum(0), n=length)
-    return shifts_CL.roll(reach, dims=1)[:, :kernel]
+    shifts_CL: Tensor = torch.fft.irfftn((x_BCF * y_BCF.conj()).sum(0), s=lengths, dim=axes)
+    return shifts_CL.roll([reach] * len(axes), dims=axes)[(slice(None), *[slice(kernel)] * len(axes))]
+
+
+def _at_least_float(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

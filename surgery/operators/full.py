@@ -1,6 +1,6 @@
 """Full multi-head attention: the control of self-grafting (same operator, new weights).
 
-Shape legend: B batch, N tokens, E features inside the mixer, H heads, K features of a head.
+Shape legend: B batch, H heads, N queries, M keys, K features of a head.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.operators.base import MixerConfig, MixerDims
-from surgery.operators.softmax import SoftmaxMixer, flops_softmax
+from surgery.operators.core import Core, CoreMixer
+from surgery.operators.softmax import flops_softmax
 
 
 class FullAttention(MixerConfig):
@@ -27,17 +27,40 @@ class FullAttention(MixerConfig):
         return FullAttentionMixer(self, dims)
 
     @override
+    def core(self, dims: MixerDims) -> FullAttentionCore:
+        """Return a FullAttentionCore."""
+        return FullAttentionCore(self, dims)
+
+    @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
         """4 N^2 E + 3 H N^2 for each of the batch."""
         return flops_softmax(dims, pairs=batch * tokens * tokens)
 
 
-class FullAttentionMixer(SoftmaxMixer):
-    """Multi-head attention through `scaled_dot_product_attention`."""
+class FullAttentionCore(Core):
+    """`scaled_dot_product_attention` itself, with any mask that it takes."""
+
+    mixes_one_stream = False
+    takes_mask = True
 
     @override
-    def attend(self, q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor) -> Tensor:
-        """Attend to all tokens: (B, N, E)."""
-        qkv = (rearrange(x, "b n (h k) -> b h n k", h=self.heads) for x in (q_BNE, k_BNE, v_BNE))
-        mixed: Tensor = rearrange(F.scaled_dot_product_attention(*qkv), "b h n k -> b n (h k)")
-        return mixed
+    def mix(
+        self,
+        q_BHNK: Tensor,
+        k_BHMK: Tensor,
+        v_BHMK: Tensor,
+        mask: Tensor | None = None,
+        *,
+        grid: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Attend to all keys: (B, H, N, K)."""
+        return F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, attn_mask=mask)
+
+
+class FullAttentionMixer(CoreMixer):
+    """Multi-head attention; with the projections of a plain attention it computes the same."""
+
+    @override
+    def why_inexact(self, attention: nn.Module) -> str | None:
+        """Never: the operator is the old one."""
+        return None

@@ -2,28 +2,33 @@
 
 Source: "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340), with kernel 4.
 
-Shape legend: B batch, N tokens, D features of the stream, E = heads * head_dim features inside the mixer.
+Shape legend: B batch, N tokens, D features of the stream, E = heads * head_dim features inside the mixer, F = 3 E,
+H heads, K features of a head; a core has as many keys M as queries.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import PositiveInt
+import torch
+from einops import rearrange
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import TokenConvolution
+from surgery.operators.core import Core
+from surgery.operators.grid import Layout
 from surgery.operators.projections import projections_of
 
 
-class _Hyena(MixerConfig):
+class _Hyena(Layout, MixerConfig):
     """y = out_proj(q * g(k * v)) with q, k, v = f(in_proj(x)), f and g being depthwise convolutions or nothing.
 
     Published: causal along the raster order, kernel 4. If not causal, the filters are centred: see
-    TokenConvolution.
+    TokenConvolution. Over a grid of 2 or 3 axes they have kernel x kernel (x kernel) taps and are centred.
     """
 
     has_featuriser: ClassVar[bool]
@@ -34,6 +39,27 @@ class _Hyena(MixerConfig):
     kernel: PositiveInt = 4
     causal: bool = False
 
+    @property
+    def taps(self) -> int:
+        """Of one filter."""
+        taps: int = self.kernel**self.axes
+        return taps
+
+    def convolution(self, channels: int) -> TokenConvolution:
+        """A new filter for each channel."""
+        return TokenConvolution(channels, self.kernel, causal=self.causal, axes=self.axes, grid=self.grid)
+
+    @model_validator(mode="after")
+    def _is_causal_along_one_axis(self) -> Self:
+        if self.causal and self.axes > 1:
+            raise ValueError(f"causal needs axes=1, got axes={self.axes}")
+        return self
+
+    @override
+    def core(self, dims: MixerDims) -> HyenaCore:
+        """Return a new HyenaCore, whose filters start as the identity."""
+        return HyenaCore(self, dims)
+
     @abstractmethod
     @override
     def build(self, dims: MixerDims) -> HyenaMixer:
@@ -41,14 +67,14 @@ class _Hyena(MixerConfig):
 
     @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
-        """For each of the batch 2 N E for the two gates, and 2 N E kernel for an inner filter."""
-        taps = self.kernel if self.has_inner else 0
+        """For each of the batch 2 N E for the two gates, and 2 N E for each tap of an inner filter."""
+        taps = self.taps if self.has_inner else 0
         return batch * tokens * dims.inner * (2 + 2 * taps)
 
     @override
     def flops_featuriser(self, dims: MixerDims, batch: int, tokens: int) -> int:
-        """The filters on 3E channels: 6 N E kernel for each of the batch."""
-        return 6 * batch * tokens * dims.inner * self.kernel if self.has_featuriser else 0
+        """The filters on 3E channels: 6 N E for each tap and each of the batch."""
+        return 6 * batch * tokens * dims.inner * self.taps if self.has_featuriser else 0
 
 
 class HyenaSE(_Hyena):
@@ -90,27 +116,69 @@ class HyenaY(_Hyena):
         return HyenaYMixer(self, dims)
 
 
-class HyenaMixer(SequenceMixer):
-    """What the three forms share. `conv` is f on 3E channels and `inner` is g on E; either may be missing."""
+class _Filters(nn.Module):
+    """The gates and their filters: `conv` is f on 3E channels and `inner` is g on E; either may be missing."""
+
+    conv: TokenConvolution | None
+    inner: TokenConvolution | None
+
+    def add_filters(self, config: _Hyena, inner: int) -> None:
+        """Build them; the inner one starts as the identity."""
+        self.conv = config.convolution(3 * inner) if config.has_featuriser else None
+        self.inner = config.convolution(inner) if config.has_inner else None
+        if self.inner is not None:
+            self.inner.start_as_identity()
+
+    def start_as_identity(self) -> None:
+        """Make both filters return their input."""
+        for convolution in (self.conv, self.inner):
+            if convolution is not None:
+                convolution.start_as_identity()
+
+    def gate(self, qkv_BNF: Tensor, grid: tuple[int, ...] | None) -> Tensor:
+        """Return q * g(k * v) with q, k, v = f(qkv): (B, N, E)."""
+        q_BNE, k_BNE, v_BNE = (qkv_BNF if self.conv is None else self.conv(qkv_BNF, grid)).chunk(3, dim=2)
+        kv_BNE = k_BNE * v_BNE
+        return q_BNE * (kv_BNE if self.inner is None else self.inner(kv_BNE, grid))
+
+
+class HyenaCore(_Filters, Core):
+    """The gates between q, k and v of all heads side by side; filters start as the identity."""
+
+    def __init__(self, config: _Hyena, dims: MixerDims) -> None:
+        super().__init__(config, dims)
+        self.add_filters(config, dims.inner)
+        self.start_as_identity()
+
+    @override
+    def mix(
+        self,
+        q_BHNK: Tensor,
+        k_BHMK: Tensor,
+        v_BHMK: Tensor,
+        mask: Tensor | None = None,
+        *,
+        grid: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Return q * g(k * v), as in the whole mixer: (B, H, N, K)."""
+        qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK)], dim=2)
+        y_BHNK: Tensor = rearrange(self.gate(qkv_BNF, grid), "b n (h k) -> b h n k", h=q_BHNK.shape[1])
+        return y_BHNK
+
+
+class HyenaMixer(_Filters, SequenceMixer):
+    """What the three forms share."""
 
     def __init__(self, config: _Hyena, dims: MixerDims) -> None:
         super().__init__(config, dims)
         self.in_proj = nn.Linear(dims.dim, 3 * dims.inner, bias=dims.qkv_bias)
-        if config.has_featuriser:
-            self.conv = TokenConvolution(3 * dims.inner, config.kernel, causal=config.causal)
-        if config.has_inner:
-            self.inner = TokenConvolution(dims.inner, config.kernel, causal=config.causal)
-            self.inner.start_as_identity()
+        self.add_filters(config, dims.inner)
         self.out_proj = nn.Linear(dims.inner, dims.dim, bias=dims.out_bias)
-        self._filters = [name for name in ("conv", "inner") if hasattr(self, name)]
 
     @override
     def mix(self, x_BND: Tensor, *, grid: tuple[int, ...] | None = None) -> Tensor:
         """Return out_proj(q * g(k * v)): (B, N, D)."""
-        qkv_BNF = self.in_proj(x_BND)
-        q_BNE, k_BNE, v_BNE = (self.conv(qkv_BNF) if "conv" in self._filters else qkv_BNF).chunk(3, dim=2)
-        kv_BNE = k_BNE * v_BNE
-        y_BND: Tensor = self.out_proj(q_BNE * (self.inner(kv_BNE) if "inner" in self._filters else kv_BNE))
+        y_BND: Tensor = self.out_proj(self.gate(self.in_proj(x_BND), grid))
         return y_BND
 
     @override
@@ -123,17 +191,16 @@ class HyenaMixer(SequenceMixer):
         found = projections_of(attention)
         found.qkv.copy_to(self.in_proj, "to_q, to_k, to_v")
         found.out.copy_to(self.out_proj, "to_out[0]")
-        for name in self._filters:
-            getattr(self, name).start_as_identity()
+        self.start_as_identity()
 
 
 class HyenaSEMixer(HyenaMixer):
-    """Hyena-SE; a token sees 2 kernel - 1 tokens."""
+    """Hyena-SE; a token sees 2 kernel - 1 tokens along each axis."""
 
 
 class HyenaXMixer(HyenaMixer):
-    """Hyena-X; a token sees `kernel` tokens."""
+    """Hyena-X; a token sees `kernel` tokens along each axis."""
 
 
 class HyenaYMixer(HyenaMixer):
-    """Hyena-Y; a token sees `kernel` tokens."""
+    """Hyena-Y; a token sees `kernel` tokens along each axis."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -104,15 +104,28 @@ class MLPMixer(nn.Module):
             mlp: the module that this one replaces; it is only read.
             policy: "random" keeps the fresh weights. "projections" takes the neurons that contribute most, as many as
                 there are; those that are new come after them and start without effect, so that a wider MLP computes
-                what the old one did, up to the order of sums.
+                what the old one did, up to the order of sums. "exact" does so where there are as many neurons or more,
+                with the same activation.
 
         Raises:
-            RewriteError: the old MLP is not two linear maps, or the policy is unknown.
+            RewriteError: the old MLP is not two linear maps, the policy is unknown, or "exact" is asked of an MLP that
+                would compute something else.
         """
-        if policy == "projections":
-            self._take_neurons(*linears_of(mlp))
-        elif policy != "random":
-            raise RewriteError(f"MLP: unknown inheritance policy {policy!r}; use 'random' or 'projections'")
+        if policy not in get_args(Policy):
+            raise RewriteError(f"MLP: unknown inheritance policy {policy!r}; use one of {get_args(Policy)}")
+        if policy == "random":
+            return
+        up, down = linears_of(mlp)
+        if policy == "exact" and (reason := self._why_inexact(up)):
+            raise RewriteError(f"MLP cannot keep the function of the old one: {reason}; use 'projections'")
+        self._take_neurons(up, down)
+
+    def _why_inexact(self, up: nn.Linear) -> str | None:
+        if self.activation != self.dims.activation:
+            return f"its activation is {self.activation}, the old one's {self.dims.activation}"
+        if self.up.out_features < up.out_features:
+            return f"it has {self.up.out_features} neurons, the old one {up.out_features}"
+        return None
 
     def _take_neurons(self, up: nn.Linear, down: nn.Linear) -> None:
         kept = min(self.up.out_features, up.out_features)

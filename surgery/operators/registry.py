@@ -8,12 +8,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from surgery.errors import ArtifactError
-from surgery.operators.base import OperatorConfig
+from surgery.operators.base import MixerDims, OperatorConfig
 from surgery.operators.full import FullAttention
+from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
-from surgery.operators.joiner import ConcatProject, SumDeltas, WeightedSum, ZeroJoin
+from surgery.operators.joiner import ConcatProject, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
+from surgery.operators.linear import LinearAttention
 from surgery.operators.mamba import Mamba2
-from surgery.operators.mlp import MLP
+from surgery.operators.mlp import MLP, MLPDims
+from surgery.operators.neighbourhood import NeighbourhoodAttention
 from surgery.operators.window import SlidingWindow
 
 Known = (
@@ -21,6 +24,9 @@ Known = (
     | HyenaX
     | HyenaY
     | SlidingWindow
+    | NeighbourhoodAttention
+    | LinearAttention
+    | GroupedQueryAttention
     | FullAttention
     | Mamba2
     | MLP
@@ -56,3 +62,6 @@ def _from_json(value: Any) -> Any:
 
 AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""
+
+AnyDims = MixerDims | MLPDims | JoinerDims
+"""A pydantic field for the sizes that an operator is built at."""

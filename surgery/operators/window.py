@@ -1,7 +1,7 @@
 """Sliding-window attention, in time and memory linear in the number of tokens.
 
 Shape legend: B batch, N tokens, E features inside the mixer, H heads, K features of a head,
-M chunks, Q queries of a chunk, S keys within reach of a chunk.
+C chunks, Q queries of a chunk, S keys within reach of a chunk, X = B * C.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from pydantic import NonNegativeInt
 from torch import Tensor
 from typing_extensions import override
 
+from surgery.errors import RewriteError
 from surgery.operators.base import MixerConfig, MixerDims
-from surgery.operators.softmax import SoftmaxMixer, flops_softmax
+from surgery.operators.core import Core, CoreMixer
+from surgery.operators.softmax import any_between, finite, flops_softmax
 
 # Queries of a chunk at least: fewer waste fewer masked scores, more make better matrix products.
 CHUNK = 64
@@ -38,14 +41,21 @@ class SlidingWindow(MixerConfig):
         return SlidingWindowMixer(self, dims)
 
     @override
+    def core(self, dims: MixerDims) -> SlidingWindowCore:
+        """Return a SlidingWindowCore."""
+        return SlidingWindowCore(self, dims)
+
+    @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
         """Those of full attention times the share of scores kept, 9/256 for window 4 and 256 tokens."""
         span = self.window + 1 if self.causal else 2 * self.window + 1
         return flops_softmax(dims, pairs=batch * tokens * min(span, tokens))
 
 
-class SlidingWindowMixer(SoftmaxMixer):
-    """Softmax attention within a window; the scale and heads are those of the replaced attention."""
+class SlidingWindowCore(Core):
+    """Softmax attention within a window, and within a boolean mask if there is one."""
+
+    takes_mask = True
 
     def __init__(self, config: SlidingWindow, dims: MixerDims) -> None:
         super().__init__(config, dims)
@@ -53,13 +63,39 @@ class SlidingWindowMixer(SoftmaxMixer):
         self.causal = config.causal
 
     @override
-    def attend(self, q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor) -> Tensor:
-        """Attend within the window: (B, N, E)."""
-        return windowed_attention(q_BNE, k_BNE, v_BNE, heads=self.heads, window=self.window, causal=self.causal)
+    def mix(
+        self,
+        q_BHNK: Tensor,
+        k_BHMK: Tensor,
+        v_BHMK: Tensor,
+        mask: Tensor | None = None,
+        *,
+        grid: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Attend within the window: (B, H, N, K). A query without any key gives zeros.
+
+        Raises:
+            RewriteError: the mask is not boolean.
+        """
+        if mask is not None and mask.dtype != torch.bool:
+            raise RewriteError(
+                f"SlidingWindowCore: the mask is {mask.dtype}, needs a boolean one; exclude this attention from the rule"
+            )
+        heads = q_BHNK.shape[1]
+        qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
+        y_BNE = windowed_attention(*qkv, heads=heads, window=self.window, causal=self.causal, mask=mask)
+        y_BHNK: Tensor = rearrange(y_BNE, "b n (h k) -> b h n k", h=heads)
+        return y_BHNK
 
 
-def windowed_attention(q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, causal: bool) -> Tensor:
-    """Softmax attention of each token to those within the window: (B, N, E).
+class SlidingWindowMixer(CoreMixer):
+    """Softmax attention within a window; the scale and heads are those of the replaced attention."""
+
+
+def windowed_attention(
+    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, causal: bool, mask: Tensor | None = None
+) -> Tensor:
+    """Softmax attention of each token to those within the window and the boolean mask (.., N, N): (B, N, E).
 
     The tokens are cut into chunks; each attends to itself and to the tokens in its reach, under a small mask.
     A key or value that is not finite makes NaN of the outputs whose window holds it, and of no other.
@@ -72,7 +108,7 @@ def windowed_attention(q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: in
     chunks = (tokens + size - 1) // size
     spare = chunks * size - tokens
 
-    finite_BN1 = _finite(k_BNE) & _finite(v_BNE)
+    finite_BN1 = finite(k_BNE) & finite(v_BNE)
     q_XHQK = F.pad(q_BNE, (0, 0, 0, spare)).view(batch * chunks, size, heads, -1).transpose(1, 2)
     k_XHSK, v_XHSK = (
         F.pad(x.masked_fill(~finite_BN1, 0.0), (0, 0, left, spare + right))
@@ -82,31 +118,34 @@ def windowed_attention(q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: in
         .transpose(1, 2)
         for x in (k_BNE, v_BNE)
     )
-    mask_MQS = _mask(tokens, chunks, size, left, right, q_BNE.device)
-    mask_X1QS = mask_MQS.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
-    y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_X1QS)
+    i_CQ1, j_C1S = _places(chunks, size, left, right, q_BNE.device)
+    seen_BHCQS = _within(i_CQ1, j_C1S, tokens, left, right)[None, None]
+    if mask is not None:
+        seen_BHCQS = seen_BHCQS & _cut(mask, i_CQ1, j_C1S, tokens)
+    seen_XHQS = rearrange(seen_BHCQS.expand(batch, -1, -1, -1, -1), "b h c q s -> (b c) h q s")
+    y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=seen_XHQS)
     y_BNE = y_XHQK.transpose(1, 2).reshape(batch, chunks * size, inner)[:, :tokens]
-    return y_BNE.masked_fill(_any_within(~finite_BN1, left, right), torch.nan)
+    i_N = torch.arange(tokens, device=q_BNE.device)
+    spoilt_BN1 = any_between(~finite_BN1, (i_N - left).clamp(min=0), (i_N + right + 1).clamp(max=tokens), dim=1)
+    return y_BNE.masked_fill(spoilt_BN1, torch.nan)
 
 
-def _mask(tokens: int, chunks: int, size: int, left: int, right: int, device: torch.device) -> Tensor:
-    """Which keys within a chunk's reach each of its queries attends to: (M, Q, S) booleans."""
-    first_M11 = torch.arange(chunks, device=device).view(-1, 1, 1) * size
-    i_MQ1 = first_M11 + torch.arange(size, device=device).view(1, -1, 1)
-    j_M1S = first_M11 + torch.arange(left + size + right, device=device) - left
-    within_MQS = (j_M1S >= i_MQ1 - left) & (j_M1S <= i_MQ1 + right)
+def _places(chunks: int, size: int, left: int, right: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The tokens of each chunk's queries and keys, beyond the ends too: (C, Q, 1) and (C, 1, S)."""
+    first_C11 = torch.arange(chunks, device=device).view(-1, 1, 1) * size
+    i_CQ1 = first_C11 + torch.arange(size, device=device).view(1, -1, 1)
+    return i_CQ1, first_C11 + torch.arange(left + size + right, device=device) - left
+
+
+def _within(i_CQ1: Tensor, j_C1S: Tensor, tokens: int, left: int, right: int) -> Tensor:
+    """Which keys within a chunk's reach each of its queries attends to: (C, Q, S) booleans."""
+    within_CQS = (j_C1S >= i_CQ1 - left) & (j_C1S <= i_CQ1 + right)
     # Queries beyond the end are thrown away, but a row without any key would bring NaN into the gradients.
-    return within_MQS & ((j_M1S >= 0) & (j_M1S < tokens) | (i_MQ1 >= tokens))
+    return within_CQS & ((j_C1S >= 0) & (j_C1S < tokens) | (i_CQ1 >= tokens))
 
 
-def _finite(x_BNE: Tensor) -> Tensor:
-    """Tokens all of whose features are finite: (B, N, 1)."""
-    largest_BN1: Tensor = torch.linalg.vector_norm(x_BNE.detach(), torch.inf, dim=2, keepdim=True)
-    return largest_BN1 < torch.inf
-
-
-def _any_within(flag_BN1: Tensor, left: int, right: int) -> Tensor:
-    """Whether any token of each token's window is flagged: (B, N, 1)."""
-    total = F.pad(flag_BN1.long(), (0, 0, left + 1, right)).cumsum(1)
-    span = left + 1 + right
-    return total[:, span:] > total[:, :-span]
+def _cut(mask: Tensor, i_CQ1: Tensor, j_C1S: Tensor, tokens: int) -> Tensor:
+    """The part of a mask that each chunk needs: (B or 1, H or 1, C, Q, S); anything beyond the ends."""
+    missing = (1,) * (4 - mask.ndim)
+    mask_BHNN = mask.reshape(*missing, *mask.shape).expand(-1, -1, tokens, tokens)
+    return mask_BHNN[:, :, i_CQ1.clamp(max=tokens - 1), j_C1S.clamp(0, tokens - 1)]

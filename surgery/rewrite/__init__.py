@@ -1,25 +1,45 @@
 """Declarative rewriting: patterns find sites, rules say what goes there, a plan is checked, then committed or refused."""
 
 from surgery.rewrite.commit import rewrite, undo
-from surgery.rewrite.pattern import OperatorPattern
-from surgery.rewrite.plan import Edit, Plan, Skipped, plan
-from surgery.rewrite.rule import Replacement, Rule
+from surgery.rewrite.conflict import Conflict
+from surgery.rewrite.edit import Change, Edit
+from surgery.rewrite.match import find_sites
+from surgery.rewrite.pattern import Pattern, block, chain, consecutive, fork, node, repeated
+from surgery.rewrite.plan import Plan, plan
+from surgery.rewrite.planner import Skipped
+from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, Sharing
+from surgery.rewrite.rule import Rule
 from surgery.rewrite.selection import Selection, all_layers, every, indices, three_of_four, top, where
-from surgery.rewrite.site import Site
+from surgery.rewrite.site import Item, Site
 
 __all__ = [
+    "Call",
+    "Change",
+    "Conflict",
+    "Copy",
     "Edit",
-    "OperatorPattern",
+    "Item",
+    "New",
+    "Pattern",
     "Plan",
     "Replacement",
+    "Rewiring",
     "Rule",
     "Selection",
+    "Sharing",
     "Site",
     "Skipped",
     "all_layers",
+    "block",
+    "chain",
+    "consecutive",
     "every",
+    "find_sites",
+    "fork",
     "indices",
+    "node",
     "plan",
+    "repeated",
     "rewrite",
     "three_of_four",
     "top",

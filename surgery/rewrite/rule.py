@@ -5,37 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
-import torch
-from torch import nn
-
 from surgery.config import Config
-from surgery.operators import AnyOperator, MixerDims, MLPDims, Policy
-from surgery.rewrite.pattern import OperatorPattern
+from surgery.rewrite.pattern import Pattern
+from surgery.rewrite.replacement import Replacement, Rewiring, Sharing
 from surgery.rewrite.selection import AllLayers, Selection
 from surgery.rewrite.site import Site
-
-
-class Replacement(Config):
-    """The right-hand side of an edit, as plain data: enough to build the new module again.
-
-    Attributes:
-        operator: the new operator's config.
-        dims: the sizes that it takes over from the module that it replaces.
-        inherit: which weights it takes over.
-    """
-
-    operator: AnyOperator
-    dims: MixerDims | MLPDims
-    inherit: Policy
-
-    def build(self) -> nn.Module:
-        """A fresh module with random weights, on torch's default device."""
-        return self.operator.build(self.dims)
-
-    def initialise(self, new: nn.Module, old: nn.Module) -> None:
-        """Give `new` what it inherits from `old`."""
-        with torch.no_grad():
-            new.inherit(old, self.inherit)  # type: ignore[operator]
 
 
 class Rule(Config, ABC):
@@ -47,11 +21,14 @@ class Rule(Config, ABC):
         pattern: where the rule may apply.
         layers: in which layers it is to apply.
         loss: how a new operator's output is compared with the old one's in distillation (the paper: L1 for attention).
+        shared: what becomes of a module that stands in several places: one new module "together", or one for each place
+            ("apart").
     """
 
-    pattern: OperatorPattern
+    pattern: Pattern
     layers: Selection = AllLayers()
     loss: Literal["l1", "l2", "huber"] = "l1"
+    shared: Literal["together", "apart"] = "together"
 
     @property
     def name(self) -> str:
@@ -62,6 +39,10 @@ class Rule(Config, ABC):
         """A reason not to apply the rule at `site`, or None."""
         return None
 
+    def place(self, site: Site) -> Site:
+        """Where the rewiring is made: at the site, or at something inside what matched."""
+        return site
+
     @abstractmethod
-    def replacement(self, site: Site) -> Replacement:
+    def replacement(self, site: Site) -> Replacement | Rewiring | Sharing:
         """What goes to `site`."""

@@ -1,7 +1,9 @@
-"""The shape contract: a replacement is run on the meta device, at several sizes, before anything is changed."""
+"""The shape contract: what is new is run on the meta device, at several sizes, before anything is changed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,8 +11,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
-from surgery.rewrite.rule import Replacement
-from surgery.rewrite.site import Site
+from surgery.graph.cost import FlopCounter, cost_of
+from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, parse
+from surgery.rewrite.site import Site, traced
+from surgery.trace.shadow import shadow
+
+Resize = Callable[[Any], Any]
 
 
 class Cost(NamedTuple):
@@ -21,61 +27,228 @@ class Cost(NamedTuple):
     flops_mixing: int
 
 
-def check_contract(site: Site, replacement: Replacement) -> Cost:
-    """Run the replacement in the place of what `site` holds, at the traced sizes and at others.
+class Contract:
+    """Checks replacements; equal ones at places of equal sizes are run once."""
 
-    Raises:
-        RewriteError: it fails, or gives another shape or dtype than the module that it replaces.
-    """
-    try:
-        with torch.device("meta"):
-            new = replacement.build()
-    except Exception as error:
-        raise RewriteError(f"{site.path}: {replacement.operator.kind} cannot be built: {_line(error)}") from error
-    like = next((p for p in site.module.parameters() if p.is_floating_point()), None)
-    new = new if like is None else new.to(like.dtype)
-    args, kwargs = site.arguments
-    tokens = site.operator.in_shape
-    _run(site, replacement, new, args, kwargs, site.node.meta["val"])
-    for batch, length in ((tokens[0] + 2, tokens[1]), (tokens[0], 4 * tokens[1]), (tokens[0], 1)):
-        call = _resize((args, kwargs, site.node.meta["val"]), tokens, (batch, length))
-        _run(site, replacement, new, *call)
-    operator, dims = replacement.operator, replacement.dims
-    return Cost(
-        params=sum(p.numel() for p in new.parameters()),
-        flops=operator.flops(dims, *tokens[:2]),
-        flops_mixing=operator.flops_mixing(dims, *tokens[:2]),
-    )
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
 
+    def check(self, site: Site, replacement: Replacement) -> Cost:
+        """Run the replacement in the place of the module at `site`, at the traced sizes and at others.
 
-def _run(site: Site, replacement: Replacement, new: nn.Module, args: Any, kwargs: Any, expected: torch.Tensor) -> None:
-    """Call the new module; its result must be like `expected`."""
-    kind = replacement.operator.kind
-    try:
-        with torch.no_grad():
-            result = new(*args, **kwargs)
-    except Exception as error:
-        raise RewriteError(f"{site.path}: {kind} fails on tokens {_shape(expected)}: {_line(error)}") from error
-    if not isinstance(result, torch.Tensor) or _kind(result) != _kind(expected):
-        raise RewriteError(
-            f"{site.path}: {kind} gives {_words(result)} where {_words(expected)} is needed; "
-            "choose an operator that keeps the shape, or adapt the rule's check"
+        Raises:
+            RewriteError: it fails, or gives another shape or dtype than the module that it replaces.
+        """
+        new = self._build(site, replacement)
+        call = (*site.arguments, site.result)
+        for resize in _sizes(site.operator.in_shape):
+            args, kwargs, expected = resize(call)
+            result, _ = self._result(site.path, replacement, new, args, kwargs)
+            _require_alike(site.path, result, expected, replacement.operator.kind)
+        cost: Cost = self._result(site.path, replacement, new, *site.arguments)[1]
+        return cost
+
+    def check_rewiring(self, site: Site, rewiring: Rewiring) -> Cost:
+        """Run the new calls on what the matched nodes read; their results must be like those that they replace.
+
+        Returns:
+            What the new modules have, and what all new calls cost.
+
+        Raises:
+            RewriteError: a call fails, or a result has another shape or dtype than what it replaces.
+        """
+        costs: list[Cost] = []
+        for number, resize in enumerate(_sizes(_tokens(site))):
+            run = _Run(self, site, rewiring, resize)
+            for old, new in rewiring.results.items():
+                _require_alike(site.path, run.value(new), resize(_traced_value(site, old)), f"{new} for {old}")
+            costs = costs if number else run.costs
+        return Cost(*map(sum, zip(*costs, strict=True))) if costs else Cost(0, 0, 0)
+
+    def result_of(self, path: str, new: New, like: nn.Parameter | None, args: Any, kwargs: Any) -> tuple[Any, Cost]:
+        """What the new module gives, and what it costs."""
+        module = self._once(("built", new, _dtype(like)), lambda: _built(path, new, like))
+        result: tuple[Any, Cost] = self._result(path, new, module, args, kwargs)
+        return result
+
+    def _build(self, site: Site, replacement: Replacement) -> nn.Module:
+        like = next((p for p in site.module.parameters() if p.is_floating_point()), None)
+        module: nn.Module = self._once(
+            ("built", replacement, _dtype(like)), lambda: _built(site.path, replacement, like)
         )
+        return module
+
+    def _result(self, path: str, new: Replacement | New, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What the new module gives, and what that costs."""
+
+        def run() -> tuple[Any, Cost]:
+            with FlopCounter() as counter:
+                result = _called(path, new.operator.kind, module, args, kwargs)
+            flops, mixing = cost_of(module, (args, kwargs), counter.total)
+            return result, Cost(sum(p.numel() for p in module.parameters()), flops, mixing or 0)
+
+        return self._once(("run", id(module), str(pytree.tree_map(_kind, (args, kwargs)))), run)
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
 
-def _resize(values: Any, tokens: tuple[int, ...], to: tuple[int, int]) -> Any:
-    """Meta tensors of shape (B, N, ...) at another batch size and token count."""
+class _Run:
+    """The new calls of a rewiring, run at one size."""
+
+    def __init__(self, contract: Contract, site: Site, rewiring: Rewiring, resize: Resize) -> None:
+        self._contract, self._site, self._rewiring, self._resize = contract, site, rewiring, resize
+        self._results: dict[str, Any] = {}
+        self.costs: list[Cost] = []
+        for call in rewiring.calls:
+            self._results[call.name] = self._call(call)
+
+    def value(self, value: str) -> Any:
+        """A matched or new value."""
+        name, argument, items = parse(value)
+        if argument is not None or name not in self._results:
+            return self._resize(_traced_value(self._site, value))
+        found = self._results[name]
+        for item in items:
+            found = found[item]
+        return found
+
+    def _call(self, call: Call) -> Any:
+        given = {name: self.value(value) for name, value in call.arguments.items()}
+        new = self._rewiring.modules.get(call.module)
+        if isinstance(new, New):
+            args, given = self._like(call, given)
+            like = _parameter_near(self._site)
+            result, cost = self._contract.result_of(self._site.path, new, like, args, given)
+            self.costs.append(cost)
+            return result
+        return self._again(call, new.of if isinstance(new, Copy) else call.module, given, isinstance(new, Copy))
+
+    def _again(self, call: Call, name: str, given: dict[str, Any], is_copy: bool) -> Any:
+        """What a module that is there already, or a copy of it, gives; run only if its arguments are of other kinds."""
+        item = self._site[name]
+        self.costs.append(Cost(item.operator.params * is_copy, item.operator.flops, item.operator.flops_mixing))
+        bound = {key: self._resize(traced(value)) for key, value in item.bound.items()}
+        if call.like == name and all(_same(value, bound.get(key)) for key, value in given.items()):
+            return self._resize(item.node.meta["val"])
+        args, kwargs = self._like(call, given)
+        return _called(item.path, item.operator.module_class, shadow(item.module), args, kwargs)
+
+    def _like(self, call: Call, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if call.like is None:
+            return (), given
+        item = self._site[call.like]
+        bound = {key: self._resize(traced(value)) for key, value in item.bound.items()}
+        return (), {**bound, **given}
+
+
+def _traced_value(site: Site, value: str) -> Any:
+    """What a matched value was when the model was traced."""
+    name, argument, items = parse(value)
+    item = site[name]
+    if argument is not None and argument not in item.bound:
+        known = ", ".join(item.bound) or "none"
+        raise RewriteError(f"{item.path} has no argument {argument!r}; it has {known}")
+    found = traced(item.bound[argument]) if argument is not None else item.result
+    for each in items:
+        try:
+            found = found[each]
+        except (LookupError, TypeError):
+            raise RewriteError(f"{item.path}: its result has no item {each!r}, as {value} says") from None
+    return found
+
+
+def _tokens(site: Site) -> tuple[int, ...]:
+    """Batch and tokens of the first matched node whose input has both."""
+    shapes = (item.operator.in_shape for item in site.items.values())
+    return next((shape for shape in shapes if len(shape) >= 3), ())
+
+
+def _sizes(tokens: tuple[int, ...]) -> Iterator[Resize]:
+    """The traced sizes, and others: more samples, four times as many tokens, a single token.
+
+    `tokens` is (B, N, D) or, of heads, (B, H, N, K).
+    """
+    yield lambda values: values
+    if len(tokens) in (3, 4):
+        batch, length = tokens[0], tokens[-2]
+        for to in ((batch + 2, length), (batch, 4 * length), (batch, 1)):
+            yield partial(_resized, tokens=tokens, to=to)
+
+
+def _resized(values: Any, tokens: tuple[int, ...], to: tuple[int, int]) -> Any:
+    """Meta tensors like `tokens` but for the width, at another batch size and token count.
+
+    Of heads, keys of another number keep it; a mask leaves all tokens as many as they are.
+    """
+    heads = tokens[1:-2]
+    masked = heads and any(_is_mask(leaf, tokens) for leaf in pytree.tree_leaves(values))
 
     def resized(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and tuple(value.shape[:2]) == tokens[:2]:
+        if not isinstance(value, torch.Tensor) or value.dim() < len(tokens) - (not heads):
+            return value
+        if heads and value.shape[0] == tokens[0]:
+            length = to[1] if value.shape[-2] == tokens[-2] and not masked else value.shape[-2]
+            return value.new_empty((to[0], *value.shape[1:-2], length, value.shape[-1]))
+        if not heads and tuple(value.shape[:2]) == tokens[:2]:
             return value.new_empty((*to, *value.shape[2:]))
         return value
 
     return pytree.tree_map(resized, values)
 
 
-def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.dtype
+def _is_mask(value: Any, tokens: tuple[int, ...]) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[-1] != tokens[-1]
+
+
+def _built(path: str, new: Replacement | New, like: nn.Parameter | None) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            module = new.build()
+    except Exception as error:
+        raise RewriteError(f"{path}: {new.operator.kind} cannot be built: {_line(error)}") from error
+    return module if like is None else module.to(like.dtype)
+
+
+def _called(path: str, kind: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    try:
+        with torch.no_grad():
+            return module(*args, **kwargs)
+    except Exception as error:
+        tensors = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
+        shape = _shape(tensors[0]) if tensors else "none"
+        raise RewriteError(f"{path}: {kind} fails on tokens {shape}: {_line(error)}") from error
+
+
+def _require_alike(path: str, result: Any, expected: Any, what: str) -> None:
+    if _same(result, expected):
+        return
+    raise RewriteError(
+        f"{path}: {what} gives {_words(result)} where {_words(expected)} is needed; "
+        "choose an operator that keeps the shape, or adapt the rule's check"
+    )
+
+
+def _parameter_near(site: Site) -> nn.Parameter | None:
+    """A parameter that tells the dtype of what is around `site`."""
+    holder = site.graph.model.get_submodule(site.scope)
+    modules = [item.module for item in site.items.values() if item.is_module]
+    parameters = (p for module in (*modules, holder) for p in module.parameters())
+    return next((p for p in parameters if p.is_floating_point()), None)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(pytree.tree_map(_kind, a) == pytree.tree_map(_kind, b))
+
+
+def _kind(value: Any) -> Any:
+    return (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value
+
+
+def _dtype(like: nn.Parameter | None) -> torch.dtype | None:
+    return None if like is None else like.dtype
 
 
 def _shape(tensor: torch.Tensor) -> str:
@@ -83,8 +256,10 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_words, value))})"
     if not isinstance(value, torch.Tensor):
-        return f"a {type(value).__name__}"
+        return "None" if value is None else f"a {type(value).__name__}"
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 

@@ -57,7 +57,7 @@ class Attributes:
 
     def _reader(self) -> Callable[[nn.Module, str], Any]:
         def read(module: nn.Module, name: str) -> Any:
-            frame = None if name in IGNORED or name.startswith("__") else self._frame()
+            frame = None if name in IGNORED or name.startswith(("__", "_surgery")) else self._frame()
             if frame is None:
                 return object.__getattribute__(module, name)
             try:

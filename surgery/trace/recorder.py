@@ -14,8 +14,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.graph.cost import Counted, FlopCounter
+from surgery.graph.cost import Counted, FlopCounter, cost_of
+from surgery.graph.regions import autocast_state
 from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of, unbind
+from surgery.graph.state import own_class
 from surgery.trace.attributes import Attributes
 from surgery.trace.autocast import recorded_autocast
 from surgery.trace.effects import has_effects
@@ -119,7 +121,7 @@ class Recorder(TorchFunctionMode):
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
-            flops, mixing = _known_flops(module, args, kwargs, flops)
+            flops, mixing = cost_of(module, (args, kwargs), flops)
         else:
             mixing = None
             result, flops = self._call_scope(module, path, args, kwargs)
@@ -128,7 +130,7 @@ class Recorder(TorchFunctionMode):
         frame = self._frames[-1]
         guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
         node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
-        node.meta["module_class"] = type(module)
+        node.meta["module_class"] = own_class(module)
         frame.has_effects = frame.has_effects or path in self._leaves or has_effects(node)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
         if mixing is not None:
@@ -177,14 +179,14 @@ class Recorder(TorchFunctionMode):
 
     def _scope(self, path: str, module: nn.Module) -> Scope:
         if path not in self._scopes:
-            self._scopes[path] = Scope(path, type(module), params=sum(p.numel() for p in module.parameters()))
+            self._scopes[path] = Scope(path, own_class(module), params=sum(p.numel() for p in module.parameters()))
         return self._scopes[path]
 
     def _record(
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         frame = Frame(path, self._owned)
-        signature = signature_of(type(module), leaves, spec)
+        signature = signature_of(own_class(module), leaves, spec, autocast_state())
         names = _leaf_names(arguments)
         inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         self._frames.append(frame)
@@ -320,17 +322,6 @@ class Recorder(TorchFunctionMode):
 
 def _join(root: str, path: str) -> str:
     return f"{root}.{path}" if root and path else root or path
-
-
-def _known_flops(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], counted: int
-) -> tuple[int, int | None]:
-    """What a call costs, and how much of it is mixing; None if the module does not say."""
-    if not isinstance(module, Counted):
-        return counted, None
-    tokens = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
-    batch, length = tokens.shape[:2]
-    return module.flops(batch, length), module.flops_mixing(batch, length)
 
 
 def _method_name(func: Any) -> str | None:

@@ -6,6 +6,7 @@ import inspect
 import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from surgery.errors import SurgeryError, TraceError
+from surgery.graph.codegen import edit_of
 from surgery.graph.model_graph import ModelGraph
 from surgery.graph.objects import is_object
 from surgery.graph.scope import Recording, Scope, forward_signature
@@ -92,6 +94,8 @@ def _record(
     found: dict[str, Scope] = {}
     recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
+    if any(edit_of(part) is not None for part in twin.modules()):
+        _cover(twin, args, kwargs)
     # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
     unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
     try:
@@ -104,6 +108,12 @@ def _record(
         for recording in scope.recordings:
             _require_unchanged(module, path, name, recording)
             known.add(recording)
+
+
+def _cover(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let edited graphs record, before the model is recorded around them, what they do not cover yet."""
+    with suppress(Exception), torch.random.fork_rng(), torch.no_grad():  # what fails, fails again when recorded
+        twin(*args, **kwargs)
 
 
 def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recording) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 import surgery
 from surgery.operators import HyenaX, MixerDims, SequenceMixer
-from surgery.rewrite import OperatorPattern, Replacement, Rule, Site, indices
+from surgery.rewrite import Replacement, Rule, Site, indices, node
 from surgery.rules import replace_attention
 from tests.rewrite.operators import Scale, ScaleMixer
 
@@ -138,8 +138,8 @@ def _wan_inputs() -> Inputs:
 
 
 attention = replace_attention(HyenaX(kernel=3), layers=indices(1))
-mlp = ToGain(pattern=OperatorPattern(role="mlp"))
-rotated = ToGain(pattern=OperatorPattern(role="self_attention"), layers=indices(1))
+mlp = ToGain(pattern=node("mlp"))
+rotated = ToGain(pattern=node("self_attention"), layers=indices(1))
 FAMILIES = {
     "dit": Family(dit, _dit_inputs, attention),
     "pixart": Family(pixart, _pixart_inputs, attention),

@@ -12,15 +12,14 @@ from pydantic import TypeAdapter
 import surgery
 from surgery.errors import MatchError
 from surgery.operators import HyenaX
-from surgery.rewrite import Selection, all_layers, every, indices, three_of_four, top, where
-from surgery.rewrite.pattern import OperatorPattern
+from surgery.rewrite import Selection, all_layers, every, find_sites, indices, node, three_of_four, top, where
 from surgery.rules import replace_attention
 from tests.strategies import BlockSpec, ModelSpec, build, inputs
 
 BLOCK = BlockSpec("separate", "module", "layer", modulated=False, in_place=False)
 DEEP = ModelSpec(2, 4, True, (BLOCK,) * 8, shared=False, branch=5)
 GRAPH = surgery.trace(build(DEEP), inputs(DEEP, (1, 4, 2)))
-SITES = list(OperatorPattern(role="self_attention").matches(GRAPH))
+SITES = find_sites(GRAPH, node("self_attention"))
 
 plain = st.one_of(
     st.just(all_layers()),

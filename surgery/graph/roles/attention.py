@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.flow import Place
 from surgery.graph.roles.found import Found, nodes_in, smallest_scope
 from surgery.graph.roles.operator import Role
@@ -21,7 +22,6 @@ from surgery.graph.roles.primitives import (
     is_softmax,
 )
 from surgery.graph.roles.structure import Structure
-from surgery.graph.view import child_path
 
 Factors = tuple[frozenset[Place], ...]
 

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 
 from torch import fx
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.flow import Place
 from surgery.graph.roles.found import Found
 from surgery.graph.roles.operator import Role
 from surgery.graph.roles.primitives import EMBEDDING_MODULES, WAVES, inputs_of, is_linear, is_module, name_of
 from surgery.graph.roles.structure import Structure
-from surgery.graph.view import child_path
 
 
 def find_embeddings(structure: Structure, roles: Mapping[str, Role], used: Collection[Place]) -> list[Found]:

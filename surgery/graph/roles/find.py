@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.attention import find_attention, find_cores
 from surgery.graph.roles.embedding import find_embeddings
 from surgery.graph.roles.flow import Place
@@ -16,15 +17,12 @@ from surgery.graph.roles.norm import find_norms
 from surgery.graph.roles.operator import Operator, Role, block_layers, module_operator, subgraph_operator
 from surgery.graph.roles.primitives import is_linear
 from surgery.graph.roles.structure import Structure
-from surgery.graph.scope import Scope
-from surgery.graph.view import child_path
 
 
-def find_operators(scopes: Mapping[str, Scope]) -> list[Operator]:
+def find_operators(structure: Structure) -> list[Operator]:
     """Every operator of the traced model, in execution order, outer before inner."""
-    structure = Structure(scopes)
     found = sorted(_Roles(structure).found, key=lambda each: (_start(structure, each), -len(each.nodes)))
-    layers, named = block_layers(scopes), set[Place]()
+    layers, named = block_layers(structure.flow.scopes), set[Place]()
     linear = _linear_flops(structure)
     operators = []
     for each in found:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from surgery.graph.paths import child_path, opened
 from surgery.graph.roles.primitives import inputs_of, name_of, tensors
 from surgery.graph.scope import Scope, binder, is_input
-from surgery.graph.view import child_path, opened
 
 Place = tuple[str, fx.Node]
 """A node of the graph of the scope at a path; identical blocks share their nodes."""

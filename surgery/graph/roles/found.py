@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.flow import Place, is_inside
 from surgery.graph.roles.operator import Role
 from surgery.graph.roles.structure import Structure
-from surgery.graph.view import child_path
 
 
 @dataclass(frozen=True)

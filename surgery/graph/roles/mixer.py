@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.flow import Place, is_inside
 from surgery.graph.roles.found import Found, smallest_scope
 from surgery.graph.roles.primitives import EMBEDDING_MODULES, has_weights, is_linear, is_module
 from surgery.graph.roles.structure import Structure
-from surgery.graph.view import child_path
 
 
 def find_mixers(structure: Structure, found: Collection[Found]) -> Iterator[Found]:

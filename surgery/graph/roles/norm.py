@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from surgery.graph.paths import child_path
 from surgery.graph.roles.found import Found
 from surgery.graph.roles.primitives import (
     MULTIPLICATIONS,
@@ -16,7 +17,6 @@ from surgery.graph.roles.primitives import (
     name_of,
 )
 from surgery.graph.roles.structure import Structure
-from surgery.graph.view import child_path
 
 
 def find_norms(structure: Structure) -> list[Found]:

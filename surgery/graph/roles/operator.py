@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import fx, nn
 
+from surgery.graph.paths import child_path, opened
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.scope import Scope
-from surgery.graph.view import child_path, opened
 
 Role = Literal[
     "self_attention",
@@ -32,7 +32,7 @@ class Operator:
 
     Attributes:
         path: of its module in the model; of a subgraph, the path of its scope, a colon, and the name of its first node.
-        role: what it does.
+        role: what it does; "block" or "node" for what has no role, but was matched by a pattern.
         module_class: name of the module's class; "" of a subgraph.
         layer: number of the block that it stands in, counted in execution order; None outside of blocks.
         in_shape, out_shape: of its first tensor argument and of its first result, on the traced inputs.
@@ -43,7 +43,7 @@ class Operator:
     """
 
     path: str
-    role: Role
+    role: Role | Literal["block", "node"]
     module_class: str
     layer: int | None
     in_shape: tuple[int, ...]
@@ -57,6 +57,11 @@ class Operator:
     def scope(self) -> str:
         """The path of the module that it is, or that its nodes stand in."""
         return self.path.partition(":")[0]
+
+
+def mixes(role: str) -> bool:
+    """Whether what has this role mixes tokens or features, which is what `flops_mixing` counts."""
+    return role in ("self_attention", "cross_attention", "joint_attention", "sequence_mixer", "mlp")
 
 
 def calls(scopes: Mapping[str, Scope], path: str) -> Iterator[tuple[str, fx.Node]]:
@@ -112,13 +117,14 @@ def subgraph_operator(
         layer=layer_of(path, layers),
         in_shape=next((shape_of(source) for source in computed), ()),
         out_shape=next((shape_of(node) for node in reversed(leaving)), ()),
-        params=sum(_params(node) for node in nodes),
+        params=sum(params_of(node) for node in nodes),
         flops=sum(node.meta.get("flops", 0) for node in nodes),
         flops_mixing=sum(node.meta.get("flops", 0) for node in mixing),
         nodes=tuple(node.name for node in nodes),
     )
 
 
-def _params(node: fx.Node) -> int:
+def params_of(node: fx.Node) -> int:
+    """How many parameters `node` is, or the module that it calls has."""
     value = node.meta.get("val")
     return value.numel() if isinstance(value, nn.Parameter) else int(node.meta.get("params", 0))

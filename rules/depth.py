@@ -1,0 +1,161 @@
+"""Change the depth: join blocks in parallel pairs, drop, duplicate, or share them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from surgery.graph.readers import readers_of
+from surgery.graph.streams import Stream
+from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
+from surgery.rewrite.pattern import Pattern, block, consecutive
+from surgery.rewrite.replacement import Call, Copy, New, Rewiring, Sharing
+from surgery.rewrite.rule import Rule
+from surgery.rewrite.selection import Selection, all_layers
+from surgery.rewrite.site import Site
+
+
+class ParallelPairs(Rule):
+    """Gives two consecutive blocks the same input and joins their results, stream by stream.
+
+    Source: "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340), which turns the 28 layers of
+    DiT-XL/2 into 14 pairs joined by a linear map of both results.
+    """
+
+    pattern: Pattern = consecutive(block(), 2)
+    joiner: AnyOperator = ConcatProject()
+
+    def check(self, site: Site) -> str | None:
+        """Refuse blocks of which one does not go on with the streams of the other, or another reader comes between."""
+        return _unclear(site) or _differ(site) or _apart(site)
+
+    def replacement(self, site: Site) -> Rewiring:
+        """The second block on the first one's input, and a joiner for each stream."""
+        streams = _streams(site)
+        both = {s.argument: s.entry("a") for s in streams}
+        names = {s.argument: f"join_{s.argument}" if len(streams) > 1 else "join" for s in streams}
+        joins = {
+            s.argument: {"x": s.entry("a"), "a": s.result("a"), "b": s.result("parallel")} for s in streams
+        }  # fmt: skip
+        return Rewiring(
+            modules={names[s.argument]: New(operator=self.joiner, dims=JoinerDims(dim=s.shape[-1])) for s in streams},
+            calls=(
+                Call(name="parallel", module="b", like="b", arguments=both),
+                *(Call(name=f"joined_{n}", module=names[n], arguments=joins[n]) for n in joins),
+            ),
+            results={s.result("b"): f"joined_{s.argument}" for s in streams},
+        )
+
+
+class DropBlocks(Rule):
+    """Takes blocks out; what entered them goes on."""
+
+    pattern: Pattern = block()
+
+    def check(self, site: Site) -> str | None:
+        """Refuse a block whose results do not go on with its arguments."""
+        return _unclear(site)
+
+    def replacement(self, site: Site) -> Rewiring:
+        """Each stream as it entered."""
+        return Rewiring(results={s.result("a"): s.entry("a") for s in _streams(site)})
+
+
+class DuplicateBlocks(Rule):
+    """Puts a copy of a block, with its weights, after it."""
+
+    pattern: Pattern = block()
+
+    def check(self, site: Site) -> str | None:
+        """Refuse a block whose results do not go on with its arguments."""
+        return _unclear(site)
+
+    def replacement(self, site: Site) -> Rewiring:
+        """The copy, on what the block gives."""
+        streams = _streams(site)
+        onward = {s.argument: s.result("a") for s in streams}
+        return Rewiring(
+            modules={"copy": Copy(of="a")},
+            calls=(Call(name="again", module="copy", like="a", arguments=onward),),
+            results={s.result("a"): s.result("again") for s in streams},
+        )
+
+
+class ShareBlocks(Rule):
+    """Lets consecutive blocks be one and the same module, with the weights of the first or the mean of all."""
+
+    average: bool = False
+
+    def check(self, site: Site) -> str | None:
+        """Refuse blocks with other weights than the first."""
+        return _differ(site)
+
+    def replacement(self, site: Site) -> Sharing:  # noqa: ARG002
+        """The first block in the places of all."""
+        return Sharing(average=self.average)
+
+
+def parallel_pairs(joiner: JoinerConfig | None = None, *, layers: Selection | None = None) -> ParallelPairs:
+    """The rule that joins every two consecutive blocks in a parallel pair: 0 with 1, 2 with 3, ...
+
+    Args:
+        joiner: config of what joins them, by default a linear map of both results, as published.
+        layers: which blocks may be the first of a pair.
+    """
+    return ParallelPairs(joiner=joiner or ConcatProject(), layers=layers or all_layers())
+
+
+def drop_blocks(*, layers: Selection) -> DropBlocks:
+    """The rule that takes out the selected blocks."""
+    return DropBlocks(layers=layers)
+
+
+def duplicate_blocks(*, layers: Selection) -> DuplicateBlocks:
+    """The rule that puts a copy after each selected block."""
+    return DuplicateBlocks(layers=layers)
+
+
+def share_blocks(count: int = 2, *, average: bool = False, layers: Selection | None = None) -> ShareBlocks:
+    """The rule that gives `count` consecutive blocks the same weights, from each selected block on."""
+    return ShareBlocks(pattern=consecutive(block(), count), average=average, layers=layers or all_layers())
+
+
+def _streams(site: Site) -> tuple[Stream, ...]:
+    return site.graph.streams(site.first.path) or ()
+
+
+def _unclear(site: Site) -> str | None:
+    """Why the streams of one of the blocks are not known."""
+    for item in site.items.values():
+        if not site.graph.streams(item.path):
+            return f"{item.path} has a result that does not go on with one of its arguments"
+    return None
+
+
+def _differ(site: Site) -> str | None:
+    """How a block differs from the first one."""
+    first = site.first
+    for item in site.items.values():
+        if item.operator.module_class != first.operator.module_class:
+            return f"{item.path} is a {item.operator.module_class}, {first.path} a {first.operator.module_class}"
+        if site.graph.streams(item.path) != site.graph.streams(first.path):
+            return f"{item.path} has other streams than {first.path}"
+        if _weights(item.module) != _weights(first.module):
+            return f"{item.path} has other weights than {first.path}"
+    return None
+
+
+def _weights(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _apart(site: Site) -> str | None:
+    """Why the second block does not simply go on with what the first one gives."""
+    a, b = site["a"], site["b"]
+    for stream in _streams(site):
+        value = b.bound[stream.argument]
+        if value not in a.results(stream.items):
+            return f"{b.path} does not get {stream.argument} straight from {a.path}"
+        other = next((user.name for user in readers_of(value) if user is not b.node), None)
+        if other is not None:
+            return f"what {a.path} gives is also read by {other}"
+    return None

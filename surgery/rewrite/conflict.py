@@ -1,0 +1,99 @@
+"""Conflicts between edits, found before any of them is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from surgery.config import Config
+from surgery.rewrite.edit import Edit
+from surgery.rewrite.replacement import Rewiring
+
+
+class Conflict(Config):
+    """Two edits that claim the same thing, or one inside the other; or whose order would matter.
+
+    Attributes:
+        paths: of the two edits.
+        rules: names of their rules.
+        kind: "overlap", or "order" if the first copies what the second changes.
+    """
+
+    paths: tuple[str, str]
+    rules: tuple[str, str]
+    kind: Literal["overlap", "order"] = "overlap"
+
+    def __str__(self) -> str:
+        a, b = self.rules
+        if self.kind == "order":
+            return f"{a} copies {self.paths[0]}, which {b} changes at {self.paths[1]}, so their order matters"
+        same = self.paths[0] == self.paths[1]
+        where = self.paths[0] if same else f"{self.paths[0]} and {self.paths[1]}, which overlap"
+        return f"{a} and {b} both edit {where}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        if self.kind == "order":
+            return "apply them one after the other, by two calls of rewrite"
+        return "narrow the layers of one of them"
+
+
+def find_conflicts(edits: Sequence[Edit]) -> list[Conflict]:
+    """Overlaps first, each pair of edits at most once."""
+    found: dict[tuple[int, int], Conflict] = {}
+    for a, b in _overlaps(edits):
+        pair = (min(a, b), max(a, b))
+        first, second = edits[a], edits[b]
+        found.setdefault(pair, _conflict(first, second, "overlap"))
+    for a, b in _orders(edits):
+        if (min(a, b), max(a, b)) not in found:
+            found[min(a, b), max(a, b)] = _conflict(edits[a], edits[b], "order")
+    return list(found.values())
+
+
+def _conflict(first: Edit, second: Edit, kind: Literal["overlap", "order"]) -> Conflict:
+    return Conflict(paths=(first.path, second.path), rules=(first.rule, second.rule), kind=kind)
+
+
+def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
+    """Edits that claim the same module or node, and those of something inside a module that another one replaces."""
+    modules: dict[str, int] = {}
+    nodes: dict[object, int] = {}
+    for number, edit in enumerate(edits):
+        for path in edit.paths:
+            if modules.setdefault(path, number) != number:
+                yield modules[path], number
+        for claim in _claimed_nodes(edit):
+            if nodes.setdefault(claim, number) != number:
+                yield nodes[claim], number
+    for number, edit in enumerate(edits):
+        inside = [above for path in edit.paths for above in _above(path)]
+        scope = [] if edit.place is None else [edit.place.scope, *_above(edit.place.scope)]
+        for path in (*inside, *scope):
+            if modules.get(path, number) != number:
+                yield modules[path], number
+
+
+def _claimed_nodes(edit: Edit) -> Iterator[object]:
+    """The matched nodes of a rewiring, but for those that are only looked at."""
+    if edit.place is not None and isinstance(edit.replacement, Rewiring):
+        for name, anchors in edit.place.nodes.items():
+            if name not in edit.replacement.keeps:
+                yield from ((edit.place.scope, anchor) for anchor in anchors)
+
+
+def _orders(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
+    """Edits that copy a module, and those that change something at or in it."""
+    copied = {path: number for number, edit in enumerate(edits) for path in edit.copied}
+    for number, edit in enumerate(edits):
+        changed = [*edit.paths, *([] if edit.place is None else [edit.place.scope])]
+        for path in dict.fromkeys(p for each in changed for p in (each, *_above(each))):
+            if copied.get(path, number) != number:
+                yield copied[path], number
+
+
+def _above(path: str) -> list[str]:
+    """The paths of the modules that the one at `path` stands in, without the root."""
+    parts = path.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]

@@ -1,0 +1,87 @@
+"""Modules whose graph was edited, and how their other ways through come about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from surgery.graph.codegen import EditedTrace, edit_of, set_edit
+from surgery.graph.scope import Recording, Scope
+from surgery.rewrite.apply import Bound, apply
+from surgery.trace.shadow import shadow
+
+Steps = tuple[tuple[Bound, ...], ...]
+
+
+@dataclass
+class EditedScope(EditedTrace):
+    """What a module with an edited graph carries.
+
+    A call that no recording covers is recorded from the module as it was before, on the meta device; then the edits are
+    made to that recording as well, each step to the outcome of the one before.
+
+    Attributes:
+        steps: the edits of each commit.
+        originals: modules that were taken out, on the meta device, by their paths below this one.
+    """
+
+    steps: Steps = ()
+    originals: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: Any) -> EditedScope:
+        """Copies of the module share its recordings, which say themselves when they apply."""
+        return self
+
+    def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record `module` on inputs, or with attributes, that no recording covers, and edit the new recording."""
+        found: dict[str, Scope] = {}
+        self.record(self._before(module), found, self.scope.path, args, kwargs)
+        for recording in found[self.scope.path].recordings:
+            for step in self.steps:
+                recording = apply(recording, step, found)
+            recording.compile()
+            self.scope.add(recording)
+
+    def _before(self, module: nn.Module) -> nn.Module:
+        """A copy of `module` on the meta device as it was before any edit of its graph."""
+        twin = shadow(module)
+        set_edit(twin, None)
+        for bound in (each for step in self.steps for each in step):
+            for name in bound.modules.values():
+                delattr(twin, name)
+        for path, original in self.originals.items():
+            parent, _, name = path.rpartition(".")
+            twin.get_submodule(parent).register_module(name, shadow(original))
+        return twin.train(module.training)
+
+
+def edit_scope(
+    module: nn.Module, scope: Scope, bound: Sequence[Bound], originals: Mapping[str, nn.Module],
+    scopes: Mapping[str, Scope], record: Any,
+) -> None:  # fmt: skip
+    """Let `module` run the recordings of `scope` with the edits `bound` made to them.
+
+    Args:
+        module: in the student; new modules are in it already.
+        scope: its recordings before the edits.
+        bound: the edits.
+        originals: modules that the edits take out, by their paths below `module`.
+        scopes: of the whole model.
+        record: how to record, see `surgery.trace`.
+    """
+    before = edit_of(module)
+    assert before is None or isinstance(before, EditedScope)
+    known = before.scope.recordings if before else scope.recordings
+    recordings: list[Recording] = [apply(recording, bound, scopes) for recording in known]
+    set_edit(
+        module,
+        EditedScope(
+            Scope(scope.path, scope.module_class, recordings, scope.params),
+            record,
+            (*(before.steps if before else ()), tuple(bound)),
+            {**{path: shadow(old) for path, old in originals.items()}, **(before.originals if before else {})},
+        ),
+    )
