@@ -9,9 +9,12 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 
 from surgery.errors import ArtifactError
 from surgery.operators.base import MixerDims, OperatorConfig
+from surgery.operators.conv_mlp import ConvMLP
 from surgery.operators.full import FullAttention
+from surgery.operators.gated_mlp import GatedMLP
 from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
+from surgery.operators.hyena_mlp import HyenaXMLP
 from surgery.operators.joiner import ConcatProject, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.linear import LinearAttention
 from surgery.operators.mamba import Mamba2
@@ -30,6 +33,9 @@ Known = (
     | FullAttention
     | Mamba2
     | MLP
+    | GatedMLP
+    | ConvMLP
+    | HyenaXMLP
     | ConcatProject
     | SumDeltas
     | WeightedSum
