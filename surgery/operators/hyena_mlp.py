@@ -21,7 +21,7 @@ class HyenaXMLP(ChannelConfig):
     """y = down(q * (k * v)) with q, k, v = f(up(x)), f a depthwise convolution along the raster order.
 
     Published: causal. If not causal, the filter is centred: see TokenConvolution. The published code takes the tokens
-    for the channels of f, which ties it to one resolution and makes f 27 times smaller in DiT-XL/2; here, as in
+    for the channels of f, which ties it to one resolution (and f has 27 times fewer weights at 256 tokens); here, as in
     HyenaX, every feature has its filter.
     """
 
