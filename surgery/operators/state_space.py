@@ -53,8 +53,9 @@ def _scan(x_BNHP: Tensor, log_BNH: Tensor, b_BNS: Tensor, c_BNS: Tensor, *, late
 
 def _in_chunks(x: Tensor) -> Tensor:
     """(B, N, …) to (B, M, Q, …), zeros behind the end: they add nothing and leave the state as it is."""
-    padding = (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % CHUNK)
-    return F.pad(x, padding).reshape(len(x), -1, CHUNK, *x.shape[2:])
+    chunks = (x.shape[1] + CHUNK - 1) // CHUNK
+    padding = (0, 0) * (x.ndim - 2) + (0, chunks * CHUNK - x.shape[1])
+    return F.pad(x, padding).reshape(len(x), chunks, CHUNK, *x.shape[2:])
 
 
 def _within(x_BMQHP: Tensor, log_BMQH: Tensor, b_BMQS: Tensor, c_BMQS: Tensor, *, latest: int) -> Tensor:
