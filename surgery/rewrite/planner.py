@@ -194,7 +194,9 @@ class Planner:
 
     def _place(self, rule: Rule, site: Site) -> Place:
         scope = self._graph.scopes[site.scope]
-        anchors = self._anchors.setdefault(id(scope.graph), Anchors(scope.graph))
+        if id(scope.graph) not in self._anchors:
+            self._anchors[id(scope.graph)] = Anchors(scope.graph)
+        anchors = self._anchors[id(scope.graph)]
         nodes = {name: tuple(map(anchors.of, item.nodes)) for name, item in site.items.items()}
         edges = next((g.edges for g in rule.pattern.graphs() if set(g.nodes) == set(site.items)), ())
         return Place(scope=site.scope, nodes=nodes, edges=edges)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import nn
 
@@ -57,11 +56,6 @@ class Replacement(Config):
         module: nn.Module = self.operator.build(self.dims)
         return module
 
-    def initialise(self, new: nn.Module, old: nn.Module) -> None:
-        """Give `new` what it inherits from `old`."""
-        with torch.no_grad():
-            new.inherit(old, self.inherit)  # type: ignore[operator]
-
 
 class New(Config):
     """A new module of a `Rewiring`.
@@ -90,12 +84,6 @@ class New(Config):
         if not isinstance(self.operator, MixerConfig) or not isinstance(self.dims, MixerDims):
             raise RewriteError(f"{self.operator.kind} mixes no tokens and has no core; choose a sequence mixer")
         return self.operator.core(self.dims)
-
-    def initialise(self, new: nn.Module, sources: list[nn.Module]) -> None:
-        """Give `new` what it inherits."""
-        if sources:
-            with torch.no_grad():
-                new.inherit(*sources, self.inherit)  # type: ignore[operator]
 
 
 class Copy(Config):
