@@ -9,11 +9,15 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 
 from surgery.errors import ArtifactError
 from surgery.operators.base import MixerDims, OperatorConfig
+from surgery.operators.conv_mlp import ConvMLP
 from surgery.operators.full import FullAttention
+from surgery.operators.gated_mlp import GatedMLP
 from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
+from surgery.operators.hyena_mlp import HyenaXMLP
 from surgery.operators.joiner import ConcatProject, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.linear import LinearAttention
+from surgery.operators.mamba import Mamba2
 from surgery.operators.mlp import MLP, MLPDims
 from surgery.operators.neighbourhood import NeighbourhoodAttention
 from surgery.operators.window import SlidingWindow
@@ -27,7 +31,11 @@ Known = (
     | LinearAttention
     | GroupedQueryAttention
     | FullAttention
+    | Mamba2
     | MLP
+    | GatedMLP
+    | ConvMLP
+    | HyenaXMLP
     | ConcatProject
     | SumDeltas
     | WeightedSum

@@ -21,6 +21,7 @@ from surgery.operators import (
     HyenaX,
     HyenaY,
     LinearAttention,
+    Mamba2,
     MixerConfig,
     MixerDims,
     NeighbourhoodAttention,
@@ -33,6 +34,8 @@ from tests.operators.parity import all_dims, build
 DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
 EVERY = [
     FullAttention(),
+    Mamba2(d_state=3, head_dim=4, causal=True),
+    Mamba2(d_state=3, head_dim=4),
     HyenaX(),
     HyenaX(kernel=3, causal=True),
     SlidingWindow(),
