@@ -15,9 +15,6 @@ from surgery.rewrite import Edit, Rewiring
 from surgery.rewrite.edit import below
 from surgery.rewrite.replacement import Call, parse
 
-Outcome = list[tuple[Any, Any]]
-"""New results, each with the old one that it stands for."""
-
 
 def can_be_distilled(edit: Edit) -> bool:
     """Whether `edit` rewires calls of modules only, whose inputs and outputs can be seen from outside."""
@@ -49,24 +46,25 @@ class Region:
         kept = [self._paths[name] for name in self._rewiring.read if name in self._paths]
         return [self._student.get_submodule(path) for path in (*self._edit.modules.values(), *again, *kept)]
 
-    def watch(self, hooks: ExitStack, done: Callable[[Outcome], None]) -> None:
+    def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
         """While `hooks` is open, call `done` each time that the teacher has run all of the matched modules."""
         for name, path in self._paths.items():
             hook = partial(self._see, name, done)
             hooks.enter_context(self._teacher.get_submodule(path).register_forward_hook(hook, with_kwargs=True))
 
-    def _see(self, name: str, done: Callable[[Outcome], None], _: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+    def _see(self, name: str, done: Callable[[], None], _: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         self._seen[name] = args, kwargs, out
         if len(self._seen) == len(self._paths):
-            done(self._run())
+            done()
             self._seen.clear()
             self._made.clear()
 
-    def _run(self) -> Outcome:
+    def outcome(self) -> tuple[list[Any], list[Any]]:
+        """The new results on what the teacher's modules have just been called with, and the old ones."""
         for call in self._rewiring.calls:
             self._made[call.name] = self._call(call)
         results = self._rewiring.results.items()
-        return [(self._value(new), self._taught(old)) for old, new in results]
+        return [self._value(new) for _, new in results], [self._taught(old) for old, _ in results]
 
     def _taught(self, value: str) -> Any:
         name, _, items = parse(value)
