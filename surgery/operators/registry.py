@@ -11,6 +11,7 @@ from surgery.errors import ArtifactError
 from surgery.operators.base import MixerDims, OperatorConfig
 from surgery.operators.conv_mlp import ConvMLP
 from surgery.operators.full import FullAttention
+from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
 from surgery.operators.gated_mlp import GatedMLP
 from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
@@ -36,6 +37,8 @@ Known = (
     | GatedMLP
     | ConvMLP
     | HyenaXMLP
+    | FusedLinear
+    | LinearPart
     | ConcatProject
     | SumDeltas
     | WeightedSum
@@ -69,5 +72,5 @@ def _from_json(value: Any) -> Any:
 AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""
 
-AnyDims = MixerDims | MLPDims | JoinerDims
+AnyDims = MixerDims | MLPDims | JoinerDims | LinearDims
 """A pydantic field for the sizes that an operator is built at."""

@@ -85,7 +85,7 @@ class Maker:
         if self._seed is not None and sources:
             try:
                 with torch.no_grad():
-                    module.inherit(*sources, new.inherit)  # type: ignore[operator]
+                    module.inherit(*sources, policy=new.inherit)  # type: ignore[operator]
             except Exception as error:
                 raise RewriteError(f"{edit.path}: cannot initialise {new.operator.kind}: {error}") from error
         return module.train(sources[0].training if sources else self._student.training)
