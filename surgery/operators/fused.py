@@ -79,7 +79,7 @@ class FusedLinearMap(nn.Linear):
     @override
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Map (B, N, I) to a tuple of (B, N, outputs[i])."""
-        return torch.split(super().forward(input), self.dims.outputs, dim=-1)
+        return torch.split(super().forward(input), list(self.dims.outputs), dim=-1)
 
     def flops(self, batch: int, tokens: int) -> int:
         """FLOPs of one forward pass over (batch, tokens, I)."""
