@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from torch import fx, nn
+from torch import nn
 
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
 from surgery.graph.paths import child_path
+from surgery.graph.roles.flow import is_inside
 from surgery.rewrite.edit import Change, Edit, below
 from surgery.rewrite.match import find_sites
 from surgery.rewrite.pattern import GraphPattern
@@ -218,11 +219,25 @@ class Planner:
         gone = [(name, item) for name, item in site.items.items() if name not in again]
         nodes = [(item.scope, node) for _, item in gone for node in item.nodes if node.op == "call_module"]
         paths = Counter(child_path(scope, node) for scope, node in nodes)
-        return [
-            (path, sum(p.numel() for p in self._module(path).parameters()))
-            for path, calls in paths.items()
-            if calls == self._calls[path] and len(self._places[id(self._module(path))]) == 1
+        alone = [
+            path
+            for path, n in paths.items()
+            if n == self._calls[path] and len(self._places[id(self._module(path))]) == 1
         ]
+        unused = [path for each in alone for path in self._unused(each, self._used_from_outside(each))]
+        return [(path, sum(p.numel() for p in self._module(path).parameters())) for path in unused]
+
+    def _used_from_outside(self, path: str) -> set[str]:
+        """Paths of modules and parameters inside the module at `path` that others use, as DiT does its first block's."""
+        return {used for scope, used in self._uses if is_inside(used, path) and not is_inside(scope, path)} - {path}
+
+    def _unused(self, path: str, used: set[str]) -> Iterator[str]:
+        """The module at `path`, or of one of which something is used the parts that are not."""
+        if not any(is_inside(each, path) for each in used):
+            yield path
+        elif path not in used:
+            for name, _ in self._module(path).named_children():
+                yield from self._unused(f"{path}.{name}", used)
 
     def _module(self, path: str) -> nn.Module:
         return self._graph.model.get_submodule(path)
@@ -230,13 +245,18 @@ class Planner:
     @cached_property
     def _calls(self) -> Counter[str]:
         """How often each module is called."""
-        return Counter(child_path(path, node) for path, node in _calls(self._graph))
+        return Counter(used for scope, used in _uses(self._graph, "call_module"))
+
+    @cached_property
+    def _uses(self) -> list[tuple[str, str]]:
+        """Each scope with the path of each module that it calls and each parameter that it reads."""
+        return [*_uses(self._graph, "call_module"), *_uses(self._graph, "get_attr")]
 
 
-def _calls(graph: ModelGraph) -> Iterator[tuple[str, fx.Node]]:
+def _uses(graph: ModelGraph, op: str) -> Iterator[tuple[str, str]]:
     for path, scope in graph.scopes.items():
-        for node in scope.graph.find_nodes(op="call_module"):
-            yield path, node
+        for node in scope.graph.find_nodes(op=op):
+            yield path, child_path(path, node)
 
 
 def _change(old: Sequence[int], stays: Sequence[int], new: int) -> Change:
