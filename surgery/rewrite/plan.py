@@ -73,6 +73,9 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
     graph = model if isinstance(model, ModelGraph) else trace(model, inputs or {})
     if not rules:
         raise MatchError("there are no rules to apply")
+    odd = rules if isinstance(rules, Rule) else next((rule for rule in rules if not isinstance(rule, Rule)), None)
+    if odd is not None:
+        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:300])
     planner = Planner(graph)
     for rule in rules:
         planner.add(rule)

@@ -15,12 +15,13 @@ from surgery.graph.paths import child_path
 from surgery.graph.roles.flow import is_inside
 from surgery.rewrite.edit import Change, Edit, below
 from surgery.rewrite.match import find_sites
-from surgery.rewrite.pattern import GraphPattern
+from surgery.rewrite.misses import why_nothing
 from surgery.rewrite.place import Anchors, Place
-from surgery.rewrite.replacement import Replacement, Rewiring, Sharing, require_names
+from surgery.rewrite.replacement import Replacement, Rewiring, Sharing
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.site import Site
 from surgery.rewrite.validate import Contract, Cost
+from surgery.rewrite.wellformed import check_of, replacement_of, require_well_formed
 
 
 class Skipped(Config):
@@ -68,14 +69,14 @@ class Planner:
             else:
                 skipped.append(Skipped(path=path, rule=rule.name, layer=group[0].first.layer, reason=reason))
         if not made:
-            raise MatchError(_nothing(self._graph, rule, skipped))
+            raise MatchError(why_nothing(self._graph, rule, skipped))
         self.edits += made
         self.skipped += skipped
 
     def _refusal(self, rule: Rule, group: list[Site], selected: set[str], taken: dict[object, str]) -> str | None:
         if group[0].path not in selected:
             return f"not selected by {rule.layers}"
-        reason = next(filter(None, (rule.check(site) for site in group)), None)
+        reason = next(filter(None, (check_of(rule, site) for site in group)), None)
         others = (taken[item.key] for item in group[0].items.values() if item.key in taken)
         if reason is None and len(group[0].items) > 1 and (other := next(others, None)):
             return f"overlaps {other}, which comes first"
@@ -83,7 +84,7 @@ class Planner:
 
     def _edits(self, rule: Rule, group: list[Site]) -> list[Edit]:
         site = group[0]
-        replacement = rule.replacement(site)
+        replacement = replacement_of(rule, site)
         if isinstance(replacement, Replacement):
             return self._swaps(rule, group, replacement)
         if isinstance(replacement, Sharing):
@@ -171,7 +172,7 @@ class Planner:
 
     def _rewired(self, rule: Rule, path: str, site: Site, rewiring: Rewiring) -> Edit:
         """The edit at `path` by a rewiring of the nodes at `site`."""
-        require_names(rewiring, site.items, f"{rule.name} at {path}")
+        require_well_formed(rewiring, site, f"{rule.name} at {path}")
         new = self._contract.check_rewiring(site, rewiring)
         removed = self._removed(site, rewiring)
         stays = [item for name, item in site.items.items() if name in rewiring.read or name in rewiring.keeps]
@@ -261,23 +262,3 @@ def _uses(graph: ModelGraph, op: str) -> Iterator[tuple[str, str]]:
 
 def _change(old: Sequence[int], stays: Sequence[int], new: int) -> Change:
     return Change(before=sum(old), after=sum(stays) + new)
-
-
-def _nothing(graph: ModelGraph, rule: Rule, skipped: Sequence[Skipped]) -> str:
-    """Why `rule` applies nowhere, with the nearest misses."""
-    head = f"{rule.name}: no {rule.pattern} to replace in {graph.root.module_class.__name__}"
-    if skipped:
-        nearest = max(skipped, key=lambda s: not s.reason.startswith("not selected"))
-        return f"{head}; {len(skipped)} matched and were skipped, e.g. {nearest.path}: {nearest.reason}"
-    if isinstance(rule.pattern, GraphPattern):
-        for name, test in rule.pattern.nodes.items():
-            if not find_any(graph, test):
-                return f"{head}; nothing in it is {name}: {test}"
-    there = Counter(o.role for o in graph.operators() if o.role.endswith("attention") or o.role == "mlp")
-    found = ", ".join(f"{count} {role.replace('_', '-')}" for role, count in there.items())
-    return f"{head}; it has {found or 'no operators that are recognised'}"
-
-
-def find_any(graph: ModelGraph, test: object) -> bool:
-    """Whether any node of the view passes `test`."""
-    return any(test.holds(attributes) for _, attributes in graph.view.nodes(data=True))  # type: ignore[attr-defined]
