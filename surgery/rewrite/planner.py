@@ -45,6 +45,8 @@ class Planner:
         self._contract = Contract()
         self._anchors: dict[int, Anchors] = {}
         self._names: set[str] = set()
+        self._sites: list[Site] = []
+        self._swapped: set[int] = set()
         self.edits: list[Edit] = []
         self.skipped: list[Skipped] = []
 
@@ -56,7 +58,8 @@ class Planner:
             RewriteError: a replacement does not fit.
         """
         groups: dict[str, list[Site]] = defaultdict(list)
-        for site in find_sites(self._graph, rule.pattern):
+        self._sites, self._swapped = find_sites(self._graph, rule.pattern), set()
+        for site in self._sites:
             groups[site.path].append(site)
         selected = rule.layers.select([group[0] for group in groups.values()])
         made, skipped = [], []
@@ -86,21 +89,27 @@ class Planner:
         site = group[0]
         replacement = replacement_of(rule, site)
         if isinstance(replacement, Replacement):
-            return self._swaps(rule, group, replacement)
+            return self._swaps(rule, site, replacement)
         if isinstance(replacement, Sharing):
             return [self._sharing(rule, site, replacement)]
         return [self._rewired(rule, site.path, rule.place(site), replacement)]
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
-    def _swaps(self, rule: Rule, group: list[Site], replacement: Replacement) -> list[Edit]:
-        """The swap of one module, called at all sites of `group`; in each of its places, if it is to be apart."""
-        site = group[0]
+    def _swaps(self, rule: Rule, site: Site, replacement: Replacement) -> list[Edit]:
+        """The swap of the module at `site` wherever it is called; in each of its places, if it is to be apart."""
         if not site.first.is_module:
             raise RewriteError(
                 f"{site.path}: {rule.name} replaces a module, and this is none; "
                 "let its check refuse such sites, or give a Rewiring"
             )
+        if id(site.module) in self._swapped:
+            return []
+        self._swapped.add(id(site.module))
+        group = [s for s in self._sites if len(s.items) == 1 and s.first.is_module and s.module is site.module]
+        for other in group:
+            if reason := check_of(rule, other):
+                raise RewriteError(f"{site.path}: is also {other.path}, where {rule.name} does not fit: {reason}")
         new, *_ = [self._contract.check(each, replacement) for each in group]
         places = self._places[id(site.module)]
         apart = rule.shared == "apart" and len(places) > 1
