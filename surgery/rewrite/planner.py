@@ -47,6 +47,7 @@ class Planner:
         self._names: set[str] = set()
         self._sites: list[Site] = []
         self._swapped: set[int] = set()
+        self._gone: Counter[str] = Counter()
         self.edits: list[Edit] = []
         self.skipped: list[Skipped] = []
 
@@ -58,7 +59,7 @@ class Planner:
             RewriteError: a replacement does not fit.
         """
         groups: dict[str, list[Site]] = defaultdict(list)
-        self._sites, self._swapped = find_sites(self._graph, rule.pattern), set()
+        self._sites, self._swapped, self._gone = find_sites(self._graph, rule.pattern), set(), Counter()
         for site in self._sites:
             groups[site.path].append(site)
         selected = rule.layers.select([group[0] for group in groups.values()])
@@ -68,7 +69,7 @@ class Planner:
             reason = self._refusal(rule, group, selected, taken)
             if reason is None:
                 made += self._edits(rule, group)
-                taken |= {item.key: path for item in group[0].items.values()}
+                taken |= {item.key: path for site in group for item in site.items.values()}
             else:
                 skipped.append(Skipped(path=path, rule=rule.name, layer=group[0].first.layer, reason=reason))
         if not made:
@@ -92,7 +93,7 @@ class Planner:
             return self._swaps(rule, site, replacement)
         if isinstance(replacement, Sharing):
             return [self._sharing(rule, site, replacement)]
-        return [self._rewired(rule, site.path, rule.place(site), replacement)]
+        return [self._rewired(rule, each, number) for number, each in enumerate(_disjoint(group))]
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
@@ -179,8 +180,13 @@ class Planner:
 
     # -- graphs ----------------------------------------------------------------------------------------------------
 
-    def _rewired(self, rule: Rule, path: str, site: Site, rewiring: Rewiring) -> Edit:
-        """The edit at `path` by a rewiring of the nodes at `site`."""
+    def _rewired(self, rule: Rule, matched: Site, number: int) -> Edit:
+        """The edit by a rewiring of what `matched`, the call of that `number` of the same modules."""
+        path, site, rewiring = matched.path, rule.place(matched), replacement_of(rule, matched)
+        if not isinstance(rewiring, Rewiring):
+            raise RewriteError(
+                f"{path}: {rule.name} rewires one of its calls and replaces it at another; do one of both"
+            )
         require_well_formed(rewiring, site, f"{rule.name} at {path}")
         new = self._contract.check_rewiring(site, rewiring)
         removed = self._removed(site, rewiring)
@@ -194,7 +200,7 @@ class Planner:
             replacement=rewiring,
             paths=tuple(path for path, _ in removed),
             place=self._place(rule, site),
-            modules={name: self._fresh(rule, site, name) for name in rewiring.modules},
+            modules={name: self._fresh(rule, site, name, number) for name in rewiring.modules},
             loss=rule.loss,
             params=Change(before=sum(count for _, count in removed), after=new.params),
             flops=_change([i.operator.flops for i in old], [i.operator.flops for i in stays], new.flops),
@@ -210,13 +216,13 @@ class Planner:
         edges = next((g.edges for g in rule.pattern.graphs() if set(g.nodes) == set(site.items)), ())
         return Place(scope=site.scope, nodes=nodes, edges=edges)
 
-    def _fresh(self, rule: Rule, site: Site, name: str) -> str:
-        """The path of a new module, called after the first thing that matched."""
+    def _fresh(self, rule: Rule, site: Site, name: str, number: int) -> str:
+        """The path of a new module, called after the first thing that matched, and of several calls numbered."""
         first = site.first
         stem = str(first.node.target).replace(".", "_") if first.is_module else first.node.name
-        path = below(site.scope, f"{stem}_{name}")
-        holder = self._graph.model.get_submodule(site.scope)
-        if path in self._names or hasattr(holder, f"{stem}_{name}"):
+        own = f"{stem}_{name}_{number + 1}" if number else f"{stem}_{name}"
+        path = below(site.scope, own)
+        if path in self._names or hasattr(self._graph.model.get_submodule(site.scope), own):
             raise RewriteError(
                 f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
             )
@@ -229,10 +235,11 @@ class Planner:
         gone = [(name, item) for name, item in site.items.items() if name not in again]
         nodes = [(item.scope, node) for _, item in gone for node in item.nodes if node.op == "call_module"]
         paths = Counter(child_path(scope, node) for scope, node in nodes)
+        self._gone.update(paths)
         alone = [
             path
-            for path, n in paths.items()
-            if n == self._calls[path] and len(self._places[id(self._module(path))]) == 1
+            for path in paths
+            if self._gone[path] == self._calls[path] and len(self._places[id(self._module(path))]) == 1
         ]
         unused = [path for each in alone for path in self._unused(each, self._used_from_outside(each))]
         return [(path, sum(p.numel() for p in self._module(path).parameters())) for path in unused]
@@ -271,3 +278,15 @@ def _uses(graph: ModelGraph, op: str) -> Iterator[tuple[str, str]]:
 
 def _change(old: Sequence[int], stays: Sequence[int], new: int) -> Change:
     return Change(before=sum(old), after=sum(stays) + new)
+
+
+def _disjoint(sites: Sequence[Site]) -> list[Site]:
+    """Those of `sites` that have no node of one before them."""
+    chosen: list[Site] = []
+    seen: set[object] = set()
+    for site in sites:
+        keys = {item.key for item in site.items.values()}
+        if not keys & seen:
+            chosen.append(site)
+            seen |= keys
+    return chosen

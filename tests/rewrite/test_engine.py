@@ -245,3 +245,15 @@ def test_graphs_are_of_fx_and_their_nodes_keep_their_names():
     for scope in surgery.trace(student, EXAMPLE).scopes.values():
         scope.graph.lint()
         assert all(isinstance(each, fx.Node) for each in scope.graph.nodes)
+
+
+@pytest.mark.parametrize("rule", [drop_blocks(layers=indices(0)), duplicate_blocks(layers=indices(0))])
+def test_a_block_that_is_called_twice_is_edited_at_both_calls(rule):
+    spec = ModelSpec(2, 4, True, SPEC.blocks, shared=True, branch=5)
+    model = build(spec)
+    student = surgery.rewrite(model, [rule], EXAMPLE)
+    count = {"DropBlocks": 0, "DuplicateBlocks": 2}[rule.name]
+    expected = build(spec)
+    expected.blocks = nn.ModuleList([*[model.blocks[0]] * count, model.blocks[1], *[model.blocks[0]] * count])
+    assert_same(expected(**EXAMPLE), student(**EXAMPLE))
+    assert_same(model(**EXAMPLE), surgery.undo(student)(**EXAMPLE))
