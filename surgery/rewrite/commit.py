@@ -17,7 +17,7 @@ from surgery.graph.codegen import set_edit
 from surgery.graph.scope import Scope
 from surgery.graph.state import own_class
 from surgery.rewrite.edit import Edit, rewired_scopes
-from surgery.rewrite.edited import edit_scope
+from surgery.rewrite.edited import aliases_of, edit_scope
 from surgery.rewrite.plan import Plan, plan
 from surgery.rewrite.removed import Removed
 from surgery.rewrite.replacement import Copy, New, Replacement, Rewiring, Sharing
@@ -88,9 +88,10 @@ def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> nn.Module
     student = copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
+    aliases = rewired_aliases(student, edits)
     for path, old in make_modules(student, edits, seed).items():
         replaced.setdefault(path, old)
-    rewire(student, edits, replaced, graph.scopes)
+    rewire(student, edits, replaced, graph.scopes, aliases)
     set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
     return student
 
@@ -111,9 +112,15 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     return replaced
 
 
+def rewired_aliases(student: nn.Module, edits: Sequence[Edit]) -> dict[str, dict[str, str]]:
+    """For each module whose graph `edits` change, what is the same in it before they are made."""
+    return {path: aliases_of(student.get_submodule(path)) for path in rewired_scopes(edits)}
+
+
 def rewire(
-    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], scopes: Mapping[str, Scope]
-) -> None:
+    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], scopes: Mapping[str, Scope],
+    aliases: Mapping[str, Mapping[str, str]],
+) -> None:  # fmt: skip
     """Let the modules of `student` whose graphs `edits` change run the edited graphs.
 
     Args:
@@ -121,6 +128,7 @@ def rewire(
         edits: of one commit.
         replaced: what they have taken out, by path.
         scopes: of the model that they were planned for; of a loaded student none, which are recorded when it is called.
+        aliases: `rewired_aliases` from before they were made.
     """
     gone = {path for edit in edits if edit.place is not None for path in edit.paths}
     for path, bound in rewired_scopes(edits).items():
@@ -128,7 +136,7 @@ def rewire(
         prefix = f"{path}." if path else ""
         originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
         scope = scopes.get(path) or Scope(path, own_class(module))
-        edit_scope(module, scope, bound, originals, scopes, record)
+        edit_scope(module, scope, bound, originals, scopes, record, aliases[path])
 
 
 def undo(student: nn.Module) -> nn.Module:

@@ -81,6 +81,7 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         planner.add(rule)
     conflicts = find_conflicts(planner.edits)
     if not conflicts:
+        planner.require_distinct_names()
         _try(graph, planner.edits)
     return Plan(
         edits=tuple(planner.edits),

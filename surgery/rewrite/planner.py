@@ -45,6 +45,7 @@ class Planner:
         self._contract = Contract()
         self._anchors: dict[int, Anchors] = {}
         self._names: set[str] = set()
+        self._collisions: list[RewriteError] = []
         self._sites: list[Site] = []
         self._swapped: set[int] = set()
         self._gone: Counter[str] = Counter()
@@ -76,6 +77,11 @@ class Planner:
             raise MatchError(why_nothing(self._graph, rule, skipped))
         self.edits += made
         self.skipped += skipped
+
+    def require_distinct_names(self) -> None:
+        """Raise RewriteError if two edits give new modules the same name; edits of the same place conflict anyway."""
+        if self._collisions:
+            raise self._collisions[0]
 
     def _refusal(self, rule: Rule, group: list[Site], selected: set[str], taken: dict[object, str]) -> str | None:
         if group[0].path not in selected:
@@ -222,10 +228,13 @@ class Planner:
         stem = str(first.node.target).replace(".", "_") if first.is_module else first.node.name
         own = f"{stem}_{name}_{number + 1}" if number else f"{stem}_{name}"
         path = below(site.scope, own)
-        if path in self._names or hasattr(self._graph.model.get_submodule(site.scope), own):
-            raise RewriteError(
-                f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
-            )
+        taken = RewriteError(
+            f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
+        )
+        if hasattr(self._graph.model.get_submodule(site.scope), own):
+            raise taken
+        if path in self._names:
+            self._collisions.append(taken)
         self._names.add(path)
         return path
 
