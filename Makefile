@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test format classes clean
+.PHONY: quickstart test format classes pairs clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -19,6 +19,9 @@ format: .venv/installed-dev
 
 classes: .venv/installed-dev
 	$(BIN)/python -m tests.classes
+
+pairs: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pairs
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -18,7 +18,7 @@ from surgery.config import Config
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.rewrite import Edit
-from surgery.rewrite.commit import Record, make_modules, record_of, rewire, set_record
+from surgery.rewrite.commit import Record, make_modules, record_of, rewire, rewired_aliases, set_record
 from surgery.trace.shadow import shadow
 
 DESCRIPTION = "surgery.json"
@@ -98,9 +98,10 @@ def _rebuild(description: Description) -> nn.Module:
         student: nn.Module = _model_class(description.model_class).from_config(description.base_config)
     replaced: dict[str, nn.Module] = {}
     for edits in description.commits:
+        aliases = rewired_aliases(student, edits)
         for path, old in make_modules(student, edits, seed=None).items():
             replaced.setdefault(path, shadow(old))
-        rewire(student, edits, replaced, {})
+        rewire(student, edits, replaced, {}, aliases)
     if description.commits:
         set_record(student, Record(description.commits, replaced))
     return student

@@ -226,6 +226,8 @@ def _blame(base: type[nn.Module], scope: Scope, args: tuple[Any, ...], kwargs: d
         now = named_leaves(binder(base)(*args, **kwargs))
     except TypeError:
         return "the call does not fit the model's forward"
+    if not scope.recordings:
+        return "the first call"
     recording = scope.recordings[0]
     then = named_leaves(pytree.tree_unflatten(recording.in_leaves, recording.in_spec))
     words = [

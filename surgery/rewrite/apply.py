@@ -31,13 +31,16 @@ class Bound:
     modules: Mapping[str, str]
 
 
-def apply(recording: Recording, bound: Sequence[Bound], scopes: Mapping[str, Scope]) -> Recording:
+def apply(
+    recording: Recording, bound: Sequence[Bound], scopes: Mapping[str, Scope], aliases: Mapping[str, str] | None = None
+) -> Recording:
     """`recording` with the edits `bound` made to a copy of its graph.
 
     Args:
         recording: of the scope that all of the edits are in.
         bound: edits whose matches do not overlap.
         scopes: of the model, which tell the parameters of the modules that are called.
+        aliases: other paths of modules by which `bound` knows them.
 
     Raises:
         RewriteError: the graph has not the matched nodes, a value that would be taken out is read by others, or the
@@ -46,6 +49,8 @@ def apply(recording: Recording, bound: Sequence[Bound], scopes: Mapping[str, Sco
     graph = fx.Graph()
     output = graph.graph_copy(recording.graph, {})
     graph.output(output)
+    for node in graph.find_nodes(op="call_module"):
+        node.target = (aliases or {}).get(str(node.target), node.target)
     found = Anchors(graph).find(each.place for each in bound)
     order = _Order(graph)
     for each, nodes in zip(bound, found, strict=True):

@@ -16,7 +16,7 @@ from surgery.graph.codegen import set_edit
 from surgery.graph.scope import Scope
 from surgery.graph.state import own_class
 from surgery.rewrite.edit import Edit, rewired_scopes
-from surgery.rewrite.edited import edit_scope
+from surgery.rewrite.edited import aliases_of, edit_scope
 from surgery.rewrite.make import Maker
 from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
 from surgery.rewrite.quiet import without_collection
@@ -92,9 +92,10 @@ def _commit(graph: ModelGraph, edits: Sequence[Edit], edited: Edited, seed: int)
     student = copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
+    aliases = rewired_aliases(student, edits)
     for path, old in make_modules(student, edits, seed).items():
         replaced.setdefault(path, old)
-    rewire(student, edits, replaced, edited)
+    rewire(student, edits, replaced, edited, aliases)
     set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
     return student
 
@@ -118,7 +119,15 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     return replaced
 
 
-def rewire(student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], edited: Edited) -> None:
+def rewired_aliases(student: nn.Module, edits: Sequence[Edit]) -> dict[str, dict[str, str]]:
+    """For each module whose graph `edits` change, what is the same in it before they are made."""
+    return {path: aliases_of(student.get_submodule(path)) for path in rewired_scopes(edits)}
+
+
+def rewire(
+    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], edited: Edited,
+    aliases: Mapping[str, Mapping[str, str]],
+) -> None:  # fmt: skip
     """Let the modules of `student` whose graphs `edits` change run the edited graphs.
 
     Args:
@@ -126,13 +135,16 @@ def rewire(student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.
         edits: of one commit.
         replaced: what they have taken out, by path.
         edited: recordings with the edits made; of a loaded student none, they are recorded when it is called.
+        aliases: `rewired_aliases` from before they were made.
     """
     gone = {path for edit in edits if edit.place is not None for path in edit.paths}
     for path, bound in rewired_scopes(edits).items():
         module = student.get_submodule(path)
         prefix = f"{path}." if path else ""
         originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
-        edit_scope(module, Scope(path, own_class(module)), edited.get(path, []), bound, originals, record)
+        edit_scope(
+            module, Scope(path, own_class(module)), edited.get(path, []), bound, originals, record, aliases[path]
+        )
 
 
 def undo(student: nn.Module) -> nn.Module:

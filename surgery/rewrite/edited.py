@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +26,12 @@ class EditedScope(EditedTrace):
 
     Attributes:
         steps: the edits of each commit.
+        aliases: `aliases_of` the module before each step: what stands in several places is recorded under the first.
         originals: modules that were taken out, on the meta device, by their paths below this one.
     """
 
     steps: Steps = ()
+    aliases: tuple[Mapping[str, str], ...] = ()
     originals: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> EditedScope:
@@ -40,8 +43,8 @@ class EditedScope(EditedTrace):
         found: dict[str, Scope] = {}
         self.record(self._before(module), found, self.scope.path, args, kwargs)
         for recording in found[self.scope.path].recordings:
-            for step in self.steps:
-                recording = apply(recording, step, found)
+            for step, aliases in zip(self.steps, self.aliases, strict=True):
+                recording = apply(recording, step, found, aliases)
             recording.compile()
             self.scope.add(recording)
 
@@ -49,6 +52,7 @@ class EditedScope(EditedTrace):
         """A copy of `module` on the meta device as it was before any edit of its graph."""
         twin = shadow(module)
         set_edit(twin, None)
+        _take_apart(twin, self.aliases[0])
         for bound in (each for step in self.steps for each in step):
             for name in bound.modules.values():
                 delattr(twin, name)
@@ -66,7 +70,7 @@ def recorded_scope(module: nn.Module, scope: Scope) -> Scope:
 
 def edit_scope(
     module: nn.Module, scope: Scope, recordings: list[Recording], bound: Sequence[Bound],
-    originals: Mapping[str, nn.Module], record: Any,
+    originals: Mapping[str, nn.Module], record: Any, aliases: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Let `module` run the edited `recordings`.
 
@@ -77,6 +81,7 @@ def edit_scope(
         bound: the edits.
         originals: modules that the edits take out, by their paths below `module`.
         record: how to record, see `surgery.trace`.
+        aliases: `aliases_of` the module before this commit.
     """
     before = edit_of(module)
     assert before is None or isinstance(before, EditedScope)
@@ -86,6 +91,21 @@ def edit_scope(
             Scope(scope.path, scope.module_class, recordings, scope.params),
             record,
             (*(before.steps if before else ()), tuple(bound)),
+            (*(before.aliases if before else ()), aliases),
             {**{path: shadow(old) for path, old in originals.items()}, **(before.originals if before else {})},
         ),
     )
+
+
+def aliases_of(module: nn.Module) -> dict[str, str]:
+    """The first path of each module below `module`, by all of its paths."""
+    first: dict[int, str] = {}
+    return {path: first.setdefault(id(m), path) for path, m in module.named_modules(remove_duplicate=False)}
+
+
+def _take_apart(module: nn.Module, aliases: Mapping[str, str]) -> None:
+    """Give places in `module` that were not one by `aliases` modules of their own: they came to share one later."""
+    for path, first in aliases_of(module).items():
+        if path != first and aliases.get(path) == path:
+            parent, _, name = path.rpartition(".")
+            module.get_submodule(parent).register_module(name, copy.deepcopy(module.get_submodule(path)))

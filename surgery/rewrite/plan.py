@@ -15,7 +15,7 @@ from surgery.graph.scope import Recording
 from surgery.rewrite.apply import apply
 from surgery.rewrite.conflict import Conflict, find_conflicts
 from surgery.rewrite.edit import Change, Edit, rewired_scopes
-from surgery.rewrite.edited import recorded_scope
+from surgery.rewrite.edited import aliases_of, recorded_scope
 from surgery.rewrite.planner import Planner, Skipped
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.validate import Cost
@@ -81,10 +81,15 @@ def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited
     """The plan, and the edited recordings by scope, which show that the graphs are well-formed; see `plan`."""
     if not rules:
         raise MatchError("there are no rules to apply")
+    odd = rules if isinstance(rules, Rule) else next((rule for rule in rules if not isinstance(rule, Rule)), None)
+    if odd is not None:
+        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:300])
     planner = Planner(graph)
     for rule in rules:
         planner.add(rule)
     conflicts = find_conflicts(planner.edits)
+    if not conflicts:
+        planner.require_distinct_names()
     planned = Plan(
         edits=tuple(planner.edits),
         skipped=tuple(planner.skipped),
@@ -102,8 +107,9 @@ def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Edited:
     """
     edited: Edited = {}
     for path, bound in rewired_scopes(edits).items():
-        scope = recorded_scope(graph.model.get_submodule(path), graph.scopes[path])
-        edited[path] = [apply(recording, bound, graph.scopes) for recording in scope.recordings]
+        module = graph.model.get_submodule(path)
+        known, aliases = recorded_scope(module, graph.scopes[path]), aliases_of(module)
+        edited[path] = [apply(recording, bound, graph.scopes, aliases) for recording in known.recordings]
     return edited
 
 

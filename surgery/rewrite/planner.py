@@ -6,20 +6,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from torch import fx, nn
+from torch import nn
 
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
 from surgery.graph.paths import child_path
+from surgery.graph.roles.flow import is_inside
 from surgery.rewrite.edit import Change, Edit, below
 from surgery.rewrite.match import find_sites
-from surgery.rewrite.pattern import GraphPattern
+from surgery.rewrite.misses import why_nothing
 from surgery.rewrite.place import Anchors, Place
-from surgery.rewrite.replacement import Replacement, Rewiring, Sharing, require_names
+from surgery.rewrite.replacement import Replacement, Rewiring, Sharing
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.site import Site
 from surgery.rewrite.validate import Contract, Cost
+from surgery.rewrite.wellformed import check_of, replacement_of, require_well_formed
 
 
 class Skipped(Config):
@@ -43,6 +45,10 @@ class Planner:
         self._contract = Contract()
         self._anchors: dict[int, Anchors] = {}
         self._names: set[str] = set()
+        self._collisions: list[RewriteError] = []
+        self._sites: list[Site] = []
+        self._swapped: set[int] = set()
+        self._gone: Counter[str] = Counter()
         self.edits: list[Edit] = []
         self.skipped: list[Skipped] = []
 
@@ -54,7 +60,8 @@ class Planner:
             RewriteError: a replacement does not fit.
         """
         groups: dict[str, list[Site]] = defaultdict(list)
-        for site in find_sites(self._graph, rule.pattern):
+        self._sites, self._swapped, self._gone = find_sites(self._graph, rule.pattern), set(), Counter()
+        for site in self._sites:
             groups[site.path].append(site)
         selected = rule.layers.select([group[0] for group in groups.values()])
         made, skipped = [], []
@@ -63,18 +70,23 @@ class Planner:
             reason = self._refusal(rule, group, selected, taken)
             if reason is None:
                 made += self._edits(rule, group)
-                taken |= {item.key: path for item in group[0].items.values()}
+                taken |= {item.key: path for site in group for item in site.items.values()}
             else:
                 skipped.append(Skipped(path=path, rule=rule.name, layer=group[0].first.layer, reason=reason))
         if not made:
-            raise MatchError(_nothing(self._graph, rule, skipped))
+            raise MatchError(why_nothing(self._graph, rule, skipped))
         self.edits += made
         self.skipped += skipped
+
+    def require_distinct_names(self) -> None:
+        """Raise RewriteError if two edits give new modules the same name; edits of the same place conflict anyway."""
+        if self._collisions:
+            raise self._collisions[0]
 
     def _refusal(self, rule: Rule, group: list[Site], selected: set[str], taken: dict[object, str]) -> str | None:
         if group[0].path not in selected:
             return f"not selected by {rule.layers}"
-        reason = next(filter(None, (rule.check(site) for site in group)), None)
+        reason = next(filter(None, (check_of(rule, site) for site in group)), None)
         others = (taken[item.key] for item in group[0].items.values() if item.key in taken)
         if reason is None and len(group[0].items) > 1 and (other := next(others, None)):
             return f"overlaps {other}, which comes first"
@@ -82,23 +94,29 @@ class Planner:
 
     def _edits(self, rule: Rule, group: list[Site]) -> list[Edit]:
         site = group[0]
-        replacement = rule.replacement(site)
+        replacement = replacement_of(rule, site)
         if isinstance(replacement, Replacement):
-            return self._swaps(rule, group, replacement)
+            return self._swaps(rule, site, replacement)
         if isinstance(replacement, Sharing):
             return [self._sharing(rule, site, replacement)]
-        return [self._rewired(rule, site.path, rule.place(site), replacement)]
+        return [self._rewired(rule, each, number) for number, each in enumerate(_disjoint(group))]
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
-    def _swaps(self, rule: Rule, group: list[Site], replacement: Replacement) -> list[Edit]:
-        """The swap of one module, called at all sites of `group`; in each of its places, if it is to be apart."""
-        site = group[0]
+    def _swaps(self, rule: Rule, site: Site, replacement: Replacement) -> list[Edit]:
+        """The swap of the module at `site` wherever it is called; in each of its places, if it is to be apart."""
         if not site.first.is_module:
             raise RewriteError(
                 f"{site.path}: {rule.name} replaces a module, and this is none; "
                 "let its check refuse such sites, or give a Rewiring"
             )
+        if id(site.module) in self._swapped:
+            return []
+        self._swapped.add(id(site.module))
+        group = [s for s in self._sites if len(s.items) == 1 and s.first.is_module and s.module is site.module]
+        for other in group:
+            if reason := check_of(rule, other):
+                raise RewriteError(f"{site.path}: is also {other.path}, where {rule.name} does not fit: {reason}")
         new, *_ = [self._contract.check(each, replacement) for each in group]
         places = self._places[id(site.module)]
         apart = rule.shared == "apart" and len(places) > 1
@@ -168,9 +186,14 @@ class Planner:
 
     # -- graphs ----------------------------------------------------------------------------------------------------
 
-    def _rewired(self, rule: Rule, path: str, site: Site, rewiring: Rewiring) -> Edit:
-        """The edit at `path` by a rewiring of the nodes at `site`."""
-        require_names(rewiring, site.items, f"{rule.name} at {path}")
+    def _rewired(self, rule: Rule, matched: Site, number: int) -> Edit:
+        """The edit by a rewiring of what `matched`, the call of that `number` of the same modules."""
+        path, site, rewiring = matched.path, rule.place(matched), replacement_of(rule, matched)
+        if not isinstance(rewiring, Rewiring):
+            raise RewriteError(
+                f"{path}: {rule.name} rewires one of its calls and replaces it at another; do one of both"
+            )
+        require_well_formed(rewiring, site, f"{rule.name} at {path}")
         new = self._contract.check_rewiring(site, rewiring)
         removed = self._removed(site, rewiring)
         stays = [item for name, item in site.items.items() if name in rewiring.read or name in rewiring.keeps]
@@ -183,7 +206,7 @@ class Planner:
             replacement=rewiring,
             paths=tuple(path for path, _ in removed),
             place=self._place(rule, site),
-            modules={name: self._fresh(rule, site, name) for name in rewiring.modules},
+            modules={name: self._fresh(rule, site, name, number) for name in rewiring.modules},
             loss=rule.loss,
             params=Change(before=sum(count for _, count in removed), after=new.params),
             flops=_change([i.operator.flops for i in old], [i.operator.flops for i in stays], new.flops),
@@ -201,16 +224,19 @@ class Planner:
         edges = next((g.edges for g in rule.pattern.graphs() if set(g.nodes) == set(site.items)), ())
         return Place(scope=site.scope, nodes=nodes, edges=edges)
 
-    def _fresh(self, rule: Rule, site: Site, name: str) -> str:
-        """The path of a new module, called after the first thing that matched."""
+    def _fresh(self, rule: Rule, site: Site, name: str, number: int) -> str:
+        """The path of a new module, called after the first thing that matched, and of several calls numbered."""
         first = site.first
         stem = str(first.node.target).replace(".", "_") if first.is_module else first.node.name
-        path = below(site.scope, f"{stem}_{name}")
-        holder = self._graph.model.get_submodule(site.scope)
-        if path in self._names or hasattr(holder, f"{stem}_{name}"):
-            raise RewriteError(
-                f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
-            )
+        own = f"{stem}_{name}_{number + 1}" if number else f"{stem}_{name}"
+        path = below(site.scope, own)
+        taken = RewriteError(
+            f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
+        )
+        if hasattr(self._graph.model.get_submodule(site.scope), own):
+            raise taken
+        if path in self._names:
+            self._collisions.append(taken)
         self._names.add(path)
         return path
 
@@ -220,11 +246,26 @@ class Planner:
         gone = [(name, item) for name, item in site.items.items() if name not in again]
         nodes = [(item.scope, node) for _, item in gone for node in item.nodes if node.op == "call_module"]
         paths = Counter(child_path(scope, node) for scope, node in nodes)
-        return [
-            (path, sum(p.numel() for p in self._module(path).parameters()))
-            for path, calls in paths.items()
-            if calls == self._calls[path] and len(self._places[id(self._module(path))]) == 1
+        self._gone.update(paths)
+        alone = [
+            path
+            for path in paths
+            if self._gone[path] == self._calls[path] and len(self._places[id(self._module(path))]) == 1
         ]
+        unused = [path for each in alone for path in self._unused(each, self._used_from_outside(each))]
+        return [(path, sum(p.numel() for p in self._module(path).parameters())) for path in unused]
+
+    def _used_from_outside(self, path: str) -> set[str]:
+        """Paths of modules and parameters inside the module at `path` that others use, as DiT does its first block's."""
+        return {used for scope, used in self._uses if is_inside(used, path) and not is_inside(scope, path)} - {path}
+
+    def _unused(self, path: str, used: set[str]) -> Iterator[str]:
+        """The module at `path`, or of one of which something is used the parts that are not."""
+        if not any(is_inside(each, path) for each in used):
+            yield path
+        elif path not in used:
+            for name, _ in self._module(path).named_children():
+                yield from self._unused(f"{path}.{name}", used)
 
     def _module(self, path: str) -> nn.Module:
         return self._graph.model.get_submodule(path)
@@ -232,34 +273,31 @@ class Planner:
     @cached_property
     def _calls(self) -> Counter[str]:
         """How often each module is called."""
-        return Counter(child_path(path, node) for path, node in _calls(self._graph))
+        return Counter(used for scope, used in _uses(self._graph, "call_module"))
+
+    @cached_property
+    def _uses(self) -> list[tuple[str, str]]:
+        """Each scope with the path of each module that it calls and each parameter that it reads."""
+        return [*_uses(self._graph, "call_module"), *_uses(self._graph, "get_attr")]
 
 
-def _calls(graph: ModelGraph) -> Iterator[tuple[str, fx.Node]]:
+def _uses(graph: ModelGraph, op: str) -> Iterator[tuple[str, str]]:
     for path, scope in graph.scopes.items():
-        for node in scope.graph.find_nodes(op="call_module"):
-            yield path, node
+        for node in scope.graph.find_nodes(op=op):
+            yield path, child_path(path, node)
 
 
 def _change(old: Sequence[int], stays: Sequence[int], new: int) -> Change:
     return Change(before=sum(old), after=sum(stays) + new)
 
 
-def _nothing(graph: ModelGraph, rule: Rule, skipped: Sequence[Skipped]) -> str:
-    """Why `rule` applies nowhere, with the nearest misses."""
-    head = f"{rule.name}: no {rule.pattern} to replace in {graph.root.module_class.__name__}"
-    if skipped:
-        nearest = max(skipped, key=lambda s: not s.reason.startswith("not selected"))
-        return f"{head}; {len(skipped)} matched and were skipped, e.g. {nearest.path}: {nearest.reason}"
-    if isinstance(rule.pattern, GraphPattern):
-        for name, test in rule.pattern.nodes.items():
-            if not find_any(graph, test):
-                return f"{head}; nothing in it is {name}: {test}"
-    there = Counter(o.role for o in graph.operators() if o.role.endswith("attention") or o.role == "mlp")
-    found = ", ".join(f"{count} {role.replace('_', '-')}" for role, count in there.items())
-    return f"{head}; it has {found or 'no operators that are recognised'}"
-
-
-def find_any(graph: ModelGraph, test: object) -> bool:
-    """Whether any node of the view passes `test`."""
-    return any(test.holds(attributes) for _, attributes in graph.view.nodes(data=True))  # type: ignore[attr-defined]
+def _disjoint(sites: Sequence[Site]) -> list[Site]:
+    """Those of `sites` that have no node of one before them."""
+    chosen: list[Site] = []
+    seen: set[object] = set()
+    for site in sites:
+        keys = {item.key for item in site.items.values()}
+        if not keys & seen:
+            chosen.append(site)
+            seen |= keys
+    return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -122,10 +122,7 @@ class _Run:
         name, argument, items = parse(value)
         if argument is not None or name not in self._results:
             return self._resize(_traced_value(self._site, value))
-        found = self._results[name]
-        for item in items:
-            found = found[item]
-        return found
+        return _items(self._results[name], items, value, self._site.path)
 
     def _call(self, call: Call) -> Any:
         given = {name: self.value(value) for name, value in call.arguments.items()}
@@ -164,11 +161,20 @@ def _traced_value(site: Site, value: str) -> Any:
         known = ", ".join(item.bound) or "none"
         raise RewriteError(f"{item.path} has no argument {argument!r}; it has {known}")
     found = traced(item.bound[argument]) if argument is not None else item.result
+    return _items(found, items, value, item.path)
+
+
+def _items(found: Any, items: Sequence[int | str], value: str, path: str) -> Any:
+    """What `items`, which `value` is written with, lead to in a result."""
     for each in items:
         try:
+            if isinstance(found, torch.Tensor) and not isinstance(each, int):
+                raise TypeError
             found = found[each]
         except (LookupError, TypeError):
-            raise RewriteError(f"{item.path}: its result has no item {each!r}, as {value} says") from None
+            raise RewriteError(
+                f"{path}: its result has no item {each!r}, as {value} says; it is {_words(found)}"
+            ) from None
     return found
 
 

@@ -161,7 +161,8 @@ def test_the_same_module_claimed_twice_is_a_conflict(spec, size):
 
 def test_zero_matches_is_an_error_that_says_what_there_is():
     spec = ModelSpec(1, 2, True, (with_cross(),), False, 1)
-    with pytest.raises(MatchError, match=r"no self-attention to replace in TinyTransformer; it has 1 cross-attention"):
+    words = "no self-attention or joint-attention to replace in TinyTransformer; it has 1 cross-attention, 1 mlp"
+    with pytest.raises(MatchError, match=words):
         surgery.rewrite(build(spec), [replace_attention(Scale())], inputs(spec, (1, 2, 3)))
 
 
