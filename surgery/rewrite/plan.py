@@ -14,7 +14,7 @@ from surgery.graph import ModelGraph
 from surgery.rewrite.apply import apply
 from surgery.rewrite.conflict import Conflict, find_conflicts
 from surgery.rewrite.edit import Change, Edit, rewired_scopes
-from surgery.rewrite.planner import Planner, Skipped
+from surgery.rewrite.planner import Planner, Skipped, require_distinct_names
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.validate import Cost
 from surgery.trace import trace
@@ -78,6 +78,7 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         planner.add(rule)
     conflicts = find_conflicts(planner.edits)
     if not conflicts:
+        require_distinct_names(planner.edits)
         _try(graph, planner.edits)
     return Plan(
         edits=tuple(planner.edits),

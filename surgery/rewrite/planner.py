@@ -42,7 +42,6 @@ class Planner:
         self._graph = graph
         self._contract = Contract()
         self._anchors: dict[int, Anchors] = {}
-        self._names: set[str] = set()
         self.edits: list[Edit] = []
         self.skipped: list[Skipped] = []
 
@@ -205,11 +204,8 @@ class Planner:
         stem = str(first.node.target).replace(".", "_") if first.is_module else first.node.name
         path = below(site.scope, f"{stem}_{name}")
         holder = self._graph.model.get_submodule(site.scope)
-        if path in self._names or hasattr(holder, f"{stem}_{name}"):
-            raise RewriteError(
-                f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
-            )
-        self._names.add(path)
+        if hasattr(holder, f"{stem}_{name}"):
+            raise RewriteError(_taken(rule.name, site.path, path, name))
         return path
 
     def _removed(self, site: Site, rewiring: Rewiring) -> list[tuple[str, int]]:
@@ -231,6 +227,20 @@ class Planner:
     def _calls(self) -> Counter[str]:
         """How often each module is called."""
         return Counter(child_path(path, node) for path, node in _calls(self._graph))
+
+
+def require_distinct_names(edits: Sequence[Edit]) -> None:
+    """Raise RewriteError if two edits, which do not conflict otherwise, call their new modules the same."""
+    known: set[str] = set()
+    for edit in edits:
+        for name, path in edit.modules.items():
+            if path in known:
+                raise RewriteError(_taken(edit.rule, edit.path, path, name))
+            known.add(path)
+
+
+def _taken(rule: str, where: str, path: str, name: str) -> str:
+    return f"{rule} at {where}: the name {path} is taken; call the new module something else than {name!r}"
 
 
 def _calls(graph: ModelGraph) -> Iterator[tuple[str, fx.Node]]:

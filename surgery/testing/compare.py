@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,11 +19,19 @@ def require(holds: bool, message: str) -> None:
 
 def require_same(expected: Any, actual: Any, what: str) -> None:
     """Raise AssertionError unless two values have the same structure and the same leaves, tensors bit for bit."""
-    ours, spec = pytree.tree_flatten_with_path(expected)
+    if isinstance(expected, dict) and type(expected) is type(actual):
+        differing = ", ".join(sorted(map(str, expected.keys() ^ actual.keys())))
+        require(not differing, f"{what}: only one of them has {differing}")
+        for key, value in expected.items():
+            require_same(value, actual[key], f"{what}: {key}")
+        return
+    ours, spec = pytree.tree_flatten(expected)
     theirs, other = pytree.tree_flatten(actual)
-    require(spec == other, f"{what}: the structure differs: {_difference(expected, actual)}")
-    for (path, a), b in zip(ours, theirs, strict=True):
-        require(_is_same(a, b), f"{what}: {pytree.keystr(path)} differs: {_shown(a)} and {_shown(b)}")
+    if spec != other:
+        raise AssertionError(f"{what}: {_shown(expected)} and {_shown(actual)}")
+    different = next(((a, b) for a, b in zip(ours, theirs, strict=True) if not _is_same(a, b)), None)
+    if different is not None:
+        raise AssertionError(f"{what}: {' and '.join(map(_shown, different))}")
 
 
 def require_close(expected: Any, actual: Any, what: str, tolerance: float) -> None:
@@ -78,15 +85,8 @@ def _is_same(a: Any, b: Any) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _difference(expected: Any, actual: Any) -> str:
-    if not isinstance(expected, Mapping) or not isinstance(actual, Mapping):
-        return f"{type(expected).__name__} and {type(actual).__name__}"
-    differing = sorted(map(str, expected.keys() ^ actual.keys()))
-    return ", ".join(differing) or "below the first level, or in the order of keys"
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{tuple(value.shape)} {value.dtype}"
+        return f"a tensor {tuple(value.shape)} {value.dtype} with the sum {float(value.detach().double().sum()):.9g}"
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:197]}..."

@@ -44,13 +44,14 @@ sizes = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 4))
 
 
 def model_specs(block: st.SearchStrategy[BlockSpec] = blocks, shared: bool = True) -> st.SearchStrategy[ModelSpec]:
-    """Specs of one to four blocks."""
+    """Specs of one to four blocks, which may all be alike."""
+    alike = st.builds(lambda each, count: (each,) * count, block, st.integers(2, 4))
     return st.builds(
         ModelSpec,
         heads=st.integers(1, 3),
         head_dim=st.integers(1, 5),
         bias=st.booleans(),
-        blocks=st.lists(block, min_size=1, max_size=4).map(tuple),
+        blocks=alike | st.lists(block, min_size=1, max_size=4).map(tuple),
         shared=st.booleans() if shared else st.just(False),
         branch=st.integers(1, 12),
     )

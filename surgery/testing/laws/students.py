@@ -16,6 +16,7 @@ from surgery.artifact import load, save
 from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
 from surgery.graph.state import own_class
+from surgery.rewrite import Edit, New, Replacement, Rewiring, Sharing
 from surgery.rewrite.commit import commit
 from surgery.rewrite.edit import rewired_scopes
 from surgery.testing.case import Case
@@ -64,8 +65,8 @@ def nothing_else_changes(case: Case) -> None:
         ("classes", _own_classes(case.model), _own_classes(student)),
     ):
         require_same(_outside(ours, touched), _outside(theirs, touched), f"{what} outside of the edits")
-    rewired = rewired_scopes(case.plan.edits)
-    kept = {path: code for path, code in _outside(_traced_code(case.graph), touched).items() if path not in rewired}
+    changed = {*rewired_scopes(case.plan.edits), *_callers_of_shared(case.plan.edits)}
+    kept = {path: code for path, code in _outside(_traced_code(case.graph), touched).items() if path not in changed}
     after = _traced_code(case.student_graph)
     require_same(kept, {path: after.get(path) for path in kept}, "graphs outside of the edits")
 
@@ -112,7 +113,7 @@ def _require_well_formed(graph: ModelGraph) -> None:
 
 
 def _require_trainable(case: Case) -> None:
-    """One backward gives finite gradients, and reaches every new module that has weights."""
+    """One backward gives finite gradients, and reaches every new operator that has weights."""
     outputs = pytree.tree_leaves(case.student(**copy.deepcopy(case.inputs)))
     loss = sum(t.square().sum() for t in outputs if isinstance(t, torch.Tensor) and t.is_floating_point())
     parameters = dict(case.student.named_parameters())
@@ -123,14 +124,16 @@ def _require_trainable(case: Case) -> None:
     require(all(bool(g.isfinite().all()) for g in gradients.values()), "a gradient of the student is not finite")
     for path in _new_modules(case):
         own = list(case.student.get_submodule(path).parameters())
-        require(not own or any(p in gradients for p in own), f"no gradient reaches the new module {path}")
+        require(not own or any(p in gradients for p in own), f"no gradient reaches the new operator {path}")
 
 
 def _new_modules(case: Case) -> Iterator[str]:
+    """The paths of new operators; of a copy, the teacher may itself have parts that do nothing."""
     for edit in case.plan.edits:
-        yield from edit.modules.values()
-        if edit.place is None:
+        if isinstance(edit.replacement, Replacement):
             yield from edit.paths
+        elif isinstance(edit.replacement, Rewiring):
+            yield from (edit.modules[n] for n, new in edit.replacement.modules.items() if isinstance(new, New))
 
 
 def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
@@ -141,6 +144,13 @@ def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
 
 def _is_finite(values: Any) -> bool:
     return all(bool(v.isfinite().all()) for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor))
+
+
+def _callers_of_shared(edits: Iterable[Edit]) -> Iterator[str]:
+    """Scopes around modules that become one, which are called by the name of the first in all places."""
+    for path in (path for edit in edits if isinstance(edit.replacement, Sharing) for path in edit.paths):
+        parts = path.split(".")
+        yield from (".".join(parts[:n]) for n in range(len(parts)))
 
 
 def _size(model: nn.Module) -> int:
