@@ -11,7 +11,7 @@ from torch import fx, nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.graph.paths import child_path
+from surgery.graph.paths import child_path, opened
 from surgery.rewrite.edit import Change, Edit, below
 from surgery.rewrite.match import find_sites
 from surgery.rewrite.pattern import GraphPattern
@@ -130,8 +130,8 @@ class Planner:
             paths=paths,
             loss=rule.loss,
             params=Change(before=0 if number else old.params, after=new.params),
-            flops=Change(before=calls * old.flops, after=calls * new.flops),
-            flops_mixing=Change(before=calls * old.flops_mixing, after=calls * new.flops_mixing),
+            flops=_times(calls * self._runs[site.scope], old.flops, new.flops),
+            flops_mixing=_times(calls * self._runs[site.scope], old.flops_mixing, new.flops_mixing),
         )
 
     @cached_property
@@ -155,13 +155,13 @@ class Planner:
         odd = next((item.path for item, shape in zip(modules, shapes, strict=True) if shape != shapes[0]), None)
         if odd is not None or len(modules) < 2:
             raise RewriteError(f"{site.path}: {odd or 'one module alone'} cannot share the weights of the first")
-        params = [item.operator.params for item in modules]
-        flops = sum(item.operator.flops for item in modules)
-        mixing = sum(item.operator.flops_mixing for item in modules)
+        counts = {id(p): p.numel() for item in modules for p in item.module.parameters()}  # once, if shared already
+        flops = self._runs[site.scope] * sum(item.operator.flops for item in modules)
+        mixing = self._runs[site.scope] * sum(item.operator.flops_mixing for item in modules)
         return Edit(
             path=site.path, rule=rule.name, layer=site.first.layer, replaced=site.operator.module_class,
             replacement=replacement, paths=paths, loss=rule.loss,
-            params=Change(before=sum(params), after=params[0]),
+            params=Change(before=sum(counts.values()), after=site.operator.params),
             flops=Change(before=flops, after=flops), flops_mixing=Change(before=mixing, after=mixing),
         )  # fmt: skip
 
@@ -174,6 +174,7 @@ class Planner:
         removed = self._removed(site, rewiring)
         stays = [item for name, item in site.items.items() if name in rewiring.read or name in rewiring.keeps]
         old = list(site.items.values())
+        runs = self._runs[site.scope]
         return Edit(
             path=path,
             rule=rule.name,
@@ -185,9 +186,11 @@ class Planner:
             modules={name: self._fresh(rule, site, name) for name in rewiring.modules},
             loss=rule.loss,
             params=Change(before=sum(count for _, count in removed), after=new.params),
-            flops=_change([i.operator.flops for i in old], [i.operator.flops for i in stays], new.flops),
-            flops_mixing=_change(
-                [i.operator.flops_mixing for i in old], [i.operator.flops_mixing for i in stays], new.flops_mixing
+            flops=_times(runs, sum(i.operator.flops for i in old), sum(i.operator.flops for i in stays) + new.flops),
+            flops_mixing=_times(
+                runs,
+                sum(i.operator.flops_mixing for i in old),
+                sum(i.operator.flops_mixing for i in stays) + new.flops_mixing,
             ),
         )
 
@@ -224,6 +227,17 @@ class Planner:
         return self._graph.model.get_submodule(path)
 
     @cached_property
+    def _runs(self) -> Counter[str]:
+        """How often the forward of each scope runs in one forward of the model."""
+        runs = Counter({"": 1})
+        for path, scope in self._graph.scopes.items():  # callers before what they call
+            for node in scope.graph.find_nodes(op="call_module"):
+                inner = opened(self._graph.scopes, path, node)
+                if inner is not None:
+                    runs[inner] += runs[path]
+        return runs
+
+    @cached_property
     def _calls(self) -> Counter[str]:
         """How often each module is called."""
         return Counter(child_path(path, node) for path, node in _calls(self._graph))
@@ -249,8 +263,8 @@ def _calls(graph: ModelGraph) -> Iterator[tuple[str, fx.Node]]:
             yield path, node
 
 
-def _change(old: Sequence[int], stays: Sequence[int], new: int) -> Change:
-    return Change(before=sum(old), after=sum(stays) + new)
+def _times(runs: int, before: int, after: int) -> Change:
+    return Change(before=runs * before, after=runs * after)
 
 
 def _nothing(graph: ModelGraph, rule: Rule, skipped: Sequence[Skipped]) -> str:
