@@ -59,7 +59,8 @@ def nothing_else_changes(case: Case) -> None:
     require_same(before, state_of(case.model), "the teacher after a rewrite")
     require_same(code, codes(case.graph), "the teacher's graphs after a rewrite")
     require(not _memory(case.model) & _memory(student), "student and teacher share memory")
-    touched = [path for edit in case.plan.edits for path in (*edit.paths, *edit.modules.values())]
+    edited = [path for edit in case.plan.edits for path in (*edit.paths, *edit.modules.values())]
+    touched = [name for path in edited for name in _names_of(case.model, path)]
     for what, ours, theirs in (
         ("weights", weights(case.model), weights(student)),
         ("classes", _own_classes(case.model), _own_classes(student)),
@@ -168,6 +169,15 @@ def _own_classes(model: nn.Module) -> dict[str, type[nn.Module]]:
 
 def _traced_code(graph: ModelGraph) -> dict[str, str]:
     return {path: scope.recordings[0].code for path, scope in graph.scopes.items()}
+
+
+def _names_of(model: nn.Module, path: str) -> Iterator[str]:
+    """The path and all others that lead to the same place, as modules around it stand in several."""
+    parent, _, name = path.rpartition(".")
+    holder = model.get_submodule(parent)
+    for other, module in model.named_modules(remove_duplicate=False):
+        if module is holder:
+            yield f"{other}.{name}" if other else name
 
 
 def _outside(named: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
