@@ -16,7 +16,7 @@ from surgery.rewrite.apply import apply
 from surgery.rewrite.conflict import Conflict, find_conflicts
 from surgery.rewrite.edit import Change, Edit, rewired_scopes
 from surgery.rewrite.edited import aliases_of, recorded_scope
-from surgery.rewrite.planner import Planner, Skipped
+from surgery.rewrite.planner import Planner, Skipped, require_distinct_names
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.validate import Cost
 from surgery.trace import trace
@@ -89,7 +89,7 @@ def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited
         planner.add(rule)
     conflicts = find_conflicts(planner.edits)
     if not conflicts:
-        planner.require_distinct_names()
+        require_distinct_names(planner.edits)
     planned = Plan(
         edits=tuple(planner.edits),
         skipped=tuple(planner.skipped),
