@@ -12,19 +12,24 @@ from surgery.rules.depth import (
     share_blocks,
 )
 from surgery.rules.mlp import ReplaceMLP, mlp_ratio, replace_mlp
+from surgery.rules.projections import FuseProjections, SplitProjections, fuse_projections, split_projections
 
 __all__ = [
     "DropBlocks",
     "DuplicateBlocks",
+    "FuseProjections",
     "ParallelPairs",
     "ReplaceAttention",
     "ReplaceMLP",
     "ShareBlocks",
+    "SplitProjections",
     "drop_blocks",
     "duplicate_blocks",
+    "fuse_projections",
     "mlp_ratio",
     "parallel_pairs",
     "replace_attention",
     "replace_mlp",
     "share_blocks",
+    "split_projections",
 ]

@@ -29,9 +29,9 @@ class ParallelPairs(Rule):
         return _unclear(site) or _differ(site) or _apart(site)
 
     def replacement(self, site: Site) -> Rewiring:
-        """The second block on the first one's input, and a joiner for each stream."""
-        streams = _streams(site)
-        both = {s.argument: s.entry("a") for s in streams}
+        """The second block on the first one's input, and a joiner for each stream that is read afterwards."""
+        streams = [s for s in _streams(site) if any(map(readers_of, site["b"].results(s.items)))]
+        both = {s.argument: s.entry("a") for s in _streams(site)}
         names = {s.argument: f"join_{s.argument}" if len(streams) > 1 else "join" for s in streams}
         joins = {
             s.argument: {"x": s.entry("a"), "a": s.result("a"), "b": s.result("parallel")} for s in streams

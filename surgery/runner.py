@@ -31,7 +31,7 @@ from surgery.run_report import report_of
 from surgery.trace import trace
 from surgery.training.data import LatentDataset, load_data
 from surgery.training.diffusion import noised_batch
-from surgery.training.distil import distil
+from surgery.training.distil import distil, distilled
 from surgery.training.finetune import finetune
 from surgery.training.record import LossRecord
 
@@ -146,14 +146,17 @@ class _Runner:
         }
         models = self._teacher.model, student
         data = self._data, self._teacher.scheduler
-        sites = {edit.path: edit.loss for edit in self._plan.edits}
+        sites, regions = distilled(self._plan.edits)
+        losses: list[LossRecord] = []
+        if sites or regions:
+            with _clock() as seconds:
+                losses += distil(*models, sites, *data, self._recipe.distil, regions=regions, **common)
+            self._measure("distilled", student, seconds())
+        new = [*sites, *(path for edit in self._plan.edits for path in edit.modules.values())]
         with _clock() as seconds:
-            distilled = distil(*models, sites, *data, self._recipe.distil, **common)
-        self._measure("distilled", student, seconds())
-        with _clock() as seconds:
-            finetuned = finetune(*models, sites, *data, self._recipe.finetune, **common)
+            losses += finetune(*models, new, *data, self._recipe.finetune, **common)
         self._measure("finetuned", student, seconds())
-        return [*distilled, *finetuned]
+        return losses
 
     def _measure(self, stage: StageName, model: nn.Module, seconds: float) -> None:
         """Sample from `model` and measure it, unless an earlier process has."""

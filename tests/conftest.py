@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
+from hypothesis import settings
+
+from surgery.testing import profiles
+
+settings.load_profile(profiles.chosen())
 
 
 @pytest.fixture(scope="session")

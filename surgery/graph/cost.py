@@ -42,7 +42,7 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
     first, *others = (leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor))
     if first.dim() == 4 and others and others[0].shape[2] != first.shape[2]:
         return counted, counted
-    batch, length = (first.shape[0], first.shape[-2]) if first.dim() > 1 else (1, 1)
+    batch, length = first.shape[0], first.shape[-2] if first.dim() > 2 else 1
     return module.flops(batch, length), module.flops_mixing(batch, length)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -97,8 +98,7 @@ class ModelGraph:
         return self._operators_at.get(called) or self._as_operator(called, key, node)
 
     def _as_operator(self, path: str, key: Key, node: fx.Node) -> Operator:
-        inside = [o.flops_mixing for o in self._operators if o.scope.startswith(f"{path}.") and mixes(o.role)]
-        attributes = self.view.nodes[key]
+        attributes, flops = self.view.nodes[key], node.meta.get("flops", 0)
         return Operator(
             path=path,
             role="block" if attributes["role"] == "block" else "node",
@@ -107,10 +107,20 @@ class ModelGraph:
             in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
             out_shape=shape_of(node),
             params=params_of(node),
-            flops=node.meta.get("flops", 0),
-            flops_mixing=sum(inside) if node.op == "call_module" else (not is_linear(node)) * node.meta.get("flops", 0),
+            flops=flops,
+            flops_mixing=self._mixing[path] if node.op == "call_module" else (not is_linear(node)) * flops,
             nodes=() if node.op == "call_module" else (key[1],),
         )
+
+    @cached_property
+    def _mixing(self) -> Counter[str]:
+        """What mixing costs in each module, by its path."""
+        flops: Counter[str] = Counter()
+        for operator in self._operators:
+            if mixes(operator.role):
+                parts = operator.scope.split(".")
+                flops.update({".".join(parts[:depth]): operator.flops_mixing for depth in range(1, len(parts) + 1)})
+        return flops
 
     @cached_property
     def _operators_at(self) -> dict[str, Operator]:

@@ -1,13 +1,17 @@
 """Operators that stand where an attention or an MLP stood, or join two blocks: plain PyTorch, described by plain data."""
 
 from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
+from surgery.operators.conv_mlp import ConvMLP, ConvMLPMixer
 from surgery.operators.core import Core, CoreMixer
 from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
+from surgery.operators.gated_mlp import GatedMLP, GatedMLPMixer
 from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
 from surgery.operators.hyena import HyenaCore, HyenaMixer, HyenaSE, HyenaX, HyenaY
+from surgery.operators.hyena_mlp import HyenaXMLP, HyenaXMLPMixer
 from surgery.operators.joiner import ConcatProject, Joiner, JoinerConfig, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.linear import LinearAttention, LinearAttentionCore, LinearAttentionMixer
-from surgery.operators.mlp import MLP, Activation, MLPDims, MLPMixer, linears_of
+from surgery.operators.mamba import Mamba2, Mamba2Mixer
+from surgery.operators.mlp import MLP, Activation, ChannelConfig, ChannelMixer, MLPDims, MLPMixer, linears_of
 from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
 from surgery.operators.registry import AnyDims, AnyOperator, Operator, operator_from_data
@@ -18,12 +22,18 @@ __all__ = [
     "Activation",
     "AnyDims",
     "AnyOperator",
+    "ChannelConfig",
+    "ChannelMixer",
     "ConcatProject",
+    "ConvMLP",
+    "ConvMLPMixer",
     "Core",
     "CoreMixer",
     "FullAttention",
     "FullAttentionCore",
     "FullAttentionMixer",
+    "GatedMLP",
+    "GatedMLPMixer",
     "GroupedQueryAttention",
     "GroupedQueryCore",
     "GroupedQueryMixer",
@@ -31,6 +41,8 @@ __all__ = [
     "HyenaMixer",
     "HyenaSE",
     "HyenaX",
+    "HyenaXMLP",
+    "HyenaXMLPMixer",
     "HyenaY",
     "Joiner",
     "JoinerConfig",
@@ -40,6 +52,8 @@ __all__ = [
     "LinearAttentionMixer",
     "MLPDims",
     "MLPMixer",
+    "Mamba2",
+    "Mamba2Mixer",
     "MixerConfig",
     "MixerDims",
     "NeighbourhoodAttention",

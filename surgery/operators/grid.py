@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
-from surgery.config import Config
 from surgery.errors import RewriteError
 
 Grid = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
 """Rows and columns, or frames, rows and columns."""
 
 
-class Layout(Config):
-    """Fields of operators whose filters may span more than the raster order.
+Axes = Literal[1, 2, 3]
+"""How many axes a filter spans: 1 for the raster order, 2 for pictures, 3 for videos."""
 
-    Attributes:
-        axes: how many axes the filters span: 1 for the raster order, 2 for pictures, 3 for videos.
-        grid: their sizes, whose product is the number of tokens; None with 2 axes means a square.
-    """
 
-    axes: Literal[1, 2, 3] = 1
-    grid: Grid | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.grid is not None and len(self.grid) != self.axes:
-            raise ValueError(f"grid {self.grid} has {len(self.grid)} axes, but axes is {self.axes}")
-        if self.axes == 3 and self.grid is None:
-            raise ValueError("axes=3 needs a grid, e.g. grid=(4, 16, 16)")
-        return self
+def rank_of(axes: Axes | None, grid: Grid | None) -> int:
+    """`axes`, or else those of the grid, or else 1; ValueError if the two differ, or 3 axes have no grid."""
+    if grid is None and axes == 3:
+        raise ValueError("axes=3 needs a grid, e.g. grid=(4, 16, 16)")
+    if grid is not None and axes not in (None, len(grid)):
+        raise ValueError(f"grid {grid} has {len(grid)} axes, but axes is {axes}")
+    return axes or (len(grid) if grid else 1)
 
 
 def sizes(grid: tuple[int, ...] | None, tokens: int, axes: int) -> tuple[int, ...]:

@@ -20,15 +20,22 @@ from typing_extensions import override
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core
-from surgery.operators.grid import Layout
+from surgery.operators.grid import Axes, Grid, rank_of
 from surgery.operators.projections import projections_of
 
 
-class _Hyena(Layout, MixerConfig):
+class _Hyena(MixerConfig):
     """y = out_proj(q * g(k * v)) with q, k, v = f(in_proj(x)), f and g being depthwise convolutions or nothing.
 
     Published: causal along the raster order, kernel 4. If not causal, the filters are centred: see
-    TokenConvolution. Over a grid of 2 or 3 axes they have kernel x kernel (x kernel) taps and are centred.
+    TokenConvolution. Over a grid of 2 or 3 axes they have kernel x kernel (x kernel) taps and are centred; no grid
+    means a square.
+
+    Attributes:
+        kernel: taps along each axis.
+        causal: whether a token sees none that come later; along the raster order only.
+        axes: how many axes the filters span; None means those of `grid`, or the raster order without one.
+        grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
     """
 
     has_featuriser: ClassVar[bool]
@@ -38,21 +45,28 @@ class _Hyena(Layout, MixerConfig):
 
     kernel: PositiveInt = 4
     causal: bool = False
+    axes: Axes | None = None
+    grid: Grid | None = None
+
+    @property
+    def rank(self) -> int:
+        """How many axes the filters span."""
+        return rank_of(self.axes, self.grid)
 
     @property
     def taps(self) -> int:
         """Of one filter."""
-        taps: int = self.kernel**self.axes
+        taps: int = self.kernel**self.rank
         return taps
 
     def convolution(self, channels: int) -> TokenConvolution:
         """A new filter for each channel."""
-        return TokenConvolution(channels, self.kernel, causal=self.causal, axes=self.axes, grid=self.grid)
+        return TokenConvolution(channels, self.kernel, causal=self.causal, axes=self.rank, grid=self.grid)
 
     @model_validator(mode="after")
-    def _is_causal_along_one_axis(self) -> Self:
-        if self.causal and self.axes > 1:
-            raise ValueError(f"causal needs axes=1, got axes={self.axes}")
+    def _has_a_layout(self) -> Self:
+        if self.rank > 1 and self.causal:
+            raise ValueError(f"causal needs the raster order, got {self.rank} axes")
         return self
 
     @override

@@ -19,13 +19,13 @@ from surgery.errors import RewriteError
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core, CoreMixer
-from surgery.operators.grid import Layout
+from surgery.operators.grid import Axes, Grid, rank_of
 
 # Added to the denominator, as in SANA: a query without any active feature gives zeros.
 EPSILON = 1e-15
 
 
-class LinearAttention(Layout, MixerConfig):
+class LinearAttention(MixerConfig):
     """y_i = phi(q_i) (sum_j phi(k_j)^T v_j) / (phi(q_i) sum_j phi(k_j)), every token seeing every other one.
 
     Sources: "Transformers are RNNs" (arXiv 2006.16236), with phi = ReLU as in EfficientViT and SANA ("relu"); "Hedgehog"
@@ -34,17 +34,26 @@ class LinearAttention(Layout, MixerConfig):
 
     Attributes:
         features: the feature map phi.
-        depthwise: taps of that convolution along each axis, see Layout; it starts without effect. None leaves it out.
+        depthwise: taps of that convolution along each axis; it starts without effect. None leaves it out.
+        axes: how many axes it spans; None means those of `grid`, or the raster order without one.
+        grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
     """
 
     kind: Literal["linear_attention"] = "linear_attention"
     features: Literal["relu", "learned"] = "relu"
     depthwise: PositiveInt | None = None
+    axes: Axes | None = None
+    grid: Grid | None = None
+
+    @property
+    def rank(self) -> int:
+        """How many axes the convolution spans."""
+        return rank_of(self.axes, self.grid)
 
     @model_validator(mode="after")
-    def _has_a_use_for_its_grid(self) -> Self:
-        if self.axes > 1 and self.depthwise is None:
-            raise ValueError(f"axes={self.axes} needs depthwise, e.g. depthwise=5")
+    def _has_a_layout(self) -> Self:
+        if self.rank > 1 and self.depthwise is None:
+            raise ValueError("axes and grid need depthwise, e.g. depthwise=5")
         return self
 
     @override
@@ -62,7 +71,7 @@ class LinearAttention(Layout, MixerConfig):
         """N (4 F E + 3 F H + E) for each of the batch, and N E (2 taps + 1) for the convolution."""
         features = dims.head_dim * (2 if self.features == "learned" else 1)
         state = 4 * features * dims.inner + 3 * features * dims.heads + dims.inner
-        convolution = (2 * self.depthwise**self.axes + 1) * dims.inner if self.depthwise else 0
+        convolution = (2 * self.depthwise**self.rank + 1) * dims.inner if self.depthwise else 0
         total: int = batch * tokens * (state + convolution)
         return total
 
@@ -86,7 +95,7 @@ class LinearAttentionCore(Core):
         self.phi_k: nn.Module = LearnedFeatures(dims) if learned else nn.ReLU()
         self.depthwise: TokenConvolution | None = None
         if config.depthwise is not None:
-            self.depthwise = TokenConvolution(dims.inner, config.depthwise, axes=config.axes, grid=config.grid)
+            self.depthwise = TokenConvolution(dims.inner, config.depthwise, axes=config.rank, grid=config.grid)
             self.depthwise.start_as_zero()
 
     @override

@@ -1,10 +1,11 @@
-"""The multi-layer perceptron of a block, at any expansion ratio.
+"""The multi-layer perceptron of a block, at any expansion ratio, and what all that can stand in its place share.
 
 Shape legend: B batch, N tokens, D features of the stream, M neurons of the hidden layer.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
@@ -39,7 +40,27 @@ class MLPDims(Config):
     activation: Activation
 
 
-class MLP(OperatorConfig):
+class ChannelConfig(OperatorConfig):
+    """Base of the configs of what stands where an MLP stood: `ratio` D neurons."""
+
+    ratio: PositiveFloat
+
+    def neurons(self, dims: MLPDims) -> int:
+        """M, the width of the hidden layer."""
+        return max(1, round(self.ratio * dims.dim))
+
+    @abstractmethod
+    @override
+    def build(self, dims: MLPDims) -> ChannelMixer:
+        """Return a new mixer with random weights, on the default device and in the default dtype."""
+
+    @override
+    def flops_mixing(self, dims: MLPDims, batch: int, tokens: int) -> int:
+        """All of them: the features are mixed by the linear maps."""
+        return self.flops(dims, batch, tokens)
+
+
+class MLP(ChannelConfig):
     """y = down(activation(up(x))) with `ratio` D neurons, and the replaced MLP's activation unless one is named.
 
     Source: the expansion ratios of "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340); weights
@@ -48,12 +69,7 @@ class MLP(OperatorConfig):
     """
 
     kind: Literal["mlp"] = "mlp"
-    ratio: PositiveFloat
     activation: Activation | None = None
-
-    def neurons(self, dims: MLPDims) -> int:
-        """M, the width of the hidden layer."""
-        return max(1, round(self.ratio * dims.dim))
 
     @override
     def build(self, dims: MLPDims) -> MLPMixer:
@@ -65,37 +81,28 @@ class MLP(OperatorConfig):
         """4 N D M for each of the batch, if D is the same in and out."""
         return 2 * batch * tokens * (dims.dim + dims.out_dim) * self.neurons(dims)
 
-    @override
-    def flops_mixing(self, dims: MLPDims, batch: int, tokens: int) -> int:
-        """All of them: the features are mixed by the two linear maps."""
-        return self.flops(dims, batch, tokens)
 
+class ChannelMixer(nn.Module, ABC):
+    """Maps the features of tokens: (B, N, D) -> (B, N, D)."""
 
-class MLPMixer(nn.Module):
-    """A two-layer perceptron: (B, N, D) -> (B, N, D)."""
+    activation: Activation
+    """That of the hidden layer, for those that have one."""
 
-    def __init__(self, config: MLP, dims: MLPDims) -> None:
+    def __init__(self, config: ChannelConfig, dims: MLPDims) -> None:
         super().__init__()
         self.config = config
         self.dims = dims
-        neurons = config.neurons(dims)
-        self.up = nn.Linear(dims.dim, neurons, bias=dims.up_bias)
-        self.down = nn.Linear(neurons, dims.out_dim, bias=dims.down_bias)
-        self.activation = config.activation or dims.activation
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map the features of each token."""
-        activated_BNM = ACTIVATIONS[self.activation](self.up(hidden_states))
-        mapped_BND: Tensor = self.down(activated_BNM)
-        return mapped_BND
+    @abstractmethod
+    def take_neurons(self, up: nn.Linear, down: nn.Linear) -> None:
+        """Copy neurons of an MLP of these two linear maps, in place."""
 
-    def flops(self, batch: int, tokens: int) -> int:
-        """FLOPs of one forward pass over (batch, tokens, D)."""
-        return self.config.flops(self.dims, batch, tokens)
-
-    def flops_mixing(self, batch: int, tokens: int) -> int:
-        """As `flops`."""
-        return self.config.flops_mixing(self.dims, batch, tokens)
+    def why_inexact(self, up: nn.Linear) -> str | None:
+        """Why this mixer, with the neurons of an MLP, computes something else; None if it does not."""
+        if self.activation != self.dims.activation:
+            return f"its activation is {self.activation}, the old one's {self.dims.activation}"
+        neurons = self.config.neurons(self.dims)
+        return f"it has {neurons} neurons, the old one {up.out_features}" if neurons < up.out_features else None
 
     def inherit(self, mlp: nn.Module, policy: Policy) -> None:
         """Take over neurons of the replaced MLP, in place.
@@ -108,36 +115,70 @@ class MLPMixer(nn.Module):
                 with the same activation.
 
         Raises:
-            RewriteError: the old MLP is not two linear maps, the policy is unknown, or "exact" is asked of an MLP that
-                would compute something else.
+            RewriteError: the old MLP is not two linear maps, the policy is unknown, or "exact" is asked of an operator
+                that would compute something else.
         """
+        name = type(self).__name__
         if policy not in get_args(Policy):
-            raise RewriteError(f"MLP: unknown inheritance policy {policy!r}; use one of {get_args(Policy)}")
+            raise RewriteError(f"{name}: unknown inheritance policy {policy!r}; use one of {get_args(Policy)}")
         if policy == "random":
             return
         up, down = linears_of(mlp)
-        if policy == "exact" and (reason := self._why_inexact(up)):
-            raise RewriteError(f"MLP cannot keep the function of the old one: {reason}; use 'projections'")
-        self._take_neurons(up, down)
-
-    def _why_inexact(self, up: nn.Linear) -> str | None:
-        if self.activation != self.dims.activation:
-            return f"its activation is {self.activation}, the old one's {self.dims.activation}"
-        if self.up.out_features < up.out_features:
-            return f"it has {self.up.out_features} neurons, the old one {up.out_features}"
-        return None
-
-    def _take_neurons(self, up: nn.Linear, down: nn.Linear) -> None:
-        kept = min(self.up.out_features, up.out_features)
-        order = contributions(up, down).argsort(descending=True, stable=True)[:kept].sort().values
+        if policy == "exact" and (reason := self.why_inexact(up)):
+            raise RewriteError(f"{name} cannot keep the function of the old MLP: {reason}; use 'projections'")
         with torch.no_grad():
-            self.up.weight[:kept] = up.weight[order]
-            self.down.weight[:, :kept] = down.weight[:, order]
-            self.down.weight[:, kept:] = 0
-            if up.bias is not None:
-                self.up.bias[:kept] = up.bias[order]
-            if down.bias is not None:
-                self.down.bias.copy_(down.bias)
+            self.take_neurons(up, down)
+
+    def flops(self, batch: int, tokens: int) -> int:
+        """FLOPs of one forward pass over (batch, tokens, D)."""
+        return self.config.flops(self.dims, batch, tokens)
+
+    def flops_mixing(self, batch: int, tokens: int) -> int:
+        """See the config."""
+        return self.config.flops_mixing(self.dims, batch, tokens)
+
+    def require_tokens(self, hidden_states: Tensor) -> None:
+        """For operators that look at other tokens: RewriteError if the input is not (B, N, D)."""
+        if hidden_states.ndim != 3 or hidden_states.shape[2] != self.dims.dim:
+            raise RewriteError(
+                f"{type(self).__name__}: hidden_states has shape {tuple(hidden_states.shape)}, "
+                f"needs (batch, tokens, {self.dims.dim}); leave this MLP as it is"
+            )
+
+
+class MLPMixer(ChannelMixer):
+    """A two-layer perceptron."""
+
+    def __init__(self, config: MLP, dims: MLPDims) -> None:
+        super().__init__(config, dims)
+        self.activation = config.activation or dims.activation
+        neurons = config.neurons(dims)
+        self.up = nn.Linear(dims.dim, neurons, bias=dims.up_bias)
+        self.down = nn.Linear(neurons, dims.out_dim, bias=dims.down_bias)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map the features of each token."""
+        activated_BNM = ACTIVATIONS[self.activation](self.up(hidden_states))
+        mapped_BND: Tensor = self.down(activated_BNM)
+        return mapped_BND
+
+    @override
+    def take_neurons(self, up: nn.Linear, down: nn.Linear) -> None:
+        """Copy those that contribute most."""
+        copy_neurons(up, down, self.up.weight, self.up.bias, self.down)
+
+
+def copy_neurons(up: nn.Linear, down: nn.Linear, weight_MD: Tensor, bias_M: Tensor | None, new_down: nn.Linear) -> None:
+    """Write the neurons that contribute most, in their order, into a new hidden layer; its others have no effect."""
+    kept = min(len(weight_MD), up.out_features)
+    order = contributions(up, down).argsort(descending=True, stable=True)[:kept].sort().values
+    weight_MD[:kept] = up.weight[order]
+    new_down.weight[:, :kept] = down.weight[:, order]
+    new_down.weight[:, kept:] = 0
+    if bias_M is not None and up.bias is not None:
+        bias_M[:kept] = up.bias[order]
+    if down.bias is not None:
+        new_down.bias.copy_(down.bias)
 
 
 def contributions(up: nn.Linear, down: nn.Linear) -> Tensor:

@@ -9,11 +9,16 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 
 from surgery.errors import ArtifactError
 from surgery.operators.base import MixerDims, OperatorConfig
+from surgery.operators.conv_mlp import ConvMLP
 from surgery.operators.full import FullAttention
+from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
+from surgery.operators.gated_mlp import GatedMLP
 from surgery.operators.grouped import GroupedQueryAttention
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
+from surgery.operators.hyena_mlp import HyenaXMLP
 from surgery.operators.joiner import ConcatProject, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
 from surgery.operators.linear import LinearAttention
+from surgery.operators.mamba import Mamba2
 from surgery.operators.mlp import MLP, MLPDims
 from surgery.operators.neighbourhood import NeighbourhoodAttention
 from surgery.operators.window import SlidingWindow
@@ -27,7 +32,13 @@ Known = (
     | LinearAttention
     | GroupedQueryAttention
     | FullAttention
+    | Mamba2
     | MLP
+    | GatedMLP
+    | ConvMLP
+    | HyenaXMLP
+    | FusedLinear
+    | LinearPart
     | ConcatProject
     | SumDeltas
     | WeightedSum
@@ -61,5 +72,5 @@ def _from_json(value: Any) -> Any:
 AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""
 
-AnyDims = MixerDims | MLPDims | JoinerDims
+AnyDims = MixerDims | MLPDims | JoinerDims | LinearDims
 """A pydantic field for the sizes that an operator is built at."""

@@ -212,6 +212,8 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     """Take out `node`, with guards and views of its result, and views above that nothing else reads."""
     for user in list(node.users):
         _erase(graph, user)
+    if node._erased:  # as what the last of its users read
+        return
     above = node.all_input_nodes
     graph.erase_node(node)
     for source in above:

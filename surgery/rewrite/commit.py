@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,9 @@ from surgery.graph.scope import Scope
 from surgery.graph.state import own_class
 from surgery.rewrite.edit import Edit, rewired_scopes
 from surgery.rewrite.edited import aliases_of, edit_scope
-from surgery.rewrite.plan import Plan, plan
-from surgery.rewrite.removed import Removed
-from surgery.rewrite.replacement import Copy, New, Replacement, Rewiring, Sharing
+from surgery.rewrite.make import Maker
+from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
+from surgery.rewrite.quiet import without_collection
 from surgery.rewrite.rule import Rule
 from surgery.trace import trace
 from surgery.trace.tracer import record
@@ -70,9 +69,10 @@ def rewrite(
     """
     if not isinstance(model, ModelGraph):
         model = trace(model, inputs or {})
-    planned = plan(model, rules)
-    require_no_conflicts(planned)
-    return commit(model, planned.edits, seed)
+    with without_collection():
+        planned, edited = plan_and_try(model, rules)
+        require_no_conflicts(planned)
+        return _commit(model, planned.edits, edited, seed)
 
 
 def require_no_conflicts(planned: Plan) -> None:
@@ -85,13 +85,17 @@ def require_no_conflicts(planned: Plan) -> None:
 
 def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> nn.Module:
     """A copy of the traced model with `edits` made. It is given out only when every edit has succeeded."""
+    return _commit(graph, edits, edited_recordings(graph, edits), seed)
+
+
+def _commit(graph: ModelGraph, edits: Sequence[Edit], edited: Edited, seed: int) -> nn.Module:
     student = copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
     aliases = rewired_aliases(student, edits)
     for path, old in make_modules(student, edits, seed).items():
         replaced.setdefault(path, old)
-    rewire(student, edits, replaced, graph.scopes, aliases)
+    rewire(student, edits, replaced, edited, aliases)
     set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
     return student
 
@@ -100,15 +104,18 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     """Put the new modules of `edits` into `student`, with random weights and, unless `seed` is None, what they inherit.
 
     Returns:
-        What stood in their places before.
+        What stood in their places before. The caller's random state is left alone.
     """
     replaced: dict[str, nn.Module] = {}
-    for edit in edits:
-        for path, new in _new_modules(student, edit, seed).items():
-            parent, _, name = path.rpartition(".")
-            if name in student.get_submodule(parent)._modules:
-                replaced.setdefault(path, student.get_submodule(path))
-            put(student, path, new)
+    maker = Maker(student, seed)
+    with torch.random.fork_rng(devices=[]):
+        for edit in edits:
+            for path, new in maker.make(edit).items():
+                parent, _, name = path.rpartition(".")
+                old = student.get_submodule(parent)._modules.get(name)
+                if old is not None:
+                    replaced.setdefault(path, old)
+                put(student, path, new)
     return replaced
 
 
@@ -118,7 +125,7 @@ def rewired_aliases(student: nn.Module, edits: Sequence[Edit]) -> dict[str, dict
 
 
 def rewire(
-    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], scopes: Mapping[str, Scope],
+    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], edited: Edited,
     aliases: Mapping[str, Mapping[str, str]],
 ) -> None:  # fmt: skip
     """Let the modules of `student` whose graphs `edits` change run the edited graphs.
@@ -127,7 +134,7 @@ def rewire(
         student: with all new modules.
         edits: of one commit.
         replaced: what they have taken out, by path.
-        scopes: of the model that they were planned for; of a loaded student none, which are recorded when it is called.
+        edited: recordings with the edits made; of a loaded student none, they are recorded when it is called.
         aliases: `rewired_aliases` from before they were made.
     """
     gone = {path for edit in edits if edit.place is not None for path in edit.paths}
@@ -135,8 +142,9 @@ def rewire(
         module = student.get_submodule(path)
         prefix = f"{path}." if path else ""
         originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
-        scope = scopes.get(path) or Scope(path, own_class(module))
-        edit_scope(module, scope, bound, originals, scopes, record, aliases[path])
+        edit_scope(
+            module, Scope(path, own_class(module)), edited.get(path, []), bound, originals, record, aliases[path]
+        )
 
 
 def undo(student: nn.Module) -> nn.Module:
@@ -185,76 +193,3 @@ def put(model: nn.Module, path: str, module: nn.Module) -> None:
     """Let the module at `path` be `module`."""
     parent, _, name = path.rpartition(".")
     model.get_submodule(parent).register_module(name, module)
-
-
-def _module_at(model: nn.Module, path: str) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        raise RewriteError(f"{path}: {type(model).__name__} has no such module") from None
-
-
-def _new_modules(student: nn.Module, edit: Edit, seed: int | None) -> dict[str, nn.Module]:
-    """What `edit` puts into `student`, by path."""
-    replacement = edit.replacement
-    if isinstance(replacement, Replacement):
-        new = _made(edit, edit.paths[0], replacement, [_module_at(student, edit.paths[0])], seed)
-        return dict.fromkeys(edit.paths, new)
-    if isinstance(replacement, Sharing):
-        return _shared(student, edit.paths, replacement.average and seed is not None)
-    made = {path: _wired(student, edit, replacement, name, seed) for name, path in edit.modules.items()}
-    return made | {path: Removed(path) for path in edit.paths}
-
-
-def _wired(student: nn.Module, edit: Edit, rewiring: Rewiring, name: str, seed: int | None) -> nn.Module:
-    """The new module called `name`."""
-    new = rewiring.modules[name]
-    assert edit.place is not None
-    scope = student.get_submodule(edit.place.scope)
-
-    def matched(of: str) -> nn.Module:
-        assert edit.place is not None
-        anchor = edit.place.nodes[of][0]
-        if anchor.op != "call_module":
-            raise RewriteError(f"{edit.path}: {name} is initialised from {of}, which is no module")
-        return _module_at(scope, anchor.target)
-
-    if isinstance(new, Copy):
-        return copy.deepcopy(matched(new.of))
-    sources = [matched(of) for of in new.sources]
-    return _made(edit, edit.modules[name], new, sources or [scope], seed)
-
-
-def _shared(student: nn.Module, paths: Sequence[str], average: bool) -> dict[str, nn.Module]:
-    """The first module in the places of all; with the mean of their weights, if wanted."""
-    modules = [_module_at(student, path) for path in paths]
-    first = copy.deepcopy(modules[0]) if average else modules[0]
-    if average:
-        states = [module.state_dict() for module in modules]
-        with torch.no_grad():
-            for name, mean in first.state_dict().items():
-                if mean.is_floating_point():
-                    mean.copy_(torch.stack([state[name] for state in states]).mean(0))
-    return dict.fromkeys(paths if average else paths[1:], first)
-
-
-def _made(edit: Edit, path: str, new: Replacement | New, near: Sequence[nn.Module], seed: int | None) -> nn.Module:
-    """A new module on the device, in the dtype and mode of those `near`; the caller's random state is left alone."""
-    like = next((p for m in near for p in m.parameters() if p.is_floating_point()), torch.empty(0))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_stream(seed or 0, path))
-        module = new.build().to(device=like.device, dtype=like.dtype)
-    if seed is None:
-        return module
-    try:
-        if isinstance(new, Replacement):
-            new.initialise(module, near[0])
-        else:
-            new.initialise(module, list(near) if new.sources else [])
-    except Exception as error:
-        raise RewriteError(f"{edit.path}: cannot initialise {new.operator.kind}: {error}") from error
-    return module.train(near[0].training)
-
-
-def _stream(seed: int, path: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "little") >> 1

@@ -62,25 +62,29 @@ class EditedScope(EditedTrace):
         return twin.train(module.training)
 
 
+def recorded_scope(module: nn.Module, scope: Scope) -> Scope:
+    """The scope whose recordings the next edits of the graph of `module` are made to."""
+    before = edit_of(module)
+    return before.scope if before else scope
+
+
 def edit_scope(
-    module: nn.Module, scope: Scope, bound: Sequence[Bound], originals: Mapping[str, nn.Module],
-    scopes: Mapping[str, Scope], record: Any, aliases: Mapping[str, str],
+    module: nn.Module, scope: Scope, recordings: list[Recording], bound: Sequence[Bound],
+    originals: Mapping[str, nn.Module], record: Any, aliases: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Let `module` run the recordings of `scope` with the edits `bound` made to them.
+    """Let `module` run the edited `recordings`.
 
     Args:
         module: in the student; new modules are in it already.
-        scope: its recordings before the edits.
+        scope: before the edits.
+        recordings: its recordings with the edits made to them.
         bound: the edits.
         originals: modules that the edits take out, by their paths below `module`.
-        scopes: of the whole model.
         record: how to record, see `surgery.trace`.
         aliases: `aliases_of` the module before this commit.
     """
     before = edit_of(module)
     assert before is None or isinstance(before, EditedScope)
-    known = before.scope.recordings if before else scope.recordings
-    recordings: list[Recording] = [apply(recording, bound, scopes, aliases) for recording in known]
     set_edit(
         module,
         EditedScope(

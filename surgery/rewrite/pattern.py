@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import count, pairwise, product
 from typing import Annotated, Any, Literal
 
@@ -80,8 +81,9 @@ class NodePattern(_Test):
 
     def holds(self, node: Mapping[str, Any]) -> bool:
         """Whether the node of the view with these attributes is one."""
-        return all(node[name] == wanted for name, wanted in self._asked())
+        return all(node[name] == wanted for name, wanted in self._asked)
 
+    @cached_property
     def _asked(self) -> list[tuple[str, str]]:
         return [(name, value) for name, value in self if name != "kind" and value is not None]
 

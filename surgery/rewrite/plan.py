@@ -11,13 +11,17 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
+from surgery.graph.scope import Recording
 from surgery.rewrite.apply import apply
 from surgery.rewrite.conflict import Conflict, find_conflicts
 from surgery.rewrite.edit import Change, Edit, rewired_scopes
-from surgery.rewrite.planner import Planner, Skipped
+from surgery.rewrite.edited import aliases_of, recorded_scope
+from surgery.rewrite.planner import Planner, Skipped, require_distinct_names
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.validate import Cost
 from surgery.trace import trace
+
+Edited = dict[str, list[Recording]]
 
 
 class Total(Config):
@@ -70,7 +74,11 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
     """
     if not isinstance(model, ModelGraph) and inputs is None:
         raise RewriteError("plan: a model that is not traced needs inputs=, the keyword arguments of a forward call")
-    graph = model if isinstance(model, ModelGraph) else trace(model, inputs or {})
+    return plan_and_try(model if isinstance(model, ModelGraph) else trace(model, inputs or {}), rules)[0]
+
+
+def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited]:
+    """The plan, and the edited recordings by scope, which show that the graphs are well-formed; see `plan`."""
     if not rules:
         raise MatchError("there are no rules to apply")
     odd = rules if isinstance(rules, Rule) else next((rule for rule in rules if not isinstance(rule, Rule)), None)
@@ -81,20 +89,28 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         planner.add(rule)
     conflicts = find_conflicts(planner.edits)
     if not conflicts:
-        planner.require_distinct_names()
-        _try(graph, planner.edits)
-    return Plan(
+        require_distinct_names(planner.edits)
+    planned = Plan(
         edits=tuple(planner.edits),
         skipped=tuple(planner.skipped),
         conflicts=tuple(conflicts),
         total=_total(graph, planner.edits),
     )
+    return planned, {} if conflicts else edited_recordings(graph, planner.edits)
 
 
-def _try(graph: ModelGraph, edits: Sequence[Edit]) -> None:
-    """Make the edits of graphs to copies of them, which shows what is not well-formed."""
+def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Edited:
+    """The recordings of every scope whose graph `edits` change, as they are afterwards.
+
+    Raises:
+        RewriteError: an edit does not give a well-formed graph.
+    """
+    edited: Edited = {}
     for path, bound in rewired_scopes(edits).items():
-        apply(graph.scopes[path].recordings[0], bound, graph.scopes)
+        module = graph.model.get_submodule(path)
+        known, aliases = recorded_scope(module, graph.scopes[path]), aliases_of(module)
+        edited[path] = [apply(recording, bound, graph.scopes, aliases) for recording in known.recordings]
+    return edited
 
 
 def _total(graph: ModelGraph, edits: Sequence[Edit]) -> Total:

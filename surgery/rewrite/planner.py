@@ -11,7 +11,7 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.graph.paths import child_path
+from surgery.graph.paths import child_path, opened
 from surgery.graph.roles.flow import is_inside
 from surgery.rewrite.edit import Change, Edit, below
 from surgery.rewrite.match import find_sites
@@ -44,8 +44,6 @@ class Planner:
         self._graph = graph
         self._contract = Contract()
         self._anchors: dict[int, Anchors] = {}
-        self._names: set[str] = set()
-        self._collisions: list[RewriteError] = []
         self._sites: list[Site] = []
         self._swapped: set[int] = set()
         self._gone: Counter[str] = Counter()
@@ -149,8 +147,8 @@ class Planner:
             paths=paths,
             loss=rule.loss,
             params=Change(before=0 if number else old.params, after=new.params),
-            flops=Change(before=calls * old.flops, after=calls * new.flops),
-            flops_mixing=Change(before=calls * old.flops_mixing, after=calls * new.flops_mixing),
+            flops=_times(calls * self._runs[site.scope], old.flops, new.flops),
+            flops_mixing=_times(calls * self._runs[site.scope], old.flops_mixing, new.flops_mixing),
         )
 
     @cached_property
@@ -174,13 +172,13 @@ class Planner:
         odd = next((item.path for item, shape in zip(modules, shapes, strict=True) if shape != shapes[0]), None)
         if odd is not None or len(modules) < 2:
             raise RewriteError(f"{site.path}: {odd or 'one module alone'} cannot share the weights of the first")
-        params = [item.operator.params for item in modules]
-        flops = sum(item.operator.flops for item in modules)
-        mixing = sum(item.operator.flops_mixing for item in modules)
+        counts = {id(p): p.numel() for item in modules for p in item.module.parameters()}  # once, if shared already
+        flops = self._runs[site.scope] * sum(item.operator.flops for item in modules)
+        mixing = self._runs[site.scope] * sum(item.operator.flops_mixing for item in modules)
         return Edit(
             path=site.path, rule=rule.name, layer=site.first.layer, replaced=site.operator.module_class,
             replacement=replacement, paths=paths, loss=rule.loss,
-            params=Change(before=sum(params), after=params[0]),
+            params=Change(before=sum(counts.values()), after=site.operator.params),
             flops=Change(before=flops, after=flops), flops_mixing=Change(before=mixing, after=mixing),
         )  # fmt: skip
 
@@ -198,6 +196,7 @@ class Planner:
         removed = self._removed(site, rewiring)
         stays = [item for name, item in site.items.items() if name in rewiring.read or name in rewiring.keeps]
         old = list(site.items.values())
+        runs = self._runs[site.scope]
         return Edit(
             path=path,
             rule=rule.name,
@@ -209,15 +208,19 @@ class Planner:
             modules={name: self._fresh(rule, site, name, number) for name in rewiring.modules},
             loss=rule.loss,
             params=Change(before=sum(count for _, count in removed), after=new.params),
-            flops=_change([i.operator.flops for i in old], [i.operator.flops for i in stays], new.flops),
-            flops_mixing=_change(
-                [i.operator.flops_mixing for i in old], [i.operator.flops_mixing for i in stays], new.flops_mixing
+            flops=_times(runs, sum(i.operator.flops for i in old), sum(i.operator.flops for i in stays) + new.flops),
+            flops_mixing=_times(
+                runs,
+                sum(i.operator.flops_mixing for i in old),
+                sum(i.operator.flops_mixing for i in stays) + new.flops_mixing,
             ),
         )
 
     def _place(self, rule: Rule, site: Site) -> Place:
         scope = self._graph.scopes[site.scope]
-        anchors = self._anchors.setdefault(id(scope.graph), Anchors(scope.graph))
+        if id(scope.graph) not in self._anchors:
+            self._anchors[id(scope.graph)] = Anchors(scope.graph)
+        anchors = self._anchors[id(scope.graph)]
         nodes = {name: tuple(map(anchors.of, item.nodes)) for name, item in site.items.items()}
         edges = next((g.edges for g in rule.pattern.graphs() if set(g.nodes) == set(site.items)), ())
         return Place(scope=site.scope, nodes=nodes, edges=edges)
@@ -228,14 +231,8 @@ class Planner:
         stem = str(first.node.target).replace(".", "_") if first.is_module else first.node.name
         own = f"{stem}_{name}_{number + 1}" if number else f"{stem}_{name}"
         path = below(site.scope, own)
-        taken = RewriteError(
-            f"{rule.name} at {site.path}: the name {path} is taken; call the new module something else than {name!r}"
-        )
         if hasattr(self._graph.model.get_submodule(site.scope), own):
-            raise taken
-        if path in self._names:
-            self._collisions.append(taken)
-        self._names.add(path)
+            raise RewriteError(_taken(rule.name, site.path, path, name))
         return path
 
     def _removed(self, site: Site, rewiring: Rewiring) -> list[tuple[str, int]]:
@@ -269,6 +266,17 @@ class Planner:
         return self._graph.model.get_submodule(path)
 
     @cached_property
+    def _runs(self) -> Counter[str]:
+        """How often the forward of each scope runs in one forward of the model."""
+        runs = Counter({"": 1})
+        for path, scope in self._graph.scopes.items():  # callers before what they call
+            for node in scope.graph.find_nodes(op="call_module"):
+                inner = opened(self._graph.scopes, path, node)
+                if inner is not None:
+                    runs[inner] += runs[path]
+        return runs
+
+    @cached_property
     def _calls(self) -> Counter[str]:
         """How often each module is called."""
         return Counter(used for scope, used in _uses(self._graph, "call_module"))
@@ -279,14 +287,28 @@ class Planner:
         return [*_uses(self._graph, "call_module"), *_uses(self._graph, "get_attr")]
 
 
+def require_distinct_names(edits: Sequence[Edit]) -> None:
+    """Raise RewriteError if two edits, which do not conflict otherwise, call their new modules the same."""
+    known: set[str] = set()
+    for edit in edits:
+        for name, path in edit.modules.items():
+            if path in known:
+                raise RewriteError(_taken(edit.rule, edit.path, path, name))
+            known.add(path)
+
+
+def _taken(rule: str, where: str, path: str, name: str) -> str:
+    return f"{rule} at {where}: the name {path} is taken; call the new module something else than {name!r}"
+
+
 def _uses(graph: ModelGraph, op: str) -> Iterator[tuple[str, str]]:
     for path, scope in graph.scopes.items():
         for node in scope.graph.find_nodes(op=op):
             yield path, child_path(path, node)
 
 
-def _change(old: Sequence[int], stays: Sequence[int], new: int) -> Change:
-    return Change(before=sum(old), after=sum(stays) + new)
+def _times(runs: int, before: int, after: int) -> Change:
+    return Change(before=runs * before, after=runs * after)
 
 
 def _disjoint(sites: Sequence[Site]) -> list[Site]:

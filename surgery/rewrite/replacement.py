@@ -8,9 +8,9 @@ first positional argument; of an operator made of several nodes, `b(input)` is t
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import nn
 
@@ -30,6 +30,7 @@ def _checked(value: str) -> str:
 Value = Annotated[str, AfterValidator(_checked)]
 
 
+@cache
 def parse(value: str) -> tuple[str, str | None, tuple[int | str, ...]]:
     """The node's name, the argument's name or None, and the items that a value is written with."""
     found = _VALUE.fullmatch(value)
@@ -56,11 +57,6 @@ class Replacement(Config):
         """A fresh module with random weights, on torch's default device."""
         module: nn.Module = self.operator.build(self.dims)
         return module
-
-    def initialise(self, new: nn.Module, old: nn.Module) -> None:
-        """Give `new` what it inherits from `old`."""
-        with torch.no_grad():
-            new.inherit(old, self.inherit)  # type: ignore[operator]
 
 
 class New(Config):
@@ -90,12 +86,6 @@ class New(Config):
         if not isinstance(self.operator, MixerConfig) or not isinstance(self.dims, MixerDims):
             raise RewriteError(f"{self.operator.kind} mixes no tokens and has no core; choose a sequence mixer")
         return self.operator.core(self.dims)
-
-    def initialise(self, new: nn.Module, sources: list[nn.Module]) -> None:
-        """Give `new` what it inherits."""
-        if sources:
-            with torch.no_grad():
-                new.inherit(*sources, self.inherit)  # type: ignore[operator]
 
 
 class Copy(Config):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
@@ -57,6 +57,11 @@ class Contract:
         Raises:
             RewriteError: a call fails, or a result has another shape or dtype than what it replaces.
         """
+        key = ("rewiring", rewiring.model_dump_json(), _kinds(site), _dtype(self.near(site)))
+        cost: Cost = self._once(key, lambda: self._run(site, rewiring))
+        return cost
+
+    def _run(self, site: Site, rewiring: Rewiring) -> Cost:
         costs: list[Cost] = []
         for number, resize in enumerate(_sizes(_tokens(site))):
             run = _Run(self, site, rewiring, resize)
@@ -71,8 +76,15 @@ class Contract:
         result: tuple[Any, Cost] = self._result(path, new, module, args, kwargs)
         return result
 
+    def near(self, site: Site) -> nn.Parameter | None:
+        """A parameter that tells the dtype of what is around `site`."""
+        matched = (_first_floating(item.module) for item in site.items.values() if item.is_module)
+        scope = site.graph.model.get_submodule(site.scope)
+        around = self._once(("near", site.scope), lambda: _first_floating(scope))
+        return next((p for p in matched if p is not None), around)
+
     def _build(self, site: Site, replacement: Replacement) -> nn.Module:
-        like = next((p for p in site.module.parameters() if p.is_floating_point()), None)
+        like = _first_floating(site.module)
         module: nn.Module = self._once(
             ("built", replacement, _dtype(like)), lambda: _built(site.path, replacement, like)
         )
@@ -117,7 +129,7 @@ class _Run:
         new = self._rewiring.modules.get(call.module)
         if isinstance(new, New):
             args, given = self._like(call, given)
-            like = _parameter_near(self._site)
+            like = self._contract.near(self._site)
             result, cost = self._contract.result_of(self._site.path, new, like, args, given)
             self.costs.append(cost)
             return result
@@ -237,12 +249,29 @@ def _require_alike(path: str, result: Any, expected: Any, what: str) -> None:
     )
 
 
-def _parameter_near(site: Site) -> nn.Parameter | None:
-    """A parameter that tells the dtype of what is around `site`."""
-    holder = site.graph.model.get_submodule(site.scope)
-    modules = [item.module for item in site.items.values() if item.is_module]
-    parameters = (p for module in (*modules, holder) for p in module.parameters())
-    return next((p for p in parameters if p.is_floating_point()), None)
+def _kinds(site: Site) -> Hashable:
+    """What is known of the matched nodes that a check depends on: their modules, arguments and results."""
+    return tuple(
+        (item.operator.module_class, item.operator.params, item.operator.flops, _told(item.bound), _told(item.result))
+        for item in site.items.values()
+    )
+
+
+def _told(value: Any) -> Hashable:
+    """A node or value by what a check can tell of it; `pytree` would take most of the time of a plan."""
+    if isinstance(value, fx.Node):
+        value = value.meta["val"]
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, tuple | list):
+        return tuple(map(_told, value))
+    if isinstance(value, dict):
+        return tuple((key, _told(item)) for key, item in value.items())
+    return value if isinstance(value, int | float | str | None) else repr(value)
+
+
+def _first_floating(module: nn.Module) -> nn.Parameter | None:
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def _same(a: Any, b: Any) -> bool:

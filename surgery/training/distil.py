@@ -6,7 +6,7 @@ q(t), of L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from surgery.errors import RewriteError
 from surgery.progress import Progress, SilentProgress
+from surgery.rewrite import Edit, New, Rewiring, Sharing
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.data import LatentDataset
@@ -25,6 +26,7 @@ from surgery.training.diffusion import predict
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
+from surgery.training.region import Region, can_be_distilled
 
 STAGE = "distil"
 
@@ -43,6 +45,27 @@ class Distil(StageConfig):
     clip: PositiveFloat = 10.0
 
 
+def distilled(edits: Iterable[Edit]) -> tuple[dict[str, str], list[Edit]]:
+    """What of ``edits`` is distilled: the modules at these paths, each with its loss; and these, which rewire modules.
+
+    An edit without new weights, such as a dropped block, is not.
+    """
+    sites: dict[str, str] = {}
+    regions = []
+    for edit in edits:
+        if isinstance(edit.replacement, Sharing):
+            sites |= dict.fromkeys(edit.paths, edit.loss)
+        elif not isinstance(edit.replacement, Rewiring):
+            sites[edit.paths[0]] = edit.loss
+        elif not any(isinstance(module, New) for module in edit.replacement.modules.values()):
+            continue
+        elif can_be_distilled(edit):
+            regions.append(edit)
+        else:
+            sites[edit.path] = edit.loss
+    return sites, regions
+
+
 def distil(
     teacher: nn.Module,
     student: nn.Module,
@@ -52,6 +75,7 @@ def distil(
     config: Distil,
     *,
     seed: int,
+    regions: Sequence[Edit] = (),
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
 ) -> list[LossRecord]:
@@ -61,12 +85,13 @@ def distil(
     pass of the teacher in a step feeds all of them: while it runs, each new operator is called with the
     arguments that the teacher's was called with, and its loss is differentiated at once, so only one site's
     activations are held. The terms are summed. All else in the student, and all of the teacher, stays as it
-    is. Continues from a checkpoint.
+    is. Continues from a checkpoint. ``regions`` are edits that rewire several modules: their new calls learn
+    what the matched modules made of the same inputs.
 
     Raises RewriteError if a site is missing or cannot be compared; otherwise like
     ``surgery.training.loop.train``.
     """
-    pairs = _Pairs(teacher, student, sites)
+    pairs = _Pairs(teacher, student, sites, regions)
     batches = Batches(dataset, scheduler, teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
     identity = identity_of(
         config,
@@ -74,7 +99,7 @@ def distil(
         scheduler,
         pairs.parameters,
         seed=seed,
-        sites=dict(sites),
+        sites=dict(sites) | {edit.path: edit.loss for edit in regions},
         teacher=digest(teacher.state_dict()),
     )
     task = Task(
@@ -99,8 +124,11 @@ def _validate(pairs: _Pairs, batches: Batches) -> float | None:
 class _Pairs:
     """The operators of teacher and student at each site."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, sites: Mapping[str, str]) -> None:
+    def __init__(
+        self, teacher: nn.Module, student: nn.Module, sites: Mapping[str, str], regions: Sequence[Edit]
+    ) -> None:
         self._teacher = teacher
+        self._regions = [(e.path, Region(teacher, student, e), _loss(e.path, e.loss)) for e in regions]
         self._sites = {
             path: (
                 _submodule(teacher, path, "teacher"),
@@ -109,7 +137,9 @@ class _Pairs:
             )
             for path, name in sites.items()
         }
-        self.parameters = _trainable(student, [operator for _, operator, _ in self._sites.values()])
+        learning = [operator for _, operator, _ in self._sites.values()]
+        learning += [module for _, region, _ in self._regions for module in region.modules]
+        self.parameters = _trainable(student, learning)
         if not self.parameters:
             raise RewriteError(f"nothing to distil: no parameter in the student at sites {list(sites)}")
         _require_apart(teacher, self.parameters)
@@ -121,11 +151,14 @@ class _Pairs:
             for path, (original, operator, loss) in self._sites.items():
                 hook = _hook(path, operator, loss, losses, backward)
                 hooks.enter_context(original.register_forward_hook(hook, with_kwargs=True))
+            for path, region, loss in self._regions:
+                region.watch(hooks, partial(_learn, path, region.outcome, loss, losses, backward))
             predict(self._teacher, inputs)
-        missing = [path for path in self._sites if path not in losses]
+        names = [*self._sites, *(path for path, _, _ in self._regions)]
+        missing = [path for path in names if path not in losses]
         if missing:
             raise RewriteError(f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled")
-        return {path: losses[path] for path in self._sites}
+        return {path: losses[path] for path in names}
 
 
 def _hook(
@@ -136,14 +169,26 @@ def _hook(
     backward: bool,
 ) -> Callable[[nn.Module, Any, Any, Any], None]:
     def regress(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        with torch.set_grad_enabled(backward):
-            term = _regression(path, operator(*args, **kwargs), output, loss)
-        if term.requires_grad:
-            term.backward()  # type: ignore[no-untyped-call]
-        term = term.detach()
-        losses[path] = losses[path] + term if path in losses else term
+        _learn(path, lambda: (operator(*args, **kwargs), output), loss, losses, backward)
 
     return regress
+
+
+def _learn(
+    path: str,
+    outcome: Callable[[], tuple[Any, Any]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    losses: dict[str, Tensor],
+    backward: bool,
+) -> None:
+    """Add the loss of the new output against the old one to ``losses``, and its gradients if ``backward``."""
+    with torch.set_grad_enabled(backward):
+        new, old = outcome()
+        term = _regression(path, new, old, loss)
+    if term.requires_grad:
+        term.backward()  # type: ignore[no-untyped-call]
+    term = term.detach()
+    losses[path] = losses[path] + term if path in losses else term
 
 
 def _regression(path: str, output: Any, target: Any, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surgery.rewrite.commit import record_of
+from surgery.rewrite.edit import below
 from surgery.training.diffusion import predict
 
 
@@ -26,8 +28,16 @@ def imitation_loss(teacher: nn.Module, student: nn.Module, inputs: dict[str, Ten
         prediction = predict(teacher, inputs)
     with _block_outputs(student) as learnt:
         loss = _relative_error(predict(student, inputs), prediction)
-    terms = [_relative_error(learnt[path], taught[path]) for path in taught]
+    rewired = rewired_modules(student)
+    terms = [_relative_error(learnt[path], taught[path]) for path in taught if path in learnt and path not in rewired]
     return loss + torch.stack(terms).mean() if terms else loss
+
+
+def rewired_modules(student: nn.Module) -> set[str]:
+    """Paths of the modules whose calls an edit has rewired: what they give is not what the teacher's give."""
+    record = record_of(student)
+    places = [edit.place for edit in record.edits if edit.place is not None] if record else []
+    return {below(p.scope, anchor.target) for p in places for anchors in p.nodes.values() for anchor in anchors}
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:

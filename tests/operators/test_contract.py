@@ -16,9 +16,15 @@ from torch.utils.checkpoint import checkpoint
 from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import (
     FullAttention,
+    GroupedQueryAttention,
+    HyenaSE,
     HyenaX,
+    HyenaY,
+    LinearAttention,
+    Mamba2,
     MixerConfig,
     MixerDims,
+    NeighbourhoodAttention,
     Operator,
     SlidingWindow,
     operator_from_data,
@@ -28,22 +34,43 @@ from tests.operators.parity import all_dims, build
 DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
 EVERY = [
     FullAttention(),
+    Mamba2(d_state=3, head_dim=4, causal=True),
+    Mamba2(d_state=3, head_dim=4),
     HyenaX(),
     HyenaX(kernel=3, causal=True),
     SlidingWindow(),
     SlidingWindow(causal=True),
+    HyenaSE(kernel=3, axes=2),
+    NeighbourhoodAttention(window=3),
+    LinearAttention(),
+    LinearAttention(features="learned", depthwise=3, axes=2),
+    GroupedQueryAttention(groups=1),
 ]
 configs = st.one_of(
     st.just(FullAttention()),
     st.builds(HyenaX, kernel=st.integers(1, 5), causal=st.booleans()),
     st.builds(SlidingWindow, window=st.integers(0, 5), causal=st.booleans()),
+    st.builds(HyenaSE, kernel=st.integers(1, 3), axes=st.just(2), grid=st.sampled_from([(2, 3), (6, 1)])),
+    st.builds(HyenaY, kernel=st.integers(1, 3), axes=st.just(3), grid=st.just((1, 2, 3))),
+    st.builds(
+        NeighbourhoodAttention, window=st.sampled_from([1, 3, 5]), grid=st.sampled_from([(2, 3), (6, 1), (1, 2, 3)])
+    ),
+    st.builds(
+        LinearAttention,
+        features=st.sampled_from(["relu", "learned"]),
+        depthwise=st.sampled_from([1, 3, 4]),
+        axes=st.just(2),
+        grid=st.just((2, 3)),
+    ),
+    st.builds(LinearAttention, depthwise=st.one_of(st.none(), st.integers(1, 3))),
+    st.builds(GroupedQueryAttention, groups=st.just(1)),
 )
 
 
 @pytest.mark.parametrize("config", EVERY)
 def test_is_called_as_diffusers_calls_attention(config: MixerConfig) -> None:
-    mixer, x = build(config, DIMS, 0), torch.randn(2, 5, 12).double()
-    expected = mixer.mix(x, grid=(5,))
+    mixer, x = build(config, DIMS, 0), torch.randn(2, 9, 12).double()
+    expected = mixer.mix(x, grid=(3, 3))
     assert torch.equal(mixer(x, encoder_hidden_states=None, attention_mask=None, temb=None), expected)
     assert torch.equal(mixer(x, None, None), expected)
     assert torch.equal(mixer(hidden_states=x, image_rotary_emb=None), expected)
@@ -52,7 +79,7 @@ def test_is_called_as_diffusers_calls_attention(config: MixerConfig) -> None:
 @pytest.mark.parametrize("config", EVERY)
 @pytest.mark.parametrize("name", ["encoder_hidden_states", "attention_mask", "image_rotary_emb", "temb"])
 def test_refuses_what_it_cannot_use(config: MixerConfig, name: str) -> None:
-    x = torch.randn(2, 5, 12).double()
+    x = torch.randn(2, 9, 12).double()
     with pytest.raises(RewriteError, match=name):
         build(config, DIMS, 0)(x, **{name: x})
 
@@ -93,6 +120,8 @@ def test_a_field_of_any_operator_reads_back_the_right_class() -> None:
         ({}, "kind"),
         ({"kind": "hyena_x", "kernal": 4}, "kernal"),
         ({"kind": "sliding_window", "window": "wide"}, "window"),
+        ({"kind": "neighbourhood_attention", "window": 4}, "odd"),
+        ({"kind": "linear_attention", "axes": 2}, "depthwise"),
     ],
 )
 def test_damaged_data_is_refused_by_name(data: dict[str, object], named: str) -> None:
@@ -108,7 +137,7 @@ def test_config_is_frozen(config: MixerConfig) -> None:
 
 @pytest.mark.parametrize("config", EVERY)
 def test_a_copy_is_equal_and_shares_nothing(config: MixerConfig) -> None:
-    mixer, x = build(config, DIMS, 0), torch.randn(2, 5, 12).double()
+    mixer, x = build(config, DIMS, 0), torch.randn(2, 9, 12).double()
     twin = copy.deepcopy(mixer)
     before = mixer(x)
     assert torch.equal(twin(x), before)
@@ -121,7 +150,7 @@ def test_a_copy_is_equal_and_shares_nothing(config: MixerConfig) -> None:
 
 @pytest.mark.parametrize("config", EVERY)
 def test_gradient_checkpointing_changes_nothing(config: MixerConfig) -> None:
-    mixer, x = build(config, DIMS, 0), torch.randn(2, 5, 12).double().requires_grad_()
+    mixer, x = build(config, DIMS, 0), torch.randn(2, 9, 12).double().requires_grad_()
     plain = torch.autograd.grad(mixer(x).square().sum(), [x, *mixer.parameters()])
     again = torch.autograd.grad(checkpoint(mixer, x, use_reentrant=False).square().sum(), [x, *mixer.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
@@ -130,4 +159,4 @@ def test_gradient_checkpointing_changes_nothing(config: MixerConfig) -> None:
 @pytest.mark.parametrize("config", EVERY)
 def test_is_built_and_run_without_weights(config: MixerConfig) -> None:
     with torch.device("meta"):
-        assert config.build(DIMS)(torch.empty(2, 70, 12)).shape == (2, 70, 12)
+        assert config.build(DIMS)(torch.empty(2, 81, 12)).shape == (2, 81, 12)

@@ -12,16 +12,29 @@ from torch import nn
 from surgery.errors import RewriteError
 from surgery.operators import (
     FullAttention,
+    GroupedQueryAttention,
     HyenaSE,
     HyenaX,
     HyenaY,
+    LinearAttention,
     MixerConfig,
+    NeighbourhoodAttention,
     SlidingWindow,
     dims_of,
     projections_of,
 )
 
-EVERY = [FullAttention(), HyenaSE(), HyenaX(), HyenaX(causal=True), HyenaY(), SlidingWindow()]
+EVERY = [
+    FullAttention(),
+    HyenaSE(),
+    HyenaX(),
+    HyenaX(causal=True),
+    HyenaY(axes=2),
+    SlidingWindow(),
+    NeighbourhoodAttention(window=3),
+    LinearAttention(features="learned", depthwise=3),
+    GroupedQueryAttention(groups=1),
+]
 
 
 def attention(**options: object) -> Attention:
@@ -93,6 +106,42 @@ def test_an_unknown_policy_is_refused() -> None:
         HyenaX().build(dims_of(old)).inherit(old, "some")  # type: ignore[arg-type]
 
 
+EXACT = [FullAttention(), NeighbourhoodAttention(window=5, grid=(3, 5)), GroupedQueryAttention(groups=3)]
+INEXACT = [
+    (HyenaSE(), "hyena_se mixes the tokens in another way"),
+    (LinearAttention(), "linear_attention mixes"),
+    (SlidingWindow(window=1000), "sliding_window mixes"),
+    (NeighbourhoodAttention(window=101), "a window of 101 does not cover every square"),
+    (NeighbourhoodAttention(window=3, grid=(3, 5)), r"a window of 3 does not cover the grid \(3, 5\)"),
+    (GroupedQueryAttention(groups=1), "the heads of to_k differ within a group"),
+]
+
+
+@pytest.mark.parametrize("config", EXACT)
+def test_exact_keeps_the_function(config: MixerConfig) -> None:
+    old = attention()
+    new = config.build(dims_of(old))
+    new.inherit(old, "exact")
+    x = torch.randn(2, 15, 12)
+    torch.testing.assert_close(new(x), old(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("config", "reason"), INEXACT)
+def test_exact_is_refused_with_the_reason(config: MixerConfig, reason: str) -> None:
+    old = attention()
+    new = config.build(dims_of(old))
+    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    with pytest.raises(RewriteError, match=f"cannot keep the function of the old attention: {reason}"):
+        new.inherit(old, "exact")
+    assert all(torch.equal(value, fresh[name]) for name, value in new.state_dict().items())
+
+
+def test_exact_refuses_an_attention_that_does_more_than_attend() -> None:
+    old = attention(qk_norm="rms_norm")
+    with pytest.raises(RewriteError, match="norm_q"):
+        FullAttention().build(dims_of(old)).inherit(old, "exact")
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -105,7 +154,7 @@ def test_an_unknown_policy_is_refused() -> None:
 )
 def test_softmax_mixers_refuse_weights_that_would_mean_something_else(options: dict[str, object], named: str) -> None:
     old = attention(**options)
-    for config in (FullAttention(), SlidingWindow()):
+    for config in (FullAttention(), SlidingWindow(), LinearAttention(), GroupedQueryAttention(groups=3)):
         with pytest.raises(RewriteError, match=named):
             config.build(dims_of(old)).inherit(old, "projections")
 

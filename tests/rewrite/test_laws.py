@@ -1,144 +1,71 @@
-"""Laws of rewriting, on random transformers."""
+"""Laws of rewriting: on random transformers with the rules of the library, and on models of diffusers."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import surgery
 from surgery.errors import MatchError, RewriteError
-from surgery.operators import HyenaX
-from surgery.rewrite import commit as commits
-from surgery.rewrite import indices
-from surgery.rules import replace_attention
+from surgery.operators import FullAttention, HyenaX, SlidingWindow, SumDeltas
+from surgery.rewrite import every, indices
+from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
+from surgery.testing import BlockSpec, Case, ModelSpec, build, cases, check_rule, inputs
+from surgery.testing.laws import ALL, Law, exact_rules_are_exact, identity_rules_change_nothing
+from surgery.testing.strategies import model_specs, selections, sizes, with_attention
+from tests.graph.test_roles import CASES
 from tests.rewrite.operators import Same, Scale
-from tests.strategies import ModelSpec, build, inputs, model_specs, sizes, with_attention
-from tests.trace.test_exact import assert_same
 
 specs = model_specs(with_attention, shared=False)
+applied = cases().filter(lambda case: case.refusal is None)
 
 
-def snapshot(model: torch.nn.Module) -> dict[str, Any]:
-    return {
-        "weights": copy.deepcopy(dict(model.state_dict())),
-        "modules": {n: id(m) for n, m in model.named_modules()},
-    }
+@pytest.mark.parametrize("law", ALL, ids=lambda law: law.__name__)
+@given(case=applied)
+def test_the_rules_of_the_library_obey(law: Law, case: Case):
+    law(case)
 
 
-def assert_untouched(model: torch.nn.Module, before: dict[str, Any]) -> None:
-    assert_same(before, snapshot(model))
+def on_some_layers(operator: Any) -> st.SearchStrategy[Case]:
+    """Cases of attention that is replaced by `operator` in layers that all have one."""
+    return cases(
+        lambda n: selections(n).map(lambda layers: (replace_attention(operator, layers=layers),)), specs
+    ).filter(lambda case: case.refusal is None)
 
 
-def layers_of(spec: ModelSpec, data: st.DataObject) -> list[int]:
-    return data.draw(st.lists(st.integers(0, len(spec.blocks) - 1), min_size=1, unique=True))
+@given(on_some_layers(Same()))
+def test_an_identity_rule_keeps_graph_and_bits(case):
+    identity_rules_change_nothing(case)
 
 
-@settings(max_examples=25, deadline=None)
-@given(specs, sizes, sizes, st.data())
-def test_an_identity_rule_keeps_graph_and_bits(spec, example, other, data):
-    model = build(spec)
-    student = surgery.rewrite(model, [replace_attention(Same(), layers=indices(*layers_of(spec, data)))],
-                              inputs(spec, example))  # fmt: skip
-    call = inputs(spec, other, seed=3)
-    assert_same(model(**call), student(**call))
-    assert_same(dict(model.state_dict()), dict(student.state_dict()))
-    before, after = (surgery.trace(m, inputs(spec, example)) for m in (model, student))
-    assert {p: s.recordings[0].code for p, s in before.scopes.items()} == {
-        p: s.recordings[0].code for p, s in after.scopes.items()
-    }
+@given(on_some_layers(FullAttention()) | on_some_layers(SlidingWindow(window=12)))
+def test_rules_that_are_exact(case):
+    exact_rules_are_exact(case)
 
 
-@settings(max_examples=25, deadline=None)
-@given(specs, sizes, st.data())
-def test_undo_restores_the_original_bit_for_bit(spec, size, data):
-    model = build(spec)
-    student = surgery.rewrite(model, [replace_attention(HyenaX(), layers=indices(*layers_of(spec, data)))],
-                              inputs(spec, size))  # fmt: skip
-    restored = surgery.undo(student)
-    assert_same(dict(model.state_dict()), dict(restored.state_dict()))
-    assert [type(m) for m in restored.modules()] == [type(m) for m in model.modules()]
-    call = inputs(spec, size, seed=3)
-    assert_same(model(**call), restored(**call))
+def test_a_wider_mlp_obeys_all_laws_and_is_exact():
+    check_rule(mlp_ratio(3), exact=True)
 
 
-@settings(max_examples=25, deadline=None)
-@given(specs, sizes, st.data())
-def test_disjoint_rewrites_commute(spec, size, data):
-    assume(len(spec.blocks) > 1)
-    first = layers_of(spec, data)
-    second = [n for n in range(len(spec.blocks)) if n not in first]
-    assume(second)
-    model, example = build(spec), inputs(spec, size)
-    a = replace_attention(HyenaX(), layers=indices(*first), inherit="random")
-    b = replace_attention(Scale(), layers=indices(*second))
-    together = surgery.rewrite(model, [a, b], example)
-    a_then_b = surgery.rewrite(surgery.rewrite(model, [a], example), [b], example)
-    b_then_a = surgery.rewrite(surgery.rewrite(model, [b], example), [a], example)
-    for student in (a_then_b, b_then_a):
-        assert_same(dict(sorted(together.state_dict().items())), dict(sorted(student.state_dict().items())))
-        assert_same(together(**example), student(**example))
+DEPTH = [parallel_pairs(), parallel_pairs(SumDeltas()), drop_blocks(layers=every(2)), duplicate_blocks(layers=indices(0)),
+         share_blocks(average=True)]  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
-@given(specs, sizes, st.data())
-def test_nothing_outside_the_sites_changes(spec, size, data):
-    model = build(spec)
-    before = snapshot(model)
-    chosen = layers_of(spec, data)
-    student = surgery.rewrite(model, [replace_attention(Scale(), layers=indices(*chosen))], inputs(spec, size))
-    assert_untouched(model, before)
-    sites = tuple(f"blocks.{n}.attn." for n in chosen)
-    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(sites)}
-    assert_same(kept, {k: v for k, v in student.state_dict().items() if not k.startswith(sites)})
-    shared = {id(p) for p in model.parameters()} & {id(p) for p in student.parameters()}
-    assert not shared
+@pytest.mark.parametrize("rule", [replace_attention(HyenaX()), mlp_ratio(2), *DEPTH], ids=lambda rule: rule.name)
+def test_all_laws_hold_of_a_model_of_diffusers(rule):
+    case = CASES["DiTTransformer2DModel"]
+    check_rule(rule, model=case.model(), inputs=case.example())
 
 
-@settings(max_examples=25, deadline=None)
-@given(specs, sizes, st.data())
-def test_a_failure_at_any_edit_leaves_the_model_untouched(spec, size, data):
-    model = build(spec)
-    graph = surgery.trace(model, inputs(spec, size))
-    planned = surgery.plan(graph, [replace_attention(Scale())])
-    step = data.draw(st.integers(0, len(planned.edits) - 1))
-    before, code = snapshot(model), {p: s.recordings[0].code for p, s in graph.scopes.items()}
-    real, calls = commits.put, []
-
-    def failing(*args: Any) -> None:
-        calls.append(args)
-        if len(calls) > step:
-            raise RuntimeError("injected")
-        real(*args)
-
-    commits.put = failing
-    try:
-        with pytest.raises(RuntimeError, match="injected"):
-            surgery.rewrite(graph, [replace_attention(Scale())])
-    finally:
-        commits.put = real
-    assert_untouched(model, before)
-    assert code == {p: s.recordings[0].code for p, s in graph.scopes.items()}
-    assert vars(model).keys() == vars(build(spec)).keys()
+@pytest.mark.parametrize("rule", DEPTH, ids=lambda rule: rule.name)
+def test_all_laws_hold_of_blocks_with_two_streams(rule):
+    case = CASES["SD3Transformer2DModel"]
+    check_rule(rule, model=case.model(), inputs=case.example())
 
 
-@settings(max_examples=25, deadline=None)
-@given(specs, sizes, st.data())
-def test_a_plan_counts_what_the_student_has(spec, size, data):
-    model, example = build(spec), inputs(spec, size)
-    rule = replace_attention(HyenaX(kernel=3), layers=indices(*layers_of(spec, data)))
-    planned, student = surgery.plan(model, [rule], example), surgery.rewrite(model, [rule], example)
-    assert planned.total.params.before == sum(p.numel() for p in model.parameters())
-    assert planned.total.params.after == sum(p.numel() for p in student.parameters())
-    assert planned.total.flops.before == surgery.trace(model, example).flops
-    assert planned.total.flops.after == surgery.trace(student, example).flops
-
-
-@settings(max_examples=25, deadline=None)
 @given(model_specs(), sizes)
 def test_matches_are_all_self_attentions_and_only_those(spec, size):
     graph = surgery.trace(build(spec), inputs(spec, size))
@@ -148,7 +75,6 @@ def test_matches_are_all_self_attentions_and_only_those(spec, size):
     assert sorted({o.layer for o in graph.operators("self_attention")}) == expected
 
 
-@settings(max_examples=15, deadline=None)
 @given(specs, sizes)
 def test_the_same_module_claimed_twice_is_a_conflict(spec, size):
     model, example = build(spec), inputs(spec, size)
@@ -160,13 +86,16 @@ def test_the_same_module_claimed_twice_is_a_conflict(spec, size):
 
 
 def test_zero_matches_is_an_error_that_says_what_there_is():
-    spec = ModelSpec(1, 2, True, (with_cross(),), False, 1)
-    words = "no self-attention or joint-attention to replace in TinyTransformer; it has 1 cross-attention, 1 mlp"
-    with pytest.raises(MatchError, match=words):
+    spec = ModelSpec(1, 2, True, (BlockSpec("cross", "module", "layer", False, False),), False, 1)
+    with pytest.raises(
+        MatchError, match=r"no self-attention or joint-attention to replace in .*; it has 1 cross-attention"
+    ):
         surgery.rewrite(build(spec), [replace_attention(Scale())], inputs(spec, (1, 2, 3)))
 
 
-def with_cross() -> Any:
-    from tests.strategies import BlockSpec
-
-    return BlockSpec("cross", "module", "layer", False, False)
+def test_two_rules_that_duplicate_the_same_block_conflict():
+    spec = ModelSpec(1, 2, True, (BlockSpec("separate", "module", "layer", False, False),) * 2, False, 1)
+    rules = [duplicate_blocks(layers=indices(0)), duplicate_blocks(layers=indices(0, 1))]
+    assert [c.paths for c in Case(rules, build(spec), inputs(spec, (1, 2, 3))).plan.conflicts] == [
+        ("blocks.0", "blocks.0")
+    ]

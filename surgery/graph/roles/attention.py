@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from surgery.graph.paths import child_path
 from surgery.graph.roles.flow import Place
-from surgery.graph.roles.found import Found, nodes_in, smallest_scope
+from surgery.graph.roles.found import Found, in_order, nodes_in, smallest_scope
 from surgery.graph.roles.operator import Role
 from surgery.graph.roles.primitives import (
     factors_of,
@@ -123,9 +123,8 @@ def _subgraph(structure: Structure, cores: list[Core], path: str) -> Found:
     for core in cores:
         places |= core.projections | structure.flow.between(core.projections, core.place, path)
     ends = nodes_in(structure, path, [core.place for core in cores])
-    inner = (*nodes_in(structure, path, places), *_down_to_linear(structure, path, ends))
-    nodes = tuple(node for node in structure.flow.scopes[path].graph.nodes if node in inner)
-    return Found(_role(structure, cores[0], path), path, nodes)
+    inner = {*nodes_in(structure, path, places), *_down_to_linear(structure, path, ends)}
+    return Found(_role(structure, cores[0], path), path, in_order(structure, path, inner))
 
 
 def _down_to_linear(structure: Structure, path: str, starts: Iterable[fx.Node]) -> list[fx.Node]:

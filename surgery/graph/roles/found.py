@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import fx
 
-from surgery.graph.paths import child_path
-from surgery.graph.roles.flow import Place, is_inside
+from surgery.graph.roles.flow import Place
 from surgery.graph.roles.operator import Role
 from surgery.graph.roles.structure import Structure
 
@@ -36,9 +35,20 @@ def smallest_scope(structure: Structure, places: Collection[Place]) -> str:
 
 def nodes_in(structure: Structure, path: str, places: Collection[Place]) -> tuple[fx.Node, ...]:
     """The nodes of the graph of the scope at `path` that are, or whose calls enclose, `places`; in execution order."""
-    graph = structure.flow.scopes[path].graph
-    calls = [(child_path(path, call), call) for call in graph.find_nodes(op="call_module")]
     found = {node for at, node in places if at == path}
     for below in {at for at, _ in places if at != path}:
-        found.update(call for outer, call in calls if is_inside(below, outer))
-    return tuple(node for node in graph.nodes if node in found)
+        found.update(
+            call for outer in _around(below) for at, call in structure.flow.callers.get(outer, ()) if at == path
+        )
+    return in_order(structure, path, found)
+
+
+def in_order(structure: Structure, path: str, nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+    """`nodes` of the graph of the scope at `path` in execution order."""
+    return tuple(sorted(nodes, key=lambda node: structure.flow.order[path, node]))
+
+
+def _around(path: str) -> list[str]:
+    """`path`, and those of the modules around it."""
+    parts = path.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]

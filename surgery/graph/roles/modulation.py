@@ -8,7 +8,7 @@ from itertools import permutations
 from torch import fx
 
 from surgery.graph.roles.flow import Place
-from surgery.graph.roles.found import Found
+from surgery.graph.roles.found import Found, in_order
 from surgery.graph.roles.primitives import (
     ADDS,
     EMBEDDING_MODULES,
@@ -25,7 +25,7 @@ from surgery.graph.roles.primitives import (
     shape_of,
     tensors,
 )
-from surgery.graph.roles.structure import Structure, depends
+from surgery.graph.roles.structure import Structure
 
 
 def find_modulation(structure: Structure, free: Callable[[str], bool]) -> list[Found]:
@@ -109,17 +109,18 @@ def _is_table(structure: Structure, place: Place) -> bool:
 
 def _operator(structure: Structure, source: Place, free: Callable[[str], bool]) -> Found:
     path, node = source
-    if structure.is_module(path) and free(path) and _is_all(structure.flow.scopes[path].graph, node):
+    if structure.is_module(path) and free(path) and _is_all(structure, source):
         return Found("modulation", path)
     parts = {*_above(node), node, *_below(node)}
-    return Found("modulation", path, tuple(n for n in structure.flow.scopes[path].graph.nodes if n in parts))
+    return Found("modulation", path, in_order(structure, path, parts))
 
 
-def _is_all(graph: fx.Graph, source: fx.Node) -> bool:
-    """Whether all results of a graph have to do with `source`."""
-    (output,) = graph.find_nodes(op="output")
-    results = [node for node in output.all_input_nodes if tensors(node)]
-    return all(depends(node, source) or depends(source, node) for node in results)
+def _is_all(structure: Structure, source: Place) -> bool:
+    """Whether all results of the scope of `source` have to do with it."""
+    path, node = source
+    (output,) = structure.flow.scopes[path].graph.find_nodes(op="output")
+    results = [each for each in output.all_input_nodes if tensors(each)]
+    return all(structure.depends(path, each, node) or structure.depends(path, node, each) for each in results)
 
 
 def _above(node: fx.Node) -> list[fx.Node]:

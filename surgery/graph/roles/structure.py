@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -74,18 +74,36 @@ class Structure:
                     return Residual(stream, branch, sublayer)
         return None
 
-    def _origins(self, path: str, stream: fx.Node) -> list[fx.Node]:
+    def _origins(self, path: str, stream: fx.Node) -> Iterator[fx.Node]:
         """What `stream` is a view of, and, where that is a residual sum itself, what that added to, and so on."""
-        *_, origin = bare(stream)
-        known = self.residuals.get((path, origin))
-        return [origin, *(self._origins(path, known.stream) if known else ())]
+        while True:
+            *_, origin = bare(stream)
+            yield origin
+            known = self.residuals.get((path, origin))
+            if known is None:
+                return
+            stream = known.stream
 
     def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[Place]:
         """The places between two nodes of one graph, if learned weights are among them."""
-        if not depends(bottom, top):
+        if not self.depends(path, bottom, top):
             return frozenset()
         places = self.flow.between({(path, top)}, (path, bottom), path)
         return frozenset(places if any(has_weights(node) for _, node in places) else ())
+
+    def depends(self, path: str, node: fx.Node, other: fx.Node) -> bool:
+        """Whether `node` may be computed from `other`, of the same graph; what comes before that need not be searched."""
+        order = self.flow.order
+        first = order[path, other]
+        stack, seen = [node], {node}
+        while stack:
+            node = stack.pop()
+            if node is other:
+                return True
+            new = [s for s in inputs_of(node) if s not in seen and order[path, s] >= first]
+            seen.update(new)
+            stack += new
+        return False
 
     def spine(self, place: Place) -> list[Place]:
         """One step up along the tokens: past gates, biases and whatever else a sublayer or a modulation brings in."""
@@ -111,16 +129,3 @@ class Structure:
 
 def _enters(place: Place, within: str) -> bool:
     return place[0] == within and place[1].op == "placeholder"
-
-
-def depends(node: fx.Node, other: fx.Node) -> bool:
-    """Whether `node` may be computed from `other`, of the same graph."""
-    stack, seen = [node], {node}
-    while stack:
-        node = stack.pop()
-        if node is other:
-            return True
-        new = [source for source in inputs_of(node) if source not in seen]
-        seen.update(new)
-        stack += new
-    return False

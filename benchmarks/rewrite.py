@@ -1,0 +1,122 @@
+"""Rewriting against `torch.fx.subgraph_rewriter.replace_pattern`: the same pattern in the same model, in one run.
+
+Usage: python benchmarks/rewrite.py [--json] [--save]
+
+The model is a stack of residual MLPs, linear(gelu(linear(norm(x)))), whose weights it holds itself, so that the same
+pattern of three functions can be given to both. torch.fx puts a call of relu in the place of gelu, in its graph; surgery
+a module of its own for each site, in a copy of the model, after telling roles and validating at several sizes. Tracing is
+counted on neither side. Each time is the best of as many runs as fit into a few seconds. The last line with --json is
+{"sites": {"100": {"seconds": s, "fx_seconds": s}, ...}}; --save keeps it in results/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from machine import machine, save
+from torch import fx, nn
+from torch.fx.subgraph_rewriter import replace_pattern
+
+import surgery
+from surgery.operators import JoinerDims, OperatorConfig
+from surgery.rewrite import Call, New, Rewiring, Rule, Site, chain, node
+
+SITES = (100, 1000, 3000)
+WIDTH = 8
+SECONDS = 3.0
+
+
+class Stack(nn.Module):
+    """`sites` residual MLPs."""
+
+    def __init__(self, sites: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up = nn.ParameterList(torch.randn(WIDTH, WIDTH) / WIDTH for _ in range(sites))
+        self.down = nn.ParameterList(torch.randn(WIDTH, WIDTH) / WIDTH for _ in range(sites))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + F.linear(F.gelu(F.linear(self.norm(x), up)), down)
+        return x
+
+
+class ReLU(OperatorConfig):
+    kind: Literal["relu"] = "relu"
+
+    def build(self, dims: Any) -> nn.Module:  # noqa: ARG002
+        return nn.ReLU()
+
+    def flops(self, dims: Any, batch: int, tokens: int) -> int:  # noqa: ARG002
+        return 0
+
+    def flops_mixing(self, dims: Any, batch: int, tokens: int) -> int:  # noqa: ARG002
+        return 0
+
+
+class Simplify(Rule):
+    def replacement(self, site: Site) -> Rewiring:  # noqa: ARG002
+        return Rewiring(
+            modules={"relu": New(operator=ReLU(), dims=JoinerDims(dim=WIDTH))},
+            calls=(Call(name="activated", module="relu", arguments={"input": "a"}),),
+            results={"b": "activated"},
+            keeps=("c",),
+        )
+
+
+RULE = Simplify(pattern=chain(node(function="linear"), node(function="gelu"), node(function="linear")))
+
+
+def pattern(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    return F.linear(F.gelu(F.linear(x, up)), down)
+
+
+def replacement(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    return F.linear(F.relu(F.linear(x, up)), down)
+
+
+def best(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> float:
+    """The shortest time of `run` on what `prepare` gives, in seconds."""
+    times: list[float] = []
+    while not times or sum(times) < SECONDS:
+        given = prepare()
+        start = time.perf_counter()
+        run(given)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def compare(sites: int) -> dict[str, float]:
+    """The figures of one model, after both have been seen to give the same; a line about them goes to stderr."""
+    model, x = Stack(sites), torch.randn(2, 4, WIDTH)
+    rewritten, symbolic = surgery.rewrite(model, [RULE], {"x": x}), fx.symbolic_trace(model)
+    matches = replace_pattern(symbolic, pattern, replacement)
+    assert len(matches) == sites
+    assert torch.equal(rewritten(x), symbolic(x))
+    row = {
+        "seconds": best(lambda: surgery.trace(model, {"x": x}), lambda graph: surgery.rewrite(graph, [RULE])),
+        "fx_seconds": best(lambda: fx.symbolic_trace(model), lambda m: replace_pattern(m, pattern, replacement)),
+    }
+    ratio = row["fx_seconds"] / row["seconds"]
+    print(f"{sites:5} sites: {row['seconds']:.3f} s, {1e6 * row['seconds'] / sites:.0f} us a site; "
+          f"torch.fx {row['fx_seconds']:.3f} s, {ratio:.1f} x", file=sys.stderr)  # fmt: skip
+    return row
+
+
+def main() -> None:
+    rows = {str(sites): compare(sites) for sites in SITES}
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    if "--save" in sys.argv:
+        print(save("rewrite", {"sites": rows}))
+    if "--json" in sys.argv:
+        print(json.dumps({"sites": rows}))
+
+
+if __name__ == "__main__":
+    main()

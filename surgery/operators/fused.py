@@ -1,0 +1,136 @@
+"""Several linear maps of one input as one, and one as several: exact both ways.
+
+Shape legend: B batch, N tokens, I features in, O features out of all maps together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from surgery.config import Config
+from surgery.errors import RewriteError
+from surgery.operators.base import OperatorConfig, Policy
+
+
+class LinearDims(Config):
+    """Widths of linear maps that read the same input: I, what each gives, and whether they have biases."""
+
+    inputs: PositiveInt
+    outputs: tuple[PositiveInt, ...] = Field(min_length=1)
+    bias: bool
+
+
+class FusedLinear(OperatorConfig):
+    """All maps in one matrix product: (B, N, I) -> a tuple of (B, N, outputs[i])."""
+
+    kind: Literal["fused_linear"] = "fused_linear"
+
+    @override
+    def build(self, dims: LinearDims) -> FusedLinearMap:
+        """Return a new FusedLinearMap with random weights."""
+        return FusedLinearMap(self, dims)
+
+    @override
+    def flops(self, dims: LinearDims, batch: int, tokens: int) -> int:
+        """2 N I O for each of the batch."""
+        return 2 * batch * tokens * dims.inputs * sum(dims.outputs)
+
+    @override
+    def flops_mixing(self, dims: LinearDims, batch: int, tokens: int) -> int:
+        """None: linear maps mix no tokens."""
+        return 0
+
+
+class LinearPart(OperatorConfig):
+    """One of the maps alone: (B, N, I) -> (B, N, outputs[index])."""
+
+    kind: Literal["linear_part"] = "linear_part"
+    index: NonNegativeInt
+
+    @override
+    def build(self, dims: LinearDims) -> LinearPartMap:
+        """Return a new LinearPartMap with random weights."""
+        return LinearPartMap(self, dims)
+
+    @override
+    def flops(self, dims: LinearDims, batch: int, tokens: int) -> int:
+        """2 N I outputs[index] for each of the batch."""
+        return 2 * batch * tokens * dims.inputs * dims.outputs[self.index]
+
+    @override
+    def flops_mixing(self, dims: LinearDims, batch: int, tokens: int) -> int:
+        """None: linear maps mix no tokens."""
+        return 0
+
+
+class FusedLinearMap(nn.Linear):
+    """A linear map whose result is handed out in pieces."""
+
+    def __init__(self, config: FusedLinear, dims: LinearDims) -> None:
+        super().__init__(dims.inputs, sum(dims.outputs), bias=dims.bias)
+        self.config = config
+        self.dims = dims
+
+    @override
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Map (B, N, I) to a tuple of (B, N, outputs[i])."""
+        return torch.split(super().forward(input), list(self.dims.outputs), dim=-1)
+
+    def flops(self, batch: int, tokens: int) -> int:
+        """FLOPs of one forward pass over (batch, tokens, I)."""
+        return self.config.flops(self.dims, batch, tokens)
+
+    def flops_mixing(self, batch: int, tokens: int) -> int:
+        """None."""
+        return self.config.flops_mixing(self.dims, batch, tokens)
+
+    def inherit(self, *maps: nn.Linear, policy: Policy) -> None:
+        """Take over the weights of the linear maps, one below the other; "random" keeps the fresh ones."""
+        if policy == "random":
+            return
+        _require_plain(maps)
+        with torch.no_grad():
+            self.weight.copy_(torch.cat([each.weight for each in maps]))
+            if self.bias is not None:
+                self.bias.copy_(torch.cat([each.bias for each in maps]))
+
+
+class LinearPartMap(nn.Linear):
+    """Some rows of a linear map."""
+
+    def __init__(self, config: LinearPart, dims: LinearDims) -> None:
+        super().__init__(dims.inputs, dims.outputs[config.index], bias=dims.bias)
+        self.config = config
+        self.dims = dims
+
+    def flops(self, batch: int, tokens: int) -> int:
+        """FLOPs of one forward pass over (batch, tokens, I)."""
+        return self.config.flops(self.dims, batch, tokens)
+
+    def flops_mixing(self, batch: int, tokens: int) -> int:
+        """None."""
+        return self.config.flops_mixing(self.dims, batch, tokens)
+
+    def inherit(self, whole: nn.Linear, policy: Policy) -> None:
+        """Take over its rows of the linear map `whole`; "random" keeps the fresh ones."""
+        if policy == "random":
+            return
+        _require_plain([whole])
+        start = sum(self.dims.outputs[: self.config.index])
+        rows = slice(start, start + self.out_features)
+        with torch.no_grad():
+            self.weight.copy_(whole.weight[rows])
+            if self.bias is not None:
+                self.bias.copy_(whole.bias[rows])
+
+
+def _require_plain(maps: tuple[nn.Linear, ...] | list[nn.Linear]) -> None:
+    # An adapter (LoRA) or a quantised layer computes something else than its weight says.
+    odd = next((each for each in maps if type(each) not in (nn.Linear, FusedLinearMap, LinearPartMap)), None)
+    if odd is not None:
+        raise RewriteError(f"a {type(odd).__name__} is no plain nn.Linear; merge adapters or dequantise first")

@@ -1,0 +1,146 @@
+"""Mamba-2: a state space model whose state is small and whose decay depends on the token.
+
+Source: "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality"
+(arXiv 2405.21060), as it stands for attention in "Exploring Diffusion Transformer Designs via Grafting"
+(arXiv 2506.05340): state 64, expansion 2, heads of 16 features, kernel 4.
+
+Shape legend: B batch, N tokens, D features of the stream, E = expand * D features inside the mixer, H = E / head_dim
+heads, P features of a head, S features of the state.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from surgery.errors import RewriteError
+from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
+from surgery.operators.convolution import TokenConvolution
+from surgery.operators.projections import projections_of
+from surgery.operators.state_space import state_space
+
+
+class Mamba2(MixerConfig):
+    """y = out_proj(norm(silu(z) * (scan(x, b, c, step) + skip * x))) with z, x, b, c, step = in_proj(input).
+
+    x, b and c go through a depthwise convolution and SiLU before. Published: causal along the raster order. If not
+    causal, a second scan runs from the last token to the first with the same weights, a token itself counts once, and
+    the filter is centred (see TokenConvolution).
+    """
+
+    kind: Literal["mamba2"] = "mamba2"
+    d_state: PositiveInt = 64
+    expand: PositiveInt = 2
+    head_dim: PositiveInt = 16
+    kernel: PositiveInt = 4
+    causal: bool = False
+
+    def inner(self, dims: MixerDims) -> int:
+        """E, the width of x and z."""
+        return self.expand * dims.dim
+
+    def heads(self, dims: MixerDims) -> int:
+        """H; RewriteError if heads of `head_dim` features do not fill E."""
+        if self.inner(dims) % self.head_dim:
+            raise RewriteError(
+                f"Mamba2: head_dim={self.head_dim} does not divide the inner width {self.inner(dims)}; "
+                "choose a divisor of it"
+            )
+        return self.inner(dims) // self.head_dim
+
+    @override
+    def build(self, dims: MixerDims) -> Mamba2Mixer:
+        """Return a new Mamba2Mixer with random weights; RewriteError if `head_dim` does not divide E."""
+        return Mamba2Mixer(self, dims)
+
+    @override
+    def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """For each of the batch 2 N E S for a scan, and 7 N H for steps and decays; two scans if not causal.
+
+        That is the published count, which takes one multiplication and one addition for each number of the state;
+        to decay it, add to it and read it takes 5.
+        """
+        scans = 1 if self.causal else 2
+        return batch * tokens * (2 * scans * self.inner(dims) * self.d_state + 7 * self.heads(dims))
+
+    @override
+    def flops_featuriser(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """The filters on x, b and c: 2 N (E + 2 S) kernel for each of the batch."""
+        return 2 * batch * tokens * (self.inner(dims) + 2 * self.d_state) * self.kernel
+
+    @override
+    def flops_projections(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """2 N D (2 E + 2 S + H) into the mixer and 2 N D E out of it, for each of the batch."""
+        inner = self.inner(dims)
+        return 2 * batch * tokens * dims.dim * (3 * inner + 2 * self.d_state + self.heads(dims))
+
+
+class Mamba2Mixer(SequenceMixer):
+    """Mamba-2 with the parameter names of the published code; no biases in the projections."""
+
+    def __init__(self, config: Mamba2, dims: MixerDims) -> None:
+        super().__init__(config, dims)
+        self.heads, inner, state = config.heads(dims), config.inner(dims), config.d_state
+        self.causal = config.causal
+        self.widths = [inner, inner + 2 * state, self.heads]
+        self.in_proj = nn.Linear(dims.dim, sum(self.widths), bias=False)
+        self.conv1d = TokenConvolution(inner + 2 * state, config.kernel, causal=config.causal)
+        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.heads))
+        step_H = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+        self.dt_bias = nn.Parameter(step_H.expm1().log())  # the inverse of softplus
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.out_proj = nn.Linear(inner, dims.dim, bias=False)
+
+    @override
+    def mix(self, x_BND: Tensor, *, grid: tuple[int, ...] | None = None) -> Tensor:
+        """Return the gated and normalised scan, projected: (B, N, D)."""
+        z_BNE, xbc_BNC, step_BNH = torch.split(self.in_proj(x_BND), self.widths, dim=2)
+        inner, state = self.widths[0], (self.widths[1] - self.widths[0]) // 2
+        x_BNE, b_BNS, c_BNS = torch.split(F.silu(self.conv1d(xbc_BNC)), [inner, state, state], dim=2)
+        y_BNE = self.scan(x_BNE.reshape(*x_BNE.shape[:2], self.heads, -1), b_BNS, c_BNS, step_BNH).flatten(2)
+        y_BND: Tensor = self.out_proj(self.norm(y_BNE * F.silu(z_BNE)))
+        return y_BND
+
+    def scan(self, x_BNHP: Tensor, b_BNS: Tensor, c_BNS: Tensor, step_BNH: Tensor) -> Tensor:
+        """The scan of x and what skips it: (B, N, H, P). Steps and decays are in float32 at least."""
+        exact = torch.promote_types(x_BNHP.dtype, torch.float32)
+        step_BNH = F.softplus(step_BNH.to(exact) + self.dt_bias)
+        log_BNH = -step_BNH * self.A_log.to(exact).exp()
+        entering_BNHP = x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype)
+        y_BNHP = state_space(entering_BNHP, log_BNH, b_BNS, c_BNS, causal=self.causal)
+        return torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP)
+
+    @override
+    def take_projections(self, attention: nn.Module) -> None:
+        """Take over what has a counterpart, as "The Mamba in the Llama" (arXiv 2408.15237) does.
+
+        v becomes the first channels of x and the output projection reads these alone. b and c are shared by all heads:
+        they take the average of the heads' k and q, as many features as both have. The filter starts as the identity;
+        biases are left behind, and z, the steps and the decays keep their fresh weights.
+
+        Raises:
+            RewriteError: the attention has no projections that fit, or is wider than E.
+        """
+        found = projections_of(attention)
+        inner, state, width = self.widths[0], (self.widths[1] - self.widths[0]) // 2, found.value.weight.shape[0]
+        if width > inner or found.value.weight.shape[1] != self.dims.dim:
+            raise RewriteError(
+                f"Mamba2 cannot inherit from an attention of {tuple(found.value.weight.shape)}: it has "
+                f"{inner} channels over {self.dims.dim} features; build it with dims_of(attention), or raise expand"
+            )
+        with torch.no_grad():
+            _, x_ED, b_SD, c_SD, _ = torch.split(self.in_proj.weight, [inner, inner, state, state, self.heads])
+            x_ED[:width] = found.value.weight
+            for taken_SD, old in ((b_SD, found.key), (c_SD, found.query)):
+                average_KD = old.weight.view(self.dims.heads, -1, self.dims.dim).mean(0)
+                taken_SD[: len(average_KD)] = average_KD[:state]
+            self.out_proj.weight.zero_()
+            self.out_proj.weight[:, :width] = found.out.weight
+        self.conv1d.start_as_identity()

@@ -1,0 +1,174 @@
+"""Cores: what stands where an attention calls `scaled_dot_product_attention`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from surgery.errors import RewriteError
+from surgery.operators import (
+    FullAttention,
+    GroupedQueryAttention,
+    HyenaSE,
+    HyenaX,
+    HyenaY,
+    LinearAttention,
+    MixerConfig,
+    MixerDims,
+    NeighbourhoodAttention,
+    SlidingWindow,
+)
+from tests.operators.parity import build, tokens
+from tests.operators.twins import attend, attend_linearly, features, window_seen
+from tests.rewrite.operators import Scale
+
+DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
+CROSS = [FullAttention(), GroupedQueryAttention(groups=1), LinearAttention(), LinearAttention(features="learned")]
+ONE_STREAM = [
+    SlidingWindow(),
+    SlidingWindow(causal=True),
+    NeighbourhoodAttention(window=3),
+    LinearAttention(depthwise=3),
+    LinearAttention(depthwise=3, axes=2),
+    HyenaSE(),
+    HyenaX(kernel=3, causal=True),
+    HyenaX(kernel=3, axes=2),
+    HyenaY(kernel=3, axes=2),
+]
+MASKLESS = [HyenaSE(), HyenaX(), HyenaY(), NeighbourhoodAttention(window=3)]
+
+
+def heads(queries: int, keys: int, seed: int = 0, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Random q, k and v in float64."""
+    made = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(batch, 3, count, 4, generator=made).double() for count in (queries, keys, keys))
+    return q, k, v
+
+
+@pytest.mark.parametrize("config", CROSS + ONE_STREAM)
+def test_a_mixer_is_its_core_between_projections(config: MixerConfig) -> None:
+    mixer, core = build(config, DIMS, 0), config.core(DIMS).double()
+    for parameter in mixer.parameters():
+        torch.nn.init.normal_(parameter)
+    weights = mixer.state_dict()
+    core.load_state_dict({name: weights.get(f"core.{name}", weights.get(name)) for name in core.state_dict()})
+    x = tokens(2, 9, DIMS, 0)
+    if hasattr(mixer, "in_proj"):
+        qkv, out = mixer.in_proj(x).chunk(3, dim=2), mixer.out_proj
+    else:
+        qkv, out = [project(x) for project in (mixer.to_q, mixer.to_k, mixer.to_v)], mixer.to_out[0]
+    y_BHNK = core(*(each.unflatten(2, (-1, 4)).transpose(1, 2) for each in qkv))
+    assert y_BHNK.shape == (2, 3, 9, 4)
+    torch.testing.assert_close(out(y_BHNK.transpose(1, 2).flatten(2)), mixer(x))
+
+
+@pytest.mark.parametrize("config", CROSS + ONE_STREAM)
+def test_keeps_the_dtype_and_runs_without_weights(config: MixerConfig) -> None:
+    q, k, v = heads(9, 9)
+    assert config.core(DIMS).bfloat16()(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.bfloat16
+    with torch.device("meta"):
+        assert config.core(DIMS)(*(torch.empty(2, 3, 81, 4) for _ in range(3))).shape == (2, 3, 81, 4)
+
+
+@pytest.mark.parametrize("config", CROSS + ONE_STREAM)
+def test_counts_as_its_mixer_without_projections(config: MixerConfig) -> None:
+    core, mixer = config.core(DIMS), config.build(DIMS)
+    assert core.flops(2, 81) == mixer.flops(2, 81) - config.flops_projections(DIMS, 2, 81)
+    assert core.flops_mixing(2, 81) == mixer.flops_mixing(2, 81)
+
+
+@pytest.mark.parametrize("config", [HyenaSE(), HyenaX(causal=True), HyenaY(kernel=3, axes=2)])
+def test_filters_start_as_the_identity(config: MixerConfig) -> None:
+    q, k, v = heads(9, 9)
+    torch.testing.assert_close(config.core(DIMS).double()(q, k, v), q * k * v)
+
+
+@pytest.mark.parametrize("config", CROSS)
+@pytest.mark.parametrize("keys", [1, 5, 8])
+def test_serves_cross_attention(config: MixerConfig, keys: int) -> None:
+    q, k, v = heads(6, keys)
+    core = config.core(DIMS).double()
+    if isinstance(config, LinearAttention):
+        weights = {name: weight.detach() + 0.1 for name, weight in core.named_parameters()}
+        core.load_state_dict(weights)
+        expected = attend_linearly(features(weights, "phi_q", q), features(weights, "phi_k", k), v)
+    else:
+        shared = isinstance(config, GroupedQueryAttention)
+        k, v = (x.mean(1, keepdim=True).expand(-1, 3, -1, -1) if shared else x for x in (k, v))
+        expected = attend(q, k, v, [[set(range(keys))] * 6] * 2)
+    torch.testing.assert_close(core(q, k, v), expected)
+
+
+@pytest.mark.parametrize("config", ONE_STREAM)
+def test_refuses_cross_attention(config: MixerConfig) -> None:
+    with pytest.raises(RewriteError, match="9 queries and 4 keys"):
+        config.core(DIMS).double()(*heads(9, 4))
+
+
+@pytest.mark.parametrize("config", MASKLESS)
+def test_refuses_a_mask_that_it_cannot_use(config: MixerConfig) -> None:
+    with pytest.raises(RewriteError, match=f"{type(config.core(DIMS)).__name__}: is called with a mask"):
+        config.core(DIMS).double()(*heads(9, 9), attn_mask=torch.ones(9, 9, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "config", [SlidingWindow(), LinearAttention(), LinearAttention(features="learned", depthwise=3)]
+)
+def test_refuses_a_mask_that_is_not_boolean(config: MixerConfig) -> None:
+    with pytest.raises(RewriteError, match=r"the mask is torch\.float32.*needs a boolean one"):
+        config.core(DIMS).double()(*heads(9, 9), attn_mask=torch.zeros(2, 1, 1, 9))
+
+
+def test_linear_attention_refuses_a_mask_that_differs_between_queries() -> None:
+    with pytest.raises(RewriteError, match=r"\(batch, 1, 1, keys\)"):
+        LinearAttention().core(DIMS).double()(*heads(9, 9), attn_mask=torch.ones(9, 9, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("config", [FullAttention(), GroupedQueryAttention(groups=3)])
+@pytest.mark.parametrize("additive", [False, True])
+def test_full_attention_takes_any_mask(config: MixerConfig, additive: bool) -> None:
+    q, k, v = heads(6, 8)
+    mask = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) < 0.7
+    given_mask = torch.zeros(mask.shape).double().masked_fill(~mask, -torch.inf) if additive else mask
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(config.core(DIMS).double()(q, k, v, given_mask), expected)
+
+
+@pytest.mark.parametrize("kind", ["relu", "learned"])
+def test_linear_attention_leaves_masked_keys_out(kind: str) -> None:
+    q, k, v = heads(6, 8)
+    core = LinearAttention(features=kind).core(DIMS).double()
+    mask = torch.tensor([[1, 1, 0, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    y = core(q, k, v, mask[:, None, None])
+    for sample in range(2):
+        kept = mask[sample].nonzero().flatten()
+        expected = core(q[[sample]], k[[sample]][:, :, kept], v[[sample]][:, :, kept])
+        torch.testing.assert_close(y[[sample]], expected)
+
+
+# One and two chunks; the shapes that broadcast to (B, H, N, M).
+shapes = st.sampled_from([(2, 1, 1, 0), (2, 1, 0, 0), (1, 3, 0, 0), (2, 3, 1, 0), (1, 1, 0, 1), (0, 0), (1, 0)])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([1, 7, 64, 70]), st.integers(0, 5), st.booleans(), shapes, st.integers(0, 99))
+def test_a_window_within_a_mask(length: int, window: int, causal: bool, shape: tuple[int, ...], seed: int) -> None:
+    q, k, v = (x.requires_grad_() for x in heads(length, length, seed))
+    drawn = torch.rand([size or length for size in shape], generator=torch.Generator().manual_seed(seed)) < 0.7
+    mask = drawn.expand(2, 3, length, length)
+    y = SlidingWindow(window=window, causal=causal).core(DIMS)(q, k, v, attn_mask=drawn)
+    inside = [window_seen(i, length, window, causal) for i in range(length)]
+    for head in range(3):
+        seen = [[{j for j in js if mask[b, head, i, j]} for i, js in enumerate(inside)] for b in range(2)]
+        expected = attend(q[:, [head]], k[:, [head]], v[:, [head]], seen)
+        torch.testing.assert_close(y[:, [head]], expected)
+    assert all(torch.isfinite(grad).all() for grad in torch.autograd.grad(y.square().sum(), (q, k, v)))
+
+
+def test_an_operator_without_a_core_says_so() -> None:
+    with pytest.raises(RewriteError, match="Scale has no core"):
+        Scale().core(DIMS)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from surgery.errors import RewriteError
+from surgery.operators import MixerDims, NeighbourhoodAttention
+from surgery.operators.neighbourhood import neighbourhood_attention
+from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
+from tests.operators.twins import attention, neighbourhood_seen
+
+DIMS = MixerDims(dim=8, heads=2, head_dim=4, qkv_bias=True, out_bias=True)
+# Tiles hold 8 tokens along each axis of a picture and 4 of a video: sizes lie on both sides of one and two tiles.
+grids = st.one_of(
+    st.tuples(st.sampled_from([1, 2, 7, 8, 9, 17]), st.sampled_from([1, 3, 6, 10])),
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.sampled_from([1, 4, 5, 9])),
+)
+windows = st.sampled_from([1, 3, 5, 7, 9, 13, 1001])
+
+
+@settings(max_examples=25, deadline=None)
+@given(grids, windows, all_dims, st.integers(1, 2), st.integers(0, 99))
+@example((17, 9), 5, DIMS, 2, 0)
+@example((19, 1), 17, DIMS, 1, 0)
+@example((2, 9, 9), 3, DIMS, 2, 0)
+def test_equals_the_naive_twin(grid: tuple[int, ...], window: int, dims: MixerDims, batch: int, seed: int) -> None:
+    seen = neighbourhood_seen(grid, window)
+    mixer = build(NeighbourhoodAttention(window=window, grid=grid), dims, seed)
+    assert_parity(mixer, lambda w, x: attention(w, x, dims, seen), tokens(batch, math.prod(grid), dims, seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(grids, windows, st.data())
+def test_sees_its_neighbourhood_and_nothing_else(grid: tuple[int, ...], window: int, data: st.DataObject) -> None:
+    length = math.prod(grid)
+    i = data.draw(st.integers(0, length - 1))
+    mixer = build(NeighbourhoodAttention(window=window, grid=grid), DIMS, 0)
+    assert_receptive_field(mixer, tokens(2, length, DIMS, 0), i, neighbourhood_seen(grid, window)[i])
+
+
+def test_the_window_is_shifted_inward_at_the_borders() -> None:
+    """A corner, an edge and the middle of 5 x 5, by hand."""
+    mixer = build(NeighbourhoodAttention(window=3), DIMS, 0)
+    x = tokens(1, 25, DIMS, 0)
+    assert_receptive_field(mixer, x, 0, {0, 1, 2, 5, 6, 7, 10, 11, 12})
+    assert_receptive_field(mixer, x, 14, {7, 8, 9, 12, 13, 14, 17, 18, 19})
+    assert_receptive_field(mixer, x, 12, {6, 7, 8, 11, 12, 13, 16, 17, 18})
+
+
+def test_the_grid_of_the_call_comes_before_that_of_the_config_and_a_square() -> None:
+    x = tokens(2, 16, DIMS, 0)
+    square, tall = (build(NeighbourhoodAttention(window=3, grid=grid), DIMS, 0) for grid in (None, (8, 2)))
+    assert torch.equal(square.mix(x, grid=(8, 2)), tall(x))
+    assert torch.equal(tall.mix(x, grid=(4, 4)), square(x))
+    assert not torch.allclose(square(x), tall(x))
+
+
+@pytest.mark.parametrize(
+    ("grid", "named"), [(None, "a square grid"), ((4, 4), "a 4 x 4 grid"), ((2, 3, 4), "2 x 3 x 4")]
+)
+def test_tokens_that_do_not_lie_on_the_grid_are_refused(grid: tuple[int, ...] | None, named: str) -> None:
+    with pytest.raises(RewriteError, match=f"18 tokens do not lie on .*{named}"):
+        build(NeighbourhoodAttention(window=3, grid=grid), DIMS, 0)(tokens(1, 18, DIMS, 0))
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_a_key_that_is_not_finite_spoils_its_neighbours_alone(bad: float) -> None:
+    q, k, v = (torch.randn(1, 144, 8) for _ in range(3))
+    k[0, 65, 3] = bad
+    y = neighbourhood_attention(q, k, v, heads=2, window=3, grid=(12, 12))
+    spoilt = torch.isnan(y).any(2)[0].nonzero().flatten().tolist()
+    assert spoilt == [52, 53, 54, 64, 65, 66, 76, 77, 78]
+
+
+def test_a_large_picture_needs_no_square_mask() -> None:
+    """2^18 tokens: a mask of all pairs would take 64 GiB."""
+    q, k, v = (torch.ones(1, 2**18, 2) for _ in range(3))
+    assert torch.allclose(neighbourhood_attention(q, k, v, heads=1, window=3, grid=(512, 512)), v)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"window": 4}, {"window": 0}, {"window": -3}, {"grid": (4,)}, {"grid": (4, 0)}, {"grid": (2, 2, 2, 2)}]
+)
+def test_refuses_a_bad_config(bad: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        NeighbourhoodAttention.model_validate(bad)

@@ -1,0 +1,50 @@
+"""The core of attention that is more than plain: with norms and rotary embeddings, joint, masked, crossed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import surgery
+from surgery.errors import MatchError
+from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, LinearAttention, SlidingWindow
+from surgery.rewrite import indices
+from surgery.rules import replace_attention
+from tests.rules.students import check_student, graph, output
+
+OPERATORS = [HyenaX(kernel=3), LinearAttention(), SlidingWindow(window=1), GroupedQueryAttention(groups=1)]
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.kind)
+def test_students(name, operator, tmp_path):
+    student = check_student(name, [replace_attention(operator, layers=indices(1, 2))], tmp_path)
+    assert not torch.equal(output(student, name), output(graph(name).model, name))
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
+def test_a_core_that_computes_the_same_changes_nothing(name):
+    teacher = output(graph(name).model, name)
+    for operator, tolerance in ((FullAttention(), 0.0), (SlidingWindow(window=64), 1e-5)):
+        student = surgery.rewrite(graph(name), [replace_attention(operator)])
+        torch.testing.assert_close(output(student, name), teacher, rtol=tolerance, atol=tolerance)
+
+
+def test_all_projections_stay():
+    student = surgery.rewrite(graph("flux"), [replace_attention(HyenaX(kernel=3))])
+    before, after = graph("flux").model.state_dict(), student.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert {name.split(".")[3] for name in after.keys() - before.keys()} == {"scaled_dot_product_attention_core"}
+
+
+def test_cross_attention(tmp_path):
+    check_student("wan", [replace_attention(LinearAttention(), role="cross_attention")], tmp_path)
+    with pytest.raises(MatchError, match="has 8 queries and 5 keys, needs as many of both"):
+        surgery.plan(graph("wan"), [replace_attention(HyenaX(), role="cross_attention")])
+
+
+def test_what_cannot_be_replaced_says_why():
+    with pytest.raises(MatchError, match=r"attention_mask, which hyena_x does not take; nor can its core be replaced"):
+        surgery.plan(graph("pixart"), [replace_attention(HyenaX(), role="cross_attention")])
+    with pytest.raises(MatchError, match="its core can be replaced with inherit='projections'"):
+        surgery.plan(graph("flux"), [replace_attention(HyenaX(), inherit="random")])

@@ -1,0 +1,149 @@
+"""Parallel pairs, and blocks that are dropped, duplicated or shared."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import surgery
+from surgery.errors import GuardError, MatchError, RewriteError
+from surgery.operators import SumDeltas, ZeroJoin
+from surgery.rewrite import indices
+from surgery.rules import drop_blocks, duplicate_blocks, parallel_pairs, replace_attention, share_blocks
+from tests.compat import models
+from tests.rewrite.operators import Scale
+from tests.rules.students import FAMILIES, check_student, graph, output
+
+RULES = {
+    "pairs": parallel_pairs(),
+    "drop": drop_blocks(layers=indices(1)),
+    "duplicate": duplicate_blocks(layers=indices(1)),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("rule", RULES)
+def test_students(name, rule, tmp_path):
+    check_student(name, [RULES[rule]], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dit", "wan"])
+def test_shared_blocks_are_one_module_in_every_copy(name, tmp_path):
+    student = check_student(name, [share_blocks(2, layers=indices(0, 2))], tmp_path)
+    for each in (student, copy.deepcopy(student), surgery.load(tmp_path)):
+        blocks = next(child for child in each.children() if isinstance(child, nn.ModuleList))
+        assert blocks[0] is blocks[1]
+        assert blocks[2] is blocks[3]
+        assert blocks[0] is not blocks[2]
+
+
+class Plus(nn.Module):
+    """A block whose effect is easy to tell: x + w x."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4, bias=False)
+        nn.init.constant_(self.linear.weight, 0.0)
+        with torch.no_grad():
+            self.linear.weight.diagonal().fill_(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.linear(nn.functional.relu(self.linear(x)))
+
+
+class Plain(nn.Module):
+    def __init__(self, *weights: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(map(Plus, weights))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+X = torch.ones(2, 3, 4)
+
+
+def rewritten(rule, *weights: float) -> torch.Tensor:
+    return surgery.rewrite(Plain(*weights), [rule], {"x": X})(X)
+
+
+def test_what_each_rule_computes():
+    one, two, three = (1 + w * w for w in (1.0, 2.0, 3.0))
+    assert torch.equal(rewritten(parallel_pairs(SumDeltas()), 1.0, 2.0), X * (one + two - 1))
+    torch.testing.assert_close(rewritten(parallel_pairs(), 1.0, 2.0), X * (one + two) / 2)
+    assert torch.equal(rewritten(parallel_pairs(ZeroJoin()), 1.0, 2.0), X * one)
+    assert torch.equal(rewritten(parallel_pairs(SumDeltas()), 1.0, 2.0, 3.0), X * (one + two - 1) * three)
+    assert torch.equal(rewritten(drop_blocks(layers=indices(1)), 1.0, 2.0, 3.0), X * one * three)
+    assert torch.equal(rewritten(duplicate_blocks(layers=indices(0)), 1.0, 2.0), X * one * one * two)
+    assert torch.equal(rewritten(share_blocks(2), 1.0, 2.0), X * one * one)
+    assert torch.equal(rewritten(share_blocks(2, average=True), 1.0, 3.0), X * two * two)
+
+
+def test_a_copy_learns_by_itself():
+    student = surgery.rewrite(Plain(1.0, 2.0), [duplicate_blocks(layers=indices(0))], {"x": X})
+    new, old = student.blocks_0_copy.linear.weight, student.blocks[0].linear.weight
+    assert torch.equal(new, old)
+    assert new.data_ptr() != old.data_ptr()
+
+
+def test_a_removed_block_has_no_weights_and_says_so_when_called():
+    student = surgery.rewrite(Plain(1.0, 2.0, 3.0), [drop_blocks(layers=indices(1))], {"x": X})
+    assert list(student.state_dict()) == ["blocks.0.linear.weight", "blocks.2.linear.weight"]
+    with pytest.raises(RewriteError, match=r"blocks\.1: was taken out of this model"):
+        student.blocks[1](X)
+
+
+def test_other_ways_through_are_recorded_from_the_model_as_it_was():
+    student = surgery.rewrite(graph("dit"), [parallel_pairs()])
+    sample = output(student, "dit")
+    assert torch.equal(student(**models.inputs("dit"), return_dict=False)[0], sample)
+    larger = {k: v.repeat(2, *[1] * (v.dim() - 1)) for k, v in models.inputs("dit").items()}
+    torch.testing.assert_close(student(**larger).sample[:2], sample)
+    assert torch.equal(student.bfloat16().float()(**models.inputs("dit")).sample.isfinite().all(), torch.tensor(True))
+    with pytest.raises(GuardError, match="hidden_states"):
+        student(**models.inputs("dit") | {"hidden_states": torch.zeros(2, 5, 4, 4)})
+
+
+def test_checkpointing_recomputes_the_blocks():
+    student = surgery.rewrite(graph("dit"), [parallel_pairs()]).requires_grad_(True)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            student.enable_gradient_checkpointing()
+        calls = []
+        hook = student.transformer_blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        student.zero_grad()
+        student(**models.inputs("dit")).sample.square().mean().backward()
+        hook.remove()
+        assert len(calls) == 1 + checkpointing
+        gradients.append([p.grad for p in student.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_rewriting_a_student_again():
+    once = surgery.rewrite(graph("wan"), [parallel_pairs()])
+    again = surgery.rewrite(once, [drop_blocks(layers=indices(3))], models.inputs("wan"))
+    assert output(again, "wan").shape == output(once, "wan").shape
+    assert not torch.equal(output(again, "wan"), output(once, "wan"))
+    assert torch.equal(output(surgery.undo(again), "wan"), output(graph("wan").model, "wan"))
+
+
+def test_where_the_rules_do_not_apply():
+    with pytest.raises(MatchError, match=r"transformer_blocks\.3 has other streams than"):
+        surgery.plan(graph("sd3"), [parallel_pairs(layers=indices(2))])
+    skipped = surgery.plan(graph("dit"), [parallel_pairs()]).skipped
+    assert [s.reason for s in skipped] == ["overlaps transformer_blocks.0 + transformer_blocks.1, which comes first"]
+
+
+def test_the_order_of_a_copy_and_a_change_matters():
+    rules = [duplicate_blocks(layers=indices(1)), replace_attention(Scale(), layers=indices(1))]
+    planned = surgery.plan(graph("dit"), rules)
+    assert [conflict.kind for conflict in planned.conflicts] == ["order"]
+    with pytest.raises(RewriteError, match="so their order matters; apply them one after the other"):
+        surgery.rewrite(graph("dit"), rules)
+    surgery.rewrite(graph("dit"), [rules[0], replace_attention(Scale(), layers=indices(2))])
