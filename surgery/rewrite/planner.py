@@ -76,11 +76,6 @@ class Planner:
         self.edits += made
         self.skipped += skipped
 
-    def require_distinct_names(self) -> None:
-        """Raise RewriteError if two edits give new modules the same name; edits of the same place conflict anyway."""
-        if self._collisions:
-            raise self._collisions[0]
-
     def _refusal(self, rule: Rule, group: list[Site], selected: set[str], taken: dict[object, str]) -> str | None:
         if group[0].path not in selected:
             return f"not selected by {rule.layers}"
