@@ -42,6 +42,9 @@ class GainMixer(ScaleMixer):
 class ToGain(Rule):
     """Puts a gain in the place of any operator that keeps the shape of its tokens."""
 
+    def check(self, site: Site) -> str | None:
+        return None if site.first.is_module else "is made of nodes"
+
     def replacement(self, site: Site) -> Replacement:
         width = site.operator.in_shape[-1]
         dims = MixerDims(dim=width, heads=1, head_dim=width, qkv_bias=False, out_bias=False)

@@ -20,8 +20,8 @@ ones, where there are such that do not conflict.
 - **overlap**: both claim the same thing, which is refused.
 
 Every student of a pair ran, learnt one step in train mode with gradients for all new parameters, and was saved, loaded
-and undone, bit for bit. Rules that fit nowhere in a model are left out, an empty field says that two rules have no layer
-in common, and other words in a field say what failed. Written by `make pairs`.
+and undone, bit for bit. Rules that fit nowhere in a model are left out, an empty field says that there are no such
+layers, and other words in a field say what failed. Written by `make pairs`.
 
 | rule | |
 |---|---|

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from surgery.graph import ModelGraph
@@ -37,7 +38,7 @@ class GateModule(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.gain
 
-    def inherit(self, *_: Any) -> None:
+    def inherit(self, *_: Any, **__: Any) -> None:
         """Nothing: it starts as the identity whatever it stands at."""
 
 
@@ -97,7 +98,7 @@ class ArmedScale(Scale):
 
     kind: Literal["armed_scale"] = "armed_scale"  # type: ignore[assignment]
     callback: str
-    countdown: Any
+    countdown: Any = Field(exclude=True)
 
     def build(self, dims: Any) -> nn.Module:  # type: ignore[override]
         if self.callback == "build":
@@ -106,7 +107,7 @@ class ArmedScale(Scale):
 
 
 class ArmedScaleMixer(ScaleMixer):
-    def inherit(self, *_: Any) -> None:
+    def inherit(self, *_: Any, **__: Any) -> None:
         if self.config.callback == "initialise":
             self.config.countdown.tick()
 
@@ -116,7 +117,7 @@ class ArmedGate(Gate):
 
     kind: Literal["armed_gate"] = "armed_gate"  # type: ignore[assignment]
     callback: str
-    countdown: Any
+    countdown: Any = Field(exclude=True)
 
     def build(self, dims: JoinerDims) -> nn.Module:
         if self.callback == "build":
@@ -129,7 +130,7 @@ class ArmedGateModule(GateModule):
         super().__init__(dim)
         self.config = config
 
-    def inherit(self, *_: Any) -> None:
+    def inherit(self, *_: Any, **__: Any) -> None:
         if self.config.callback == "initialise":
             self.config.countdown.tick()
 

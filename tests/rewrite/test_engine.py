@@ -15,12 +15,12 @@ import torch
 from torch import fx, nn
 
 import surgery
-import tests.strategies
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
 from surgery.operators import HyenaX
 from surgery.rewrite import all_layers, chain, commit, every, find_sites, fork, indices, node, plan
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention
+from surgery.testing import transformers
 from tests.compat.models import FAMILIES, original
 from tests.compat.models import inputs as family_inputs
 from tests.rewrite.gates import GateMLP, GateModule
@@ -39,7 +39,7 @@ RULES = [drop_blocks(layers=indices(0)), swap(), gate()]
 def test_each_match_gets_a_module_of_its_own():
     student = surgery.rewrite(build(SPEC), [ScaleOf(pattern=node("self_attention")), GateMLP()], EXAMPLE)
     copied = surgery.rewrite(build(SPEC), [duplicate_blocks(layers=all_layers())], EXAMPLE)
-    for kind, where, count in ((ScaleMixer, student, 3), (GateModule, student, 3), (tests.strategies.Block, copied, 6)):
+    for kind, where, count in ((ScaleMixer, student, 3), (GateModule, student, 3), (transformers.Block, copied, 6)):
         new = [module for module in where.modules() if isinstance(module, kind)]
         assert len(new) == count
         pointers = [p.data_ptr() for module in new for p in module.parameters()]
@@ -65,7 +65,7 @@ RENAMED = {"attn": "beta", "mlp": "gamma", "blocks": "things", "norm": "delta", 
 
 def renamed(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """The model with other names of attributes and classes."""
-    source = inspect.getsource(tests.strategies)
+    source = inspect.getsource(transformers)
     for old, new in RENAMED.items():
         source = re.sub(
             rf"(?<=self\.){old}\b|\b{old}\(", lambda found, new=new: found[0].replace(found[0].rstrip("("), new), source
