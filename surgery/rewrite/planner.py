@@ -220,7 +220,9 @@ class Planner:
         return [
             (path, sum(p.numel() for p in self._module(path).parameters()))
             for path, calls in paths.items()
-            if calls == self._calls[path] and len(self._places[id(self._module(path))]) == 1
+            if calls == self._calls[path]
+            and path not in self._entered
+            and len(self._places[id(self._module(path))]) == 1
         ]
 
     def _module(self, path: str) -> nn.Module:
@@ -236,6 +238,12 @@ class Planner:
                 if inner is not None:
                     runs[inner] += runs[path]
         return runs
+
+    @cached_property
+    def _entered(self) -> set[str]:
+        """The modules of which others call or read a part, as DiT's last layer does with its first block."""
+        targets = [(path, str(node.target).split(".")) for path, node in _read(self._graph)]
+        return {below(path, ".".join(parts[:n])) for path, parts in targets for n in range(1, len(parts))}
 
     @cached_property
     def _calls(self) -> Counter[str]:
@@ -261,6 +269,12 @@ def _calls(graph: ModelGraph) -> Iterator[tuple[str, fx.Node]]:
     for path, scope in graph.scopes.items():
         for node in scope.graph.find_nodes(op="call_module"):
             yield path, node
+
+
+def _read(graph: ModelGraph) -> Iterator[tuple[str, fx.Node]]:
+    """Every node that calls or reads a part of the module of its scope."""
+    for path, scope in graph.scopes.items():
+        yield from ((path, node) for node in scope.graph.nodes if node.op in ("call_module", "get_attr"))
 
 
 def _times(runs: int, before: int, after: int) -> Change:
