@@ -63,7 +63,7 @@ class Difference:
     def labels(self) -> dict[str, str]:
         """A word for each path of the first model at which something differs."""
         words = {f"{f.scope}.{f.call}".strip("."): "reads other" for f in self.flow}
-        words |= {old.path: new.module_class for old, new in self.changed}
+        words |= {old.path: new.module_class.removesuffix("Mixer") for old, new in self.changed}
         return words | {part.path: "removed" for part in self.removed}
 
 

@@ -18,7 +18,7 @@ from surgery.graph import ModelGraph
 from surgery.graph.state import own_class
 from surgery.rewrite import Edit, New, Replacement, Rewiring, Sharing
 from surgery.rewrite.commit import commit
-from surgery.rewrite.edit import rewired_scopes
+from surgery.rewrite.edit import below, rewired_scopes
 from surgery.testing.case import Case
 from surgery.testing.compare import codes, kinds, require, require_close, require_same, state_of, weights
 
@@ -67,7 +67,9 @@ def nothing_else_changes(case: Case) -> None:
     ):
         require_same(_outside(ours, touched), _outside(theirs, touched), f"{what} outside of the edits")
     changed = {*rewired_scopes(case.plan.edits), *_callers_of_shared(case.plan.edits)}
-    kept = {path: code for path, code in _outside(_traced_code(case.graph), touched).items() if path not in changed}
+    matched = [path for edit in case.plan.edits for path in _matched(edit)]
+    graphs = _outside(_traced_code(case.graph), [*touched, *matched])
+    kept = {path: code for path, code in graphs.items() if path not in changed}
     after = _traced_code(case.student_graph)
     require_same(kept, {path: after.get(path) for path in kept}, "graphs outside of the edits")
 
@@ -114,7 +116,7 @@ def _require_well_formed(graph: ModelGraph) -> None:
 
 
 def _require_trainable(case: Case) -> None:
-    """One backward gives finite gradients, and reaches every new operator that has weights."""
+    """One backward gives finite gradients, and reaches the new operators of every edit."""
     outputs = pytree.tree_leaves(case.student(**copy.deepcopy(case.inputs)))
     loss = sum(t.square().sum() for t in outputs if isinstance(t, torch.Tensor) and t.is_floating_point())
     parameters = dict(case.student.named_parameters())
@@ -123,18 +125,17 @@ def _require_trainable(case: Case) -> None:
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     gradients = {p: g for p, g in zip(parameters.values(), found, strict=True) if g is not None}
     require(all(bool(g.isfinite().all()) for g in gradients.values()), "a gradient of the student is not finite")
-    for path in _new_modules(case):
-        own = list(case.student.get_submodule(path).parameters())
-        require(not own or any(p in gradients for p in own), f"no gradient reaches the new operator {path}")
-
-
-def _new_modules(case: Case) -> Iterator[str]:
-    """The paths of new operators; of a copy, the teacher may itself have parts that do nothing."""
     for edit in case.plan.edits:
-        if isinstance(edit.replacement, Replacement):
-            yield from edit.paths
-        elif isinstance(edit.replacement, Rewiring):
-            yield from (edit.modules[n] for n, new in edit.replacement.modules.items() if isinstance(new, New))
+        own = [p for path in _new_operators(edit) for p in case.student.get_submodule(path).parameters()]
+        require(not own or any(p in gradients for p in own), f"no gradient reaches the new operator at {edit.path}")
+
+
+def _new_operators(edit: Edit) -> Iterator[str]:
+    """The paths of new operators; not of copies, as the teacher may itself have parts that do nothing."""
+    if isinstance(edit.replacement, Replacement):
+        yield from edit.paths
+    elif isinstance(edit.replacement, Rewiring):
+        yield from (edit.modules[n] for n, new in edit.replacement.modules.items() if isinstance(new, New))
 
 
 def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
@@ -145,6 +146,13 @@ def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
 
 def _is_finite(values: Any) -> bool:
     return all(bool(v.isfinite().all()) for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor))
+
+
+def _matched(edit: Edit) -> Iterator[str]:
+    """The paths of the modules that a rewiring matched: some stay although nothing calls them any more."""
+    if edit.place is not None:
+        anchors = (anchor for anchors in edit.place.nodes.values() for anchor in anchors)
+        yield from (below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module")
 
 
 def _callers_of_shared(edits: Iterable[Edit]) -> Iterator[str]:
