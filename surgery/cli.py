@@ -135,6 +135,43 @@ def inspect(model: str, *, as_json: Json = False, svg: Path | None = None) -> No
 
 
 @app.command
+def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> None:
+    """Show how the architecture of one model differs from that of another, such as a student from its teacher.
+
+    Parameters
+    ----------
+    a
+        The first model: a folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+    b
+        The second one.
+    as_json
+        Print the differences as JSON.
+    svg
+        File to draw the blocks of the first model into, what differs in the second highlighted.
+    """
+    from dataclasses import asdict
+
+    from surgery.files import write_atomically
+    from surgery.graph.diff import diff as compare
+    from surgery.graph.draw import draw_blocks
+    from surgery.models import load_skeleton
+    from surgery.models.inputs import example_inputs
+    from surgery.terminal import difference_view
+    from surgery.trace import trace
+
+    one, other = map(load_skeleton, (a, b))
+    inputs = example_inputs(one)
+    first = trace(one, inputs)
+    found = compare(first, trace(other, inputs if type(other) is type(one) else example_inputs(other)))
+    if svg is not None:
+        write_atomically(svg, draw_blocks(first, found.labels).encode())
+    if as_json:
+        return _print_json(asdict(found))
+    _console().print(difference_view(found, a, b))
+    return None
+
+
+@app.command
 def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed: int = 0) -> None:
     """Draw a grid of samples from the student of a run.
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from surgery.evaluate.metrics import Metrics
 from surgery.evaluate.report import count
 from surgery.graph import ModelGraph
+from surgery.graph.diff import Difference
 from surgery.graph.outline import Entry, outline
 from surgery.operators import OperatorConfig
 from surgery.rewrite import Change, Edit, New, Plan, Replacement, Rewiring, Skipped
@@ -83,6 +84,30 @@ def bench_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
         ratio = times["teacher_ms"] / times["student_ms"]
         table.add_row(batch, f"{times['teacher_ms']:.2f} ms", f"{times['student_ms']:.2f} ms", f"{ratio:.2f} x")
     return table
+
+
+def difference_view(found: Difference, a: str, b: str) -> Group:
+    """What differs from the model called `a` to that called `b`."""
+    parts = _table("", "module", a, b, "params")
+    for part in found.removed:
+        parts.add_row("-", part.path, part.module_class, "", f"-{count(part.params)}", style="red")
+    for part in found.added:
+        parts.add_row("+", part.path, "", part.module_class, f"+{count(part.params)}", style="green")
+    for old, new in found.changed:
+        params = change(Change(before=old.params, after=new.params))
+        parts.add_row("~", old.path, old.module_class, new.module_class, params, style="yellow")
+    parts.add_section()
+    params, flops = (change(Change(before=x, after=y)) for x, y in (found.params, found.flops))
+    parts.add_row("", "whole model", "", "", params)
+    parts.add_row("", "FLOPs of a forward", "", "", flops)
+    if found.is_empty:
+        return Group(Text(f"{a} and {b} have the same architecture"), parts)
+    if not found.flow:
+        return Group(parts)
+    flow = _table("in", "call", f"reads in {a}", f"in {b}")
+    for each in found.flow:
+        flow.add_row(each.scope or "the model", each.call, ", ".join(each.before), ", ".join(each.after))
+    return Group(parts, flow)
 
 
 def operator_words(edit: Edit) -> str:

@@ -18,6 +18,8 @@ TITLES = {
 
 STYLE = """
 .s-block{fill:none;stroke:currentColor;stroke-opacity:.28}
+.s-new-block{fill:#c2410c;fill-opacity:.07;stroke:#c2410c}
+.s-label{fill:#c2410c;font:500 10px system-ui,sans-serif;text-anchor:end}
 .s-wire{stroke:currentColor;stroke-opacity:.4;fill:none;stroke-width:1.25}
 .s-op{fill:currentColor;fill-opacity:.07}
 .s-new{fill:#c2410c;fill-opacity:.16;stroke:#c2410c}
@@ -32,8 +34,10 @@ def draw_blocks(graph: ModelGraph, changed: Mapping[str, str]) -> str:
 
     Args:
         graph: the traced teacher.
-        changed: path of a replaced operator -> name of what stands there now; these are highlighted.
+        changed: path of a replaced operator, or of blocks, joined by " + ", that are called otherwise -> what stands
+            there now; these are highlighted.
     """
+    changed = {path: new for paths, new in changed.items() for path in paths.split(" + ")}
     blocks = block_layers(graph.scopes)
     inside: dict[int, list[Operator]] = {number: [] for number in blocks.values()}
     for operator in graph.operators():
@@ -58,11 +62,13 @@ def _corner(number: int, columns: int, height: int) -> tuple[int, int]:
 
 def _block(path: str, number: int, operators: list[Operator], changed: Mapping[str, str], height: int) -> str:
     x, y = _corner(number, COLUMNS, height)
+    new = changed.get(path)
+    label = "" if new is None else f'<text class="s-label" x="{WIDTH - 10}" y="16">{escape(new)}</text>'
     pills = "".join(_pill(o, changed.get(o.path), HEADER + i * ROW) for i, o in enumerate(operators))
     return (
         f'<g transform="translate({x},{y})"><title>{escape(path)}</title>'
-        f'<rect class="s-block" width="{WIDTH}" height="{height}" rx="8"/>'
-        f'<text class="s-head" x="10" y="16">block {number}</text>{pills}</g>'
+        f'<rect class="s-{"new-" if new else ""}block" width="{WIDTH}" height="{height}" rx="8"/>'
+        f'<text class="s-head" x="10" y="16">block {number}</text>{label}{pills}</g>'
     )
 
 

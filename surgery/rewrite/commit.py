@@ -22,6 +22,7 @@ from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
 from surgery.rewrite.quiet import without_collection
 from surgery.rewrite.rule import Rule
 from surgery.trace import trace
+from surgery.trace.shadow import shadow
 from surgery.trace.tracer import record
 
 RECORD = "_surgery_record"
@@ -164,6 +165,15 @@ def undo(student: nn.Module) -> nn.Module:
     original, old = copy.deepcopy((student, dict(known.replaced)))
     restore(original, known, old)
     return original
+
+
+def skeleton_before(model: nn.Module) -> nn.Module:
+    """A copy of `model` on the meta device as it was before any edit."""
+    twin = shadow(model)
+    known = record_of(twin)
+    if known is not None:
+        restore(twin, known, known.replaced)
+    return twin
 
 
 def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) -> None:

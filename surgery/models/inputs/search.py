@@ -19,7 +19,7 @@ from surgery.models.inputs.probe import META, Probe, WidthError, unarithmetic
 from surgery.models.inputs.sizes import Config, candidate_sizes
 from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
-from surgery.trace.shadow import shadow
+from surgery.rewrite.commit import skeleton_before
 
 TRIALS, STEPS = 500, 150_000  # of forwards and of the torch functions in them, after which a search gives up
 TORCH, OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
@@ -69,7 +69,7 @@ class Search:
         self._slots = slots(self._parameters, self._config, self._class_name)
         self._counts = [len(self._sizes), *map(len, self._slots)]
         self._marks = dict(zip(self._parameters, itertools.cycle(MARKS), strict=False))
-        self._twin = shadow(model)
+        self._twin = skeleton_before(model)  # whose own code runs, as far as the inputs let it
         self._dtype = dtype
         self._steps = 0
         self.trials = 0
