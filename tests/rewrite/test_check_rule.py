@@ -17,6 +17,7 @@ from surgery import artifact
 from surgery.operators import HyenaX, MixerDims, Policy
 from surgery.rewrite import Change, Rule, block, chain, consecutive, fork, indices, node
 from surgery.rewrite import commit as committing
+from surgery.rewrite import make as making
 from surgery.rewrite import match as matching
 from surgery.rewrite import planner as planning
 from surgery.rewrite.commit import Record
@@ -126,7 +127,7 @@ def one_replaced_module_is_lost(patch: pytest.MonkeyPatch, case: Case) -> None:
 
 def weights_depend_on_the_order(patch: pytest.MonkeyPatch, case: Case) -> None:
     drawn: list[str] = []
-    patch.setattr(committing, "_stream", lambda seed, path: len(drawn) or drawn.append(path) or 0)
+    patch.setattr(making, "_stream", lambda seed, path: len(drawn) or drawn.append(path) or 0)
 
 
 def calls_are_counted_once(patch: pytest.MonkeyPatch, case: Case) -> None:
