@@ -14,12 +14,12 @@ from surgery.graph.codegen import Record, forget, generate
 from surgery.graph.paths import child_path
 from surgery.graph.roles import Operator, Role, find_operators
 from surgery.graph.roles.flow import is_inside
-from surgery.graph.roles.operator import mixes, params_of
+from surgery.graph.roles.operator import block_layers, layer_of, mixes, params_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
 from surgery.graph.streams import Stream, find_streams
-from surgery.graph.view import OPERATOR, Key, to_networkx
+from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
 
 
 class ModelGraph:
@@ -97,13 +97,19 @@ class ModelGraph:
         called = child_path(path, node) if node.op == "call_module" else f"{path}:{name}"
         return self._operators_at.get(called) or self._as_operator(called, key, node)
 
+    def part_at(self, key: Key) -> Operator:
+        """As `operator_at`, but a function has the role "node" whatever it does, as recognising roles takes time."""
+        path, name = key
+        is_function = not name.startswith(OPERATOR) and self.node(path, name).op != "call_module"
+        return self._as_operator(f"{path}:{name}", key, self.node(path, name)) if is_function else self.operator_at(key)
+
     def _as_operator(self, path: str, key: Key, node: fx.Node) -> Operator:
-        attributes, flops = self.view.nodes[key], node.meta.get("flops", 0)
+        cls, flops = node.meta.get("module_class"), node.meta.get("flops", 0)
         return Operator(
             path=path,
-            role="block" if attributes["role"] == "block" else "node",
-            module_class=attributes["module_class"] or "",
-            layer=attributes["layer"],
+            role="block" if path in self._layers else "node",
+            module_class="" if cls is None else cls.__name__,
+            layer=self.layer_of(path),
             in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
             out_shape=shape_of(node),
             params=params_of(node),
@@ -111,6 +117,14 @@ class ModelGraph:
             flops_mixing=self._mixing[path] if node.op == "call_module" else (not is_linear(node)) * flops,
             nodes=() if node.op == "call_module" else (key[1],),
         )
+
+    def layer_of(self, path: str) -> int | None:
+        """The number of the block that what is at `path` is or stands in."""
+        return layer_of(path.partition(":")[0], self._layers)
+
+    @cached_property
+    def _layers(self) -> dict[str, int]:
+        return block_layers(self.scopes)
 
     @cached_property
     def _mixing(self) -> Counter[str]:
@@ -125,6 +139,11 @@ class ModelGraph:
     @cached_property
     def _operators_at(self) -> dict[str, Operator]:
         return {operator.path: operator for operator in self._operators}
+
+    @cached_property
+    def flow_view(self) -> nx.MultiDiGraph:
+        """The view without roles, for patterns that ask for none; not to be changed."""
+        return flow_view(self.scopes)
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """All scopes as one graph: a node for each graph node, edges for dataflow and for entering a scope."""

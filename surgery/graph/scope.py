@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.graph.containers import Change
+from surgery.graph.emit import emit
 from surgery.graph.guard import require
 from surgery.graph.objects import is_object
 from surgery.graph.regions import enter_autocast
@@ -192,11 +193,10 @@ class Recording:
         """Make `function`, unless it is there."""
         if self.function is not not_compiled:
             return
-        code = self.graph.python_code("self")
+        source, namespace = emit(self.graph)
         name = f"<surgery {id(self):x}>"
-        linecache.cache[name] = (len(code.src), None, code.src.splitlines(keepends=True), name)
-        namespace = dict(code.globals)
-        exec(compile(code.src, name, "exec"), namespace)
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        exec(compile(source, name, "exec"), namespace)
         self.function = namespace["forward"]
         self.has_regions = any(node.target is enter_autocast for node in self.graph.nodes)
 

@@ -47,14 +47,31 @@ def to_networkx(scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> n
             if inner is not None:
                 for entry in scopes[inner].graph.find_nodes(op="placeholder"):
                     view.add_edge((path, node.name), (inner, entry.name), kind="enter")
-        flow = flow_of(scope.graph)
-        view.add_edges_from(
-            ((path, source.name), (path, node.name), {"kind": "flow"}) for node in flow for source in flow[node]
-        )
+        _add_flow(view, path, scope)
     for operator in operators:
         if len(operator.nodes) > 1:
             _add_operator(view, operator)
     return view
+
+
+def flow_view(scopes: Mapping[str, Scope]) -> nx.MultiDiGraph:
+    """What `to_networkx` gives without roles and with edges of dataflow only, which many patterns need no more than."""
+    view = nx.MultiDiGraph()
+    unknown = {"role": None, "within": None, "layer": None}
+    for path, scope in scopes.items():
+        view.add_nodes_from(
+            ((path, node.name), _attributes(node, scope, order) | unknown)
+            for order, node in enumerate(scope.graph.nodes)
+        )
+        _add_flow(view, path, scope)
+    return view
+
+
+def _add_flow(view: nx.MultiDiGraph, path: str, scope: Scope) -> None:
+    flow = flow_of(scope.graph)
+    view.add_edges_from(
+        ((path, source.name), (path, node.name), {"kind": "flow"}) for node in flow for source in flow[node]
+    )
 
 
 def flow_of(graph: fx.Graph) -> dict[fx.Node, dict[fx.Node, None]]:

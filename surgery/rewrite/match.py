@@ -23,7 +23,7 @@ Binding = dict[str, Key]
 
 def find_sites(graph: ModelGraph, pattern: Pattern) -> list[Site]:
     """Where `pattern` matches in a traced model; see `find_matches`."""
-    matches = find_matches(graph.view, pattern)
+    matches = find_matches(graph.view if pattern.asks_for_roles else graph.flow_view, pattern)
     return [Site(graph, {name: Item(graph, key) for name, key in match.items()}) for match in matches]
 
 

@@ -33,6 +33,11 @@ class _Pattern(Config, ABC):
     def graphs(self) -> Iterator[GraphPattern]:
         """The alternatives, each as a graph of nodes."""
 
+    @property
+    @abstractmethod
+    def asks_for_roles(self) -> bool:
+        """Whether a match depends on what is recognised in the model, not on functions and modules alone."""
+
     def __or__(self, other: _Pattern) -> AnyOf:
         return AnyOf(options=(self, other))
 
@@ -83,6 +88,11 @@ class NodePattern(_Test):
         """Whether the node of the view with these attributes is one."""
         return all(node[name] == wanted for name, wanted in self._asked)
 
+    @property
+    def asks_for_roles(self) -> bool:
+        """Without a function or class it may match an operator of several nodes, which is recognised by its role."""
+        return bool(self.role or self.within) or (self.function is None and self.module_class is None)
+
     @cached_property
     def _asked(self) -> list[tuple[str, str]]:
         return [(name, value) for name, value in self if name != "kind" and value is not None]
@@ -102,6 +112,11 @@ class Except(_Test):
     kind: Literal["except"] = "except"
     test: NodeTest
 
+    @property
+    def asks_for_roles(self) -> bool:
+        """It may match anything else."""
+        return True
+
     def holds(self, node: Mapping[str, Any]) -> bool:
         """Whether the node of the view with these attributes is one."""
         return not self.test.holds(node)
@@ -115,6 +130,11 @@ class AnyOf(_Test):
 
     kind: Literal["any_of"] = "any_of"
     options: tuple[Pattern, ...] = Field(min_length=1)
+
+    @property
+    def asks_for_roles(self) -> bool:
+        """Whether one of the options does."""
+        return any(option.asks_for_roles for option in self.options)
 
     def holds(self, node: Mapping[str, Any]) -> bool:
         """Whether one of the options holds of the node of the view with these attributes."""
@@ -165,6 +185,11 @@ class GraphPattern(_Pattern):
             raise MatchError(f"pattern {self}: can never match, as tensors cannot flow in a cycle ({cycle} -> ...)")
         return self
 
+    @property
+    def asks_for_roles(self) -> bool:
+        """Whether one of its nodes does."""
+        return any(test.asks_for_roles for test in (*self.nodes.values(), *(absence.test for absence in self.without)))
+
     def graphs(self) -> Iterator[GraphPattern]:
         """This one."""
         yield self
@@ -213,6 +238,11 @@ class Repeated(_Pattern):
         if self.at_most is not None and self.at_most < self.at_least:
             raise MatchError(f"pattern: from {self.at_least} to {self.at_most} nodes can never match; swap the numbers")
         return self
+
+    @property
+    def asks_for_roles(self) -> bool:
+        """Whether its nodes do."""
+        return self.test.asks_for_roles
 
     def graphs(self) -> Iterator[GraphPattern]:
         """The pattern of the shortest run."""

@@ -168,8 +168,8 @@ class Planner:
         if odd is not None or len(modules) < 2:
             raise RewriteError(f"{site.path}: {odd or 'one module alone'} cannot share the weights of the first")
         counts = {id(p): p.numel() for item in modules for p in item.module.parameters()}  # once, if shared already
-        flops = self._runs[site.scope] * sum(item.operator.flops for item in modules)
-        mixing = self._runs[site.scope] * sum(item.operator.flops_mixing for item in modules)
+        flops = self._runs[site.scope] * sum(item.part.flops for item in modules)
+        mixing = self._runs[site.scope] * sum(item.part.flops_mixing for item in modules)
         return Edit(
             path=site.path, rule=rule.name, layer=site.first.layer, replaced=site.operator.module_class,
             replacement=replacement, paths=paths, loss=rule.loss,
@@ -196,18 +196,18 @@ class Planner:
             path=path,
             rule=rule.name,
             layer=site.first.layer,
-            replaced=", ".join(dict.fromkeys(item.operator.module_class or item.node.name for item in old)),
+            replaced=", ".join(dict.fromkeys(item.part.module_class or item.node.name for item in old)),
             replacement=rewiring,
             paths=tuple(path for path, _ in removed),
             place=self._place(rule, site),
             modules={name: self._fresh(rule, site, name, number) for name in rewiring.modules},
             loss=rule.loss,
             params=Change(before=sum(count for _, count in removed), after=new.params),
-            flops=_times(runs, sum(i.operator.flops for i in old), sum(i.operator.flops for i in stays) + new.flops),
+            flops=_times(runs, sum(i.part.flops for i in old), sum(i.part.flops for i in stays) + new.flops),
             flops_mixing=_times(
                 runs,
-                sum(i.operator.flops_mixing for i in old),
-                sum(i.operator.flops_mixing for i in stays) + new.flops_mixing,
+                sum(i.part.flops_mixing for i in old),
+                sum(i.part.flops_mixing for i in stays) + new.flops_mixing,
             ),
         )
 

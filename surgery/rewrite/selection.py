@@ -59,7 +59,7 @@ class Every(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths in every n-th layer."""
-        return {s.path for s in sites if s.operator.layer is not None and s.operator.layer % self.n == self.n - 1}
+        return {s.path for s in sites if s.first.layer is not None and s.first.layer % self.n == self.n - 1}
 
     def __str__(self) -> str:
         return f"every({self.n})"
@@ -72,7 +72,7 @@ class ThreeOfFour(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths in layers 1, 2, 3, 5, 6, 7, ..."""
-        return {s.path for s in sites if s.operator.layer is not None and s.operator.layer % 4}
+        return {s.path for s in sites if s.first.layer is not None and s.first.layer % 4}
 
     def __str__(self) -> str:
         return "three_of_four()"
@@ -91,7 +91,7 @@ class Indices(_Selection):
         if missing:
             known = f"0 to {max(there)}" if there else "none"
             raise MatchError(f"{self}: no such layer: {', '.join(map(str, missing))}; the model's layers are {known}")
-        return {site.path for site in sites if site.operator.layer in self.layers}
+        return {site.path for site in sites if site.first.layer in self.layers}
 
     def __str__(self) -> str:
         return f"indices({', '.join(map(str, self.layers))})"

@@ -14,7 +14,7 @@ from surgery.graph import ModelGraph, Operator
 from surgery.graph.arguments import bound_arguments
 from surgery.graph.paths import child_path
 from surgery.graph.readers import items_of
-from surgery.graph.view import Key
+from surgery.graph.view import OPERATOR, Key
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Item:
     @cached_property
     def nodes(self) -> tuple[fx.Node, ...]:
         """Its fx nodes: several, if it is an operator made of such."""
-        names = self.graph.view.nodes[self.key]["target"] if self.is_subgraph else (self.key[1],)
+        names = self.graph.operator_at(self.key).nodes if self.is_subgraph else (self.key[1],)
         return tuple(self.graph.node(self.scope, name) for name in names)
 
     @property
@@ -48,7 +48,7 @@ class Item:
     @property
     def is_subgraph(self) -> bool:
         """Whether it is an operator made of several nodes."""
-        return bool(self.graph.view.nodes[self.key]["op"] == "operator")
+        return self.key[1].startswith(OPERATOR)
 
     @property
     def is_module(self) -> bool:
@@ -70,11 +70,15 @@ class Item:
         """It as an operator: role, sizes and costs."""
         return self.graph.operator_at(self.key)
 
+    @cached_property
+    def part(self) -> Operator:
+        """It as an operator, sizes and costs only: the role of a function is not asked for."""
+        return self.graph.part_at(self.key)
+
     @property
     def layer(self) -> int | None:
         """The number of the block that it is or stands in."""
-        layer: int | None = self.graph.view.nodes[self.key]["layer"]
-        return layer
+        return self.graph.layer_of(self.path)
 
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -138,12 +138,12 @@ class _Run:
     def _again(self, call: Call, name: str, given: dict[str, Any], is_copy: bool) -> Any:
         """What a module that is there already, or a copy of it, gives; run only if its arguments are of other kinds."""
         item = self._site[name]
-        self.costs.append(Cost(item.operator.params * is_copy, item.operator.flops, item.operator.flops_mixing))
+        self.costs.append(Cost(item.part.params * is_copy, item.part.flops, item.part.flops_mixing))
         bound = {key: self._resize(traced(value)) for key, value in item.bound.items()}
         if call.like == name and all(_same(value, bound.get(key)) for key, value in given.items()):
             return self._resize(item.node.meta["val"])
         args, kwargs = self._like(call, given)
-        return _called(item.path, item.operator.module_class, shadow(item.module), args, kwargs)
+        return _called(item.path, item.part.module_class, shadow(item.module), args, kwargs)
 
     def _like(self, call: Call, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if call.like is None:
@@ -180,7 +180,7 @@ def _items(found: Any, items: Sequence[int | str], value: str, path: str) -> Any
 
 def _tokens(site: Site) -> tuple[int, ...]:
     """Batch and tokens of the first matched node whose input has both."""
-    shapes = (item.operator.in_shape for item in site.items.values())
+    shapes = (item.part.in_shape for item in site.items.values())
     return next((shape for shape in shapes if len(shape) >= 3), ())
 
 
@@ -252,7 +252,7 @@ def _require_alike(path: str, result: Any, expected: Any, what: str) -> None:
 def _kinds(site: Site) -> Hashable:
     """What is known of the matched nodes that a check depends on: their modules, arguments and results."""
     return tuple(
-        (item.operator.module_class, item.operator.params, item.operator.flops, _told(item.bound), _told(item.result))
+        (item.part.module_class, item.part.params, item.part.flops, _told(item.bound), _told(item.result))
         for item in site.items.values()
     )
 
