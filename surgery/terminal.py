@@ -43,6 +43,7 @@ def plan_view(plan: Plan) -> Group:
         edits.add_row(edit.path, edit.replaced, operator_words(edit), change(edit.params), change(edit.flops))
     edits.add_section()
     edits.add_row("whole model", "", "", change(plan.total.params), change(plan.total.flops))
+    edits.add_row("memory of its weights", "", "", change(plan.total.memory, "B"), "")
     parts: list[Table | Text] = [edits]
     if plan.skipped:
         parts.append(_skipped(plan.skipped))
@@ -126,12 +127,12 @@ def _written(operator: OperatorConfig) -> str:
     return f"{type(operator).__name__}({fields})"
 
 
-def change(counts: Change) -> str:
+def change(counts: Change, unit: str = "") -> str:
     """A count before and after, with the difference in percent."""
     if counts.before == counts.after:
-        return count(counts.before)
+        return count(counts.before) + unit
     percent = f" ({100 * (counts.after / counts.before - 1):+.2f} %)" if counts.before else ""
-    return f"{count(counts.before)} -> {count(counts.after)}{percent}"
+    return f"{count(counts.before)}{unit} -> {count(counts.after)}{unit}{percent}"
 
 
 def _skipped(skipped: tuple[Skipped, ...]) -> Table:

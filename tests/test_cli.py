@@ -142,7 +142,7 @@ MISTAKES = {
     "no match": (
         lambda d, w: w(rules="[replace_attention(HyenaX(), layers=every(7))]"),
         3,
-        "no self-attention to replace",
+        "no self-attention or joint-attention to replace",
     ),
     "conflict": (
         lambda d, w: w(rules="[replace_attention(HyenaX()), replace_attention(SlidingWindow())]"),

@@ -118,7 +118,7 @@ STOPS = {
         "6: replace_attention: unknown key 'layrs', did you mean 'layers'?"
     ),
     "replace_attention(None, zzzzzz=1)": (
-        "5: replace_attention: unknown key 'zzzzzz'; there are operator, layers, inherit"
+        "5: replace_attention: unknown key 'zzzzzz'; there are operator, role, layers, inherit"
     ),
     "recipe = Recipee()": "5: 'Recipee' is not defined, did you mean 'Recipe'?",
     "from surgery.operators import Hyenax": "5: 'surgery.operators' has no 'Hyenax', did you mean 'HyenaX'?",

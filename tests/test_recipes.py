@@ -27,7 +27,7 @@ def test_a_recipe_is_planned_by_the_command_that_it_names(path, capsys, monkeypa
     plan = json.loads(capsys.readouterr().out)
     assert plan["edits"]
     assert {"path", "rule", "flops", "flops_mixing", "params"} <= set(plan["edits"][0])
-    assert set(plan["total"]) == {"flops", "flops_mixing", "params"}
+    assert set(plan["total"]) == {"flops", "flops_mixing", "memory", "params"}
     assert set(plan["total"]["params"]) == {"before", "after"}
 
 

@@ -112,7 +112,9 @@ class _Edit:
         self._scopes, self._path = scopes, bound.place.scope
         self._order = order
         self._new: dict[str, fx.Node] = {}
-        self._last = order.after(node for group in nodes.values() for node in group)
+        kept = bound.rewiring.read | set(bound.rewiring.keeps)
+        gone = [node for name, group in nodes.items() if name not in kept for node in group]
+        self._last = order.after(gone or [node for group in nodes.values() for node in group])
 
     def make(self) -> None:
         """Put in the calls, let all others read the new values, and take out what is not read any more."""
@@ -182,7 +184,7 @@ class _Edit:
         return self._insert(lambda: self._graph.call_module(target, args, given), reads)
 
     def _insert(self, make: Any, reads: Sequence[fx.Node]) -> fx.Node:
-        """Put in a node after all that matched and all that it reads."""
+        """Put in a node after all that is taken out, or all that matched, and all that it reads."""
         after = self._order.after([self._last, *reads])
         with self._graph.inserting_after(after):
             node: fx.Node = make()

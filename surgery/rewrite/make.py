@@ -92,7 +92,7 @@ class Maker:
 
     def _shared(self, paths: Sequence[str], average: bool) -> dict[str, nn.Module]:
         """The first module in the places of all; with the mean of their weights, if wanted."""
-        modules = [self._at(path) for path in paths]
+        modules = list(dict.fromkeys(self._at(path) for path in paths))
         if not average:
             return dict.fromkeys(paths[1:], modules[0])
         mean = copy.deepcopy(modules[0])

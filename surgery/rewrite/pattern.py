@@ -14,7 +14,7 @@ from itertools import count, pairwise, product
 from typing import Annotated, Any, Literal
 
 import networkx as nx
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from surgery.config import Config
 from surgery.errors import MatchError
@@ -253,8 +253,15 @@ class Repeated(_Pattern):
         return f"{self.at_least}{most or ' or more'} of {self.test} in a row"
 
 
-NodeTest = Annotated[NodePattern | Except | AnyOf, Field(discriminator="kind")]
-Pattern = Annotated[NodePattern | Except | AnyOf | GraphPattern | Repeated, Field(discriminator="kind")]
+def _with_kind(pattern: Any) -> Any:
+    """Data without a kind, as one writes `{"role": "mlp"}`, is that of a single node."""
+    return {"kind": "node", **pattern} if isinstance(pattern, dict) else pattern
+
+
+NodeTest = Annotated[NodePattern | Except | AnyOf, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+Pattern = Annotated[
+    NodePattern | Except | AnyOf | GraphPattern | Repeated, Field(discriminator="kind"), BeforeValidator(_with_kind)
+]
 
 for _composed in (Except, AnyOf, Absence, GraphPattern, Repeated):
     _composed.model_rebuild()

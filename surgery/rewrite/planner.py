@@ -162,10 +162,10 @@ class Planner:
 
     def _sharing(self, rule: Rule, site: Site, replacement: Sharing) -> Edit:
         modules = [item for item in site.items.values() if item.is_module]
-        paths = tuple(item.path for item in modules)
+        paths = tuple(dict.fromkeys(path for item in modules for path in self._places[id(item.module)]))
         shapes = [{n: tuple(p.shape) for n, p in item.module.state_dict().items()} for item in modules]
         odd = next((item.path for item, shape in zip(modules, shapes, strict=True) if shape != shapes[0]), None)
-        if odd is not None or len(modules) < 2:
+        if odd is not None or len({id(item.module) for item in modules}) < 2:
             raise RewriteError(f"{site.path}: {odd or 'one module alone'} cannot share the weights of the first")
         counts = {id(p): p.numel() for item in modules for p in item.module.parameters()}  # once, if shared already
         flops = self._runs[site.scope] * sum(item.part.flops for item in modules)

@@ -7,9 +7,9 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 import surgery
-from surgery.operators import HyenaSE, HyenaX, HyenaY, SlidingWindow
+from surgery.operators import HyenaSE, HyenaX, HyenaY, Mamba2, SlidingWindow
 from surgery.rewrite import all_layers, every, three_of_four
-from surgery.rules import mlp_ratio, replace_attention
+from surgery.rules import mlp_ratio, parallel_pairs, replace_attention
 
 DIGIT = 0.00513  # half a printed digit, and what tests/operators/test_costs.py says of two figures
 
@@ -32,6 +32,7 @@ ROWS = {
     "hyena_y": (HyenaY(kernel=4, causal=True), (-49.52, -74.27, -99.03), (0.05, 0.08, 0.11)),
     "hyena_x": (HyenaX(kernel=4, causal=True), (-49.90, -74.85, -99.81), (0.16, 0.24, 0.33)),
     "window": (SlidingWindow(window=4), (-48.24, -72.36, -96.48), (0.0, 0.0, 0.0)),
+    "mamba2": (Mamba2(causal=True), (-37.59, -56.38, -75.17), (28.02, 42.04, 56.05)),
 }
 
 
@@ -61,3 +62,9 @@ def test_the_cost_of_full_attention(dit_xl2):
     n, d, h = 256, 1152, 16
     assert attention.flops_mixing == 4 * n * n * d + 3 * h * n * n
     assert attention.flops == attention.flops_mixing + 8 * n * d * d
+
+
+def test_the_depth_to_width_model(dit_xl2):
+    plan = surgery.plan(dit_xl2, [parallel_pairs()])
+    assert [edit.layer for edit in plan.edits] == list(range(0, 28, 2))
+    assert plan.total.params.after - plan.total.params.before == 14 * (2 * 1152**2 + 1152)  # "+37 M"
