@@ -31,6 +31,8 @@ class _Emitter:
         for node in self._graph.nodes:
             if node.op == "placeholder":
                 parameters.append(node.name)
+            elif _is_inlined(node):
+                continue
             elif node.op == "output":
                 lines.append(f"    return {self._shown(node.args[0])}")
             else:
@@ -44,7 +46,7 @@ class _Emitter:
         seen: set[fx.Node] = set()
         for node in reversed(self._graph.nodes):
             for source in (node, *node.all_input_nodes):
-                if source not in seen:
+                if source not in seen and not _is_inlined(source):
                     seen.add(source)
                     last.setdefault(node, []).append(source.name)
         return last
@@ -66,7 +68,7 @@ class _Emitter:
     def _shown(self, value: Any) -> str:
         """`value` as an expression."""
         if isinstance(value, fx.Node):
-            return value.name
+            return _attribute(str(value.target)) if _is_inlined(value) else value.name
         if type(value) in LITERALS:
             return repr(value)
         if isinstance(value, slice):
@@ -87,6 +89,11 @@ class _Emitter:
             name = self._names[id(value)] = f"_constant_{len(self._names)}"
             self._globals[name] = value
         return self._names[id(value)]
+
+
+def _is_inlined(node: fx.Node) -> bool:
+    """Whether `node` is a tensor of the module that is read once, right where it is used."""
+    return node.op == "get_attr" and len(node.users) == 1
 
 
 def _attribute(path: str) -> str:

@@ -85,6 +85,18 @@ def flow_of(graph: fx.Graph) -> dict[fx.Node, dict[fx.Node, None]]:
     return flow
 
 
+def feeds(source: fx.Node, user: fx.Node) -> bool:
+    """Whether `user` reads `source`: directly, or past nodes that only change the layout."""
+    stack = inputs_of(user)
+    while stack:
+        node = stack.pop()
+        if node is source:
+            return True
+        if _is_transparent(node):
+            stack += inputs_of(node)
+    return False
+
+
 def _is_transparent(node: fx.Node) -> bool:
     return is_layout(node) or name_of(node) in SPLITS
 

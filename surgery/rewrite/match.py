@@ -14,7 +14,7 @@ import networkx as nx
 
 from surgery.graph import ModelGraph
 from surgery.graph.view import Key
-from surgery.rewrite.pattern import Absence, GraphPattern, NodeTest, Pattern, Repeated, names
+from surgery.rewrite.pattern import Absence, GraphPattern, NodePattern, NodeTest, Pattern, Repeated, names
 from surgery.rewrite.site import Item, Site
 
 Binding = dict[str, Key]
@@ -78,6 +78,9 @@ class _Index:
         for keys in self._scopes.values():
             keys.sort(key=lambda key: (view.nodes[key]["order"], -len(key[1])))
         self.order = {key: n for n, key in enumerate(key for keys in self._scopes.values() for key in keys)}
+        self._calls: dict[str, dict[str, list[Key]]] = defaultdict(lambda: defaultdict(list))
+        for key in self.order:
+            self._calls[view.nodes[key]["function"]][key[0]].append(key)
         self._near: dict[tuple[Key, bool], list[Key]] = {}
 
     def holds(self, test: NodeTest, key: Key) -> bool:
@@ -86,7 +89,8 @@ class _Index:
 
     def candidates(self, test: NodeTest) -> Iterator[tuple[str, list[Key]]]:
         """The nodes that pass `test`, by scope."""
-        for scope, keys in self._scopes.items():
+        function = test.function if isinstance(test, NodePattern) else None
+        for scope, keys in (self._calls[function] if function else self._scopes).items():
             yield scope, [key for key in keys if self.holds(test, key)]
 
     def near(self, key: Key, after: bool) -> list[Key]:

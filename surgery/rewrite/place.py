@@ -9,7 +9,7 @@ from torch import fx
 
 from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.graph.view import flow_of
+from surgery.graph.view import feeds
 
 
 class Anchor(Config):
@@ -58,12 +58,11 @@ class Anchors:
         Raises:
             RewriteError: the graph has not the nodes, or no such dataflow between them.
         """
-        flow = flow_of(self._graph)
         found = []
         for place in places:
             nodes = {name: tuple(map(self._node, anchors)) for name, anchors in place.nodes.items()}
             for a, b in place.edges:
-                if not any(source in flow.get(user, ()) for user in nodes[b] for source in nodes[a]):
+                if not any(feeds(source, user) for user in nodes[b] for source in nodes[a]):
                     ends = f"{_shown(a, place)} does not feed {_shown(b, place)}"
                     raise RewriteError(f"{place.scope or 'the model'}: {ends} on this way through")
             found.append(nodes)

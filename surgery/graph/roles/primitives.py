@@ -52,8 +52,10 @@ def is_module(node: fx.Node, kinds: tuple[type[nn.Module], ...]) -> bool:
 def tensors(node: fx.Node) -> list[torch.Tensor]:
     """The tensors in the result of `node`."""
     value = node.meta.get("val")
-    if isinstance(value, torch.Tensor) or value is None:  # nearly always, and much quicker
-        return [] if value is None else [value]
+    if isinstance(value, torch.Tensor):  # nearly always; all else is slow
+        return [value]
+    if value is None or isinstance(value, int | float | str):
+        return []
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
