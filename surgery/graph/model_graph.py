@@ -141,7 +141,7 @@ class ModelGraph:
         return {operator.path: operator for operator in self._operators}
 
     @cached_property
-    def flow_view(self) -> nx.MultiDiGraph:
+    def flow_view(self) -> nx.DiGraph:
         """The view without roles, for patterns that ask for none; not to be changed."""
         return flow_view(self.scopes)
 

@@ -47,31 +47,30 @@ def to_networkx(scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> n
             if inner is not None:
                 for entry in scopes[inner].graph.find_nodes(op="placeholder"):
                     view.add_edge((path, node.name), (inner, entry.name), kind="enter")
-        _add_flow(view, path, scope)
+        view.add_edges_from(_flow_edges(path, scope), kind="flow")
     for operator in operators:
         if len(operator.nodes) > 1:
             _add_operator(view, operator)
     return view
 
 
-def flow_view(scopes: Mapping[str, Scope]) -> nx.MultiDiGraph:
+def flow_view(scopes: Mapping[str, Scope]) -> nx.DiGraph:
     """What `to_networkx` gives without roles and with edges of dataflow only, which many patterns need no more than."""
-    view = nx.MultiDiGraph()
+    view = nx.DiGraph()
     unknown = {"role": None, "within": None, "layer": None}
     for path, scope in scopes.items():
         view.add_nodes_from(
             ((path, node.name), _attributes(node, scope, order) | unknown)
             for order, node in enumerate(scope.graph.nodes)
         )
-        _add_flow(view, path, scope)
+        view.add_edges_from(_flow_edges(path, scope), kind="flow")
     return view
 
 
-def _add_flow(view: nx.MultiDiGraph, path: str, scope: Scope) -> None:
-    flow = flow_of(scope.graph)
-    view.add_edges_from(
-        ((path, source.name), (path, node.name), {"kind": "flow"}) for node in flow for source in flow[node]
-    )
+def _flow_edges(path: str, scope: Scope) -> Iterator[tuple[Key, Key]]:
+    for node, sources in flow_of(scope.graph).items():
+        for source in sources:
+            yield (path, source.name), (path, node.name)
 
 
 def flow_of(graph: fx.Graph) -> dict[fx.Node, dict[fx.Node, None]]:

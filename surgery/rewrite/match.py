@@ -27,7 +27,7 @@ def find_sites(graph: ModelGraph, pattern: Pattern) -> list[Site]:
     return [Site(graph, {name: Item(graph, key) for name, key in match.items()}) for match in matches]
 
 
-def find_matches(view: nx.MultiDiGraph, pattern: Pattern) -> list[Binding]:
+def find_matches(view: nx.DiGraph, pattern: Pattern) -> list[Binding]:
     """All matches of `pattern` in the order of their first nodes in the graphs; those of the same nodes count as one.
 
     Where nodes of the pattern are interchangeable, the earlier name matches the earlier node.
@@ -70,8 +70,9 @@ class _Index:
         order: position of every node, scopes in execution order.
     """
 
-    def __init__(self, view: nx.MultiDiGraph) -> None:
+    def __init__(self, view: nx.DiGraph) -> None:
         self._view = view
+        self._is_multiple = view.is_multigraph()  # else all edges are dataflow
         self._scopes: dict[str, list[Key]] = defaultdict(list)
         for key, attributes in view.nodes(data=True):
             self._scopes[attributes["scope"]].append(key)
@@ -97,7 +98,7 @@ class _Index:
         """What the node at `key` feeds, or else what it reads."""
         if (key, after) not in self._near:
             edges = self._view.succ[key] if after else self._view.pred[key]
-            flow = [other for other, all_edges in edges.items() if _flows(all_edges)]
+            flow = [other for other, found in edges.items() if not self._is_multiple or _flows(found)]
             self._near[key, after] = sorted(flow, key=self.order.__getitem__)
         return self._near[key, after]
 
