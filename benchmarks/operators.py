@@ -19,8 +19,10 @@ import resource
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import growth_plot
+import pixart
 from machine import RESULTS, machine, save
 
 if TYPE_CHECKING:
@@ -145,12 +147,35 @@ def on_cpu() -> Rows:
     return rows
 
 
-def on_gpu(configs: dict[str, MixerConfig], sizes: tuple[int, ...], width: dict[str, Any], device: str) -> Rows:
-    """The same in this process, which counts the memory of its tensors alone."""
+def with_kernels(configs: dict[str, MixerConfig], width: dict[str, Any], device: str) -> dict[str, MixerConfig]:
+    """Each operator in plain PyTorch, and with every kernel that is installed and serves it, as "window[flash-attn]"."""
+    from surgery.errors import RewriteError
+    from surgery.operators.backends import BACKENDS
+
+    found = {}
+    for name, config in configs.items():
+        has_field = "backend" in type(config).model_fields
+        found[name] = config.model_copy(update={"backend": "torch"}) if has_field else config
+        known = get_args(type(config).model_fields["backend"].annotation) if has_field else ()
+        for backend in (each.name for each in BACKENDS if each.name in known):
+            kernel = config.model_copy(update={"backend": backend})
+            try:
+                build(kernel, WARM_UP, width, device)
+                found[f"{name}[{backend}]"] = kernel
+            except RewriteError as error:
+                print(error, file=sys.stderr)
+    return found
+
+
+def in_this_process(
+    configs: dict[str, MixerConfig], sizes: tuple[int, ...], width: dict[str, Any], device: str
+) -> Rows:
+    """All operators at all sizes, on a GPU, which counts the memory of its tensors alone."""
     rows: Rows = {name: {} for name in configs}
     for tokens in sizes:
         for name, seconds in times(configs, tokens, width, device).items():
-            rows[name][str(tokens)] = {"seconds": seconds, "peak_mb": peak_mb(configs[name], tokens, width, device)}
+            peak = peak_mb(configs[name], tokens, width, device)
+            rows[name][str(tokens)] = {"seconds": seconds, "peak_mb": peak}
     return rows
 
 
@@ -170,12 +195,13 @@ def growth(row: dict[str, dict[str, float]], what: str) -> float:
 def table(rows: Rows) -> str:
     """Time, speed-up and peak at each size, and by which power of N time and peak grow."""
     sizes = list(rows["full"])
-    head = f"{'':17}" + "".join(f"{f'{int(n):,} tokens':>31}" for n in sizes) + f"{'time':>9}{'peak':>7}"
+    wide = max(map(len, rows)) + 1
+    head = f"{'':{wide}}" + "".join(f"{f'{int(n):,} tokens':>31}" for n in sizes) + f"{'time':>9}{'peak':>7}"
     lines = [head]
     for name, row in rows.items():
         cells = [f"{1e3 * f['seconds']:11,.1f} ms{f['speedup']:7.2f} x{f['peak_mb']:6,.0f} MB" for f in row.values()]
         powers = f"   N^{growth(row, 'seconds'):.2f} N^{growth(row, 'peak_mb'):.2f}"
-        lines.append(f"{name:17}" + "".join(cells) + powers)
+        lines.append(f"{name:{wide}}" + "".join(cells) + powers)
     return "\n".join(lines)
 
 
@@ -191,17 +217,26 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def measured(device: str) -> Rows:
+    """The figures of all operators on this machine."""
+    rows = (
+        on_cpu() if device == "cpu" else in_this_process(with_kernels(operators(), WIDTH, device), SIZES, WIDTH, device)
+    )
+    add_speedups(rows)
+    return rows
+
+
 def main() -> None:
     options = parsed()
-    rows = on_cpu()
-    add_speedups(rows)
-    print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    print(table(rows))
+    load = os.getloadavg()[0]
+    rows: Any = pixart.compare({}, options.device) if options.pixart else measured(options.device)
+    print(", ".join(f"{key} {value}" for key, value in machine().items()), f"load before the run {load:.1f}", sep=", ")
+    print(pixart.table(rows) if options.pixart else table(rows))
     if options.save:
-        from growth_plot import draw
-
-        print(save("operators", rows))
-        print(*draw(rows, RESULTS / "operators"))
+        name = ("pixart" if options.pixart else "operators") + ("_cuda" if options.device == "cuda" else "")
+        print(save(name, rows))
+        if not options.pixart:
+            print(*growth_plot.draw(rows, RESULTS / name))
     if options.json:
         print(json.dumps(rows))
 
