@@ -123,8 +123,11 @@ def operator_words(edit: Edit) -> str:
 
 
 def _written(operator: OperatorConfig) -> str:
-    fields = ", ".join(f"{k}={v!r}" for k, v in operator.model_dump(exclude={"kind"}, exclude_none=True).items())
-    return f"{type(operator).__name__}({fields})"
+    fields = operator.model_dump(exclude={"kind"}, exclude_none=True)
+    if fields.get("backend") == "auto":
+        del fields["backend"]
+    written = ", ".join(f"{k}={v!r}" for k, v in fields.items())
+    return f"{type(operator).__name__}({written})"
 
 
 def change(counts: Change, unit: str = "") -> str:

@@ -6,14 +6,17 @@ the filter.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from surgery.operators.backends import kernel
 from surgery.operators.grid import sizes
+
+FilterBackend = Literal["auto", "torch", "causal-conv1d"]
 
 
 class TokenConvolution(nn.Module):
@@ -25,12 +28,20 @@ class TokenConvolution(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel: int, *, causal: bool = False, axes: int = 1, grid: tuple[int, ...] | None = None
+        self,
+        channels: int,
+        kernel: int,
+        *,
+        causal: bool = False,
+        axes: int = 1,
+        grid: tuple[int, ...] | None = None,
+        backend: FilterBackend = "torch",
     ) -> None:
         super().__init__()
         self.kernel = kernel
         self.axes = axes
         self.grid = grid
+        self.backend = backend
         self.left = kernel - 1 if causal else (kernel - 1) // 2
         self.right = kernel - 1 - self.left
         bound = kernel ** (-axes / 2)
@@ -58,6 +69,9 @@ class TokenConvolution(nn.Module):
         """
         batch, tokens, channels = x_BNC.shape
         found = sizes(grid or self.grid, tokens, self.axes)
+        run = kernel(self.backend, "filter", x_BNC, window=self.kernel, grid=found, causal=self.right == 0)
+        if run is not None:
+            return run(x_BNC, self.weight.squeeze(1), self.bias)
         reach = max(self.left, self.right)
         longer_BOC: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
             x_BNC.reshape(batch, *found, channels), self.weight.squeeze(1), self.bias, reach

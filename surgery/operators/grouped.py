@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
+from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.core import Core, CoreMixer
 from surgery.operators.projections import Linear, Projections, projections_of
@@ -25,10 +26,15 @@ class GroupedQueryAttention(MixerConfig):
     """Full attention with `groups` key and value heads, each for heads / groups query heads; one is multi-query.
 
     Source: "GQA" (arXiv 2305.13245); inherited key and value heads are averaged within a group.
+
+    Attributes:
+        groups: key and value heads.
+        backend: the kernel; see `surgery.operators.backends`.
     """
 
     kind: Literal["grouped_query"] = "grouped_query"
     groups: PositiveInt
+    backend: Literal["auto", "torch", "flash-attn", "flash-attn-4"] = "auto"
 
     @override
     def build(self, dims: MixerDims) -> GroupedQueryMixer:
@@ -64,6 +70,7 @@ class GroupedQueryCore(Core):
                 f"grouped_query: {config.groups} groups do not divide {dims.heads} heads; choose a divisor"
             )
         self.groups = config.groups
+        self.backend = config.backend
 
     @override
     def mix(
@@ -77,6 +84,9 @@ class GroupedQueryCore(Core):
     ) -> Tensor:
         """Attend to all keys; keys and values have H or G heads: (B, H, N, K)."""
         k_BGMK, v_BGMK = (rearrange(x, "b (g h) m k -> b g h m k", g=self.groups).mean(2) for x in (k_BHMK, v_BHMK))
+        run = kernel(self.backend, self.config.kind, q_BHNK, masked=mask is not None)
+        if run is not None:
+            return run(q_BHNK, k_BGMK, v_BGMK)
         return F.scaled_dot_product_attention(q_BHNK, k_BGMK, v_BGMK, attn_mask=mask, enable_gqa=True)
 
 

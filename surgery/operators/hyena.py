@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
-from surgery.operators.convolution import TokenConvolution
+from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.core import Core
 from surgery.operators.grid import Axes, Grid, rank_of
 from surgery.operators.projections import projections_of
@@ -36,6 +36,7 @@ class _Hyena(MixerConfig):
         causal: whether a token sees none that come later; along the raster order only.
         axes: how many axes the filters span; None means those of `grid`, or the raster order without one.
         grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
+        backend: the kernel of the filters; see `surgery.operators.backends`.
     """
 
     has_featuriser: ClassVar[bool]
@@ -47,6 +48,7 @@ class _Hyena(MixerConfig):
     causal: bool = False
     axes: Axes | None = None
     grid: Grid | None = None
+    backend: FilterBackend = "auto"
 
     @property
     def rank(self) -> int:
@@ -61,7 +63,9 @@ class _Hyena(MixerConfig):
 
     def convolution(self, channels: int) -> TokenConvolution:
         """A new filter for each channel."""
-        return TokenConvolution(channels, self.kernel, causal=self.causal, axes=self.rank, grid=self.grid)
+        return TokenConvolution(
+            channels, self.kernel, causal=self.causal, axes=self.rank, grid=self.grid, backend=self.backend
+        )
 
     @model_validator(mode="after")
     def _has_a_layout(self) -> Self:

@@ -13,7 +13,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.operators.convolution import TokenConvolution
+from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.mlp import ChannelConfig, ChannelMixer, MLPDims, copy_neurons
 
 
@@ -29,6 +29,7 @@ class HyenaXMLP(ChannelConfig):
     ratio: PositiveFloat = 2.0
     kernel: PositiveInt = 4
     causal: bool = False
+    backend: FilterBackend = "auto"
 
     @override
     def build(self, dims: MLPDims) -> HyenaXMLPMixer:
@@ -54,7 +55,7 @@ class HyenaXMLPMixer(ChannelMixer):
         super().__init__(config, dims)
         neurons = config.neurons(dims)
         self.up = nn.Linear(dims.dim, 3 * neurons, bias=dims.up_bias)
-        self.conv = TokenConvolution(3 * neurons, config.kernel, causal=config.causal)
+        self.conv = TokenConvolution(3 * neurons, config.kernel, causal=config.causal, backend=config.backend)
         self.down = nn.Linear(neurons, dims.out_dim, bias=dims.down_bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

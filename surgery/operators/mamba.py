@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
+from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
-from surgery.operators.convolution import TokenConvolution
+from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.projections import projections_of
 from surgery.operators.state_space import state_space
 
@@ -32,6 +33,15 @@ class Mamba2(MixerConfig):
     x, b and c go through a depthwise convolution and SiLU before. Published: causal along the raster order. If not
     causal, a second scan runs from the last token to the first with the same weights, a token itself counts once, and
     the filter is centred (see TokenConvolution).
+
+    Attributes:
+        d_state: S, features of the state.
+        expand: E / D.
+        head_dim: P.
+        kernel: taps of the filter.
+        causal: whether a token sees none that come later.
+        backend: the kernel of the scan; see `surgery.operators.backends`. That of the filter is chosen for itself, but
+            "torch" holds for both.
     """
 
     kind: Literal["mamba2"] = "mamba2"
@@ -40,6 +50,7 @@ class Mamba2(MixerConfig):
     head_dim: PositiveInt = 16
     kernel: PositiveInt = 4
     causal: bool = False
+    backend: Literal["auto", "torch", "mamba-ssm"] = "auto"
 
     def inner(self, dims: MixerDims) -> int:
         """E, the width of x and z."""
@@ -88,9 +99,11 @@ class Mamba2Mixer(SequenceMixer):
         super().__init__(config, dims)
         self.heads, inner, state = config.heads(dims), config.inner(dims), config.d_state
         self.causal = config.causal
+        self.backend = config.backend
         self.widths = [inner, inner + 2 * state, self.heads]
         self.in_proj = nn.Linear(dims.dim, sum(self.widths), bias=False)
-        self.conv1d = TokenConvolution(inner + 2 * state, config.kernel, causal=config.causal)
+        backend: FilterBackend = "torch" if config.backend == "torch" else "auto"
+        self.conv1d = TokenConvolution(inner + 2 * state, config.kernel, causal=config.causal, backend=backend)
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
         step_H = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
@@ -111,6 +124,11 @@ class Mamba2Mixer(SequenceMixer):
     def scan(self, x_BNHP: Tensor, b_BNS: Tensor, c_BNS: Tensor, step_BNH: Tensor) -> Tensor:
         """The scan of x and what skips it: (B, N, H, P). Steps and decays are in float32 at least."""
         exact = torch.promote_types(x_BNHP.dtype, torch.float32)
+        run = kernel(self.backend, "scan", x_BNHP)
+        if run is not None:
+            rate_H = -self.A_log.to(exact).exp()
+            y_BNHP = run(x_BNHP, step_BNH, rate_H, b_BNS, c_BNS, self.dt_bias, causal=self.causal)
+            return torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP)
         step_BNH = F.softplus(step_BNH.to(exact) + self.dt_bias)
         log_BNH = -step_BNH * self.A_log.to(exact).exp()
         entering_BNHP = x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype)

@@ -16,6 +16,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
+from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.core import Core, CoreMixer
 from surgery.operators.grid import Grid, sizes
@@ -34,11 +35,13 @@ class NeighbourhoodAttention(MixerConfig):
     Attributes:
         window: tokens along each axis, odd.
         grid: rows and columns, or frames, rows and columns; None means a square.
+        backend: the kernel; see `surgery.operators.backends`.
     """
 
     kind: Literal["neighbourhood_attention"] = "neighbourhood_attention"
     window: PositiveInt = 7
     grid: Grid | None = None
+    backend: Literal["auto", "torch", "natten", "flex-attention"] = "auto"
 
     @field_validator("window")
     @classmethod
@@ -74,6 +77,7 @@ class NeighbourhoodCore(Core):
         super().__init__(config, dims)
         self.window = config.window
         self.grid = config.grid
+        self.backend = config.backend
 
     @override
     def mix(
@@ -92,6 +96,9 @@ class NeighbourhoodCore(Core):
         """
         grid = grid or self.grid
         found = sizes(grid, q_BHNK.shape[2], axes=len(grid) if grid else 2)
+        run = kernel(self.backend, self.config.kind, q_BHNK, window=self.window, grid=found)
+        if run is not None:
+            return run(q_BHNK, k_BHMK, v_BHMK, window=self.window, grid=found)
         heads = q_BHNK.shape[1]
         qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
         y_BNE = neighbourhood_attention(*qkv, heads=heads, window=self.window, grid=found)

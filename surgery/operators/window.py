@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from surgery.errors import RewriteError
+from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.core import Core, CoreMixer
 from surgery.operators.softmax import any_between, finite, flops_softmax
@@ -29,11 +30,17 @@ class SlidingWindow(MixerConfig):
 
     Source: "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340), with window 4, along
     the raster order.
+
+    Attributes:
+        window: tokens on each side.
+        causal: whether a token sees none that come later.
+        backend: the kernel; see `surgery.operators.backends`.
     """
 
     kind: Literal["sliding_window"] = "sliding_window"
     window: NonNegativeInt = 4
     causal: bool = False
+    backend: Literal["auto", "torch", "flash-attn", "flash-attn-4", "flex-attention"] = "auto"
 
     @override
     def build(self, dims: MixerDims) -> SlidingWindowMixer:
@@ -61,6 +68,7 @@ class SlidingWindowCore(Core):
         super().__init__(config, dims)
         self.window = config.window
         self.causal = config.causal
+        self.backend = config.backend
 
     @override
     def mix(
@@ -81,6 +89,9 @@ class SlidingWindowCore(Core):
             raise RewriteError(
                 f"SlidingWindowCore: the mask is {mask.dtype}, needs a boolean one; exclude this attention from the rule"
             )
+        run = kernel(self.backend, self.config.kind, q_BHNK, masked=mask is not None)
+        if run is not None:
+            return run(q_BHNK, k_BHMK, v_BHMK, left=self.window, right=0 if self.causal else self.window)
         heads = q_BHNK.shape[1]
         qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
         y_BNE = windowed_attention(*qkv, heads=heads, window=self.window, causal=self.causal, mask=mask)
