@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from surgery.errors import SurgeryError
+from surgery.errors import RecipeError, SurgeryError
 
 if TYPE_CHECKING:
     from surgery.recipe import Recipe
@@ -102,8 +102,14 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
 
 
 @app.command
-def inspect(model: str, *, as_json: Json = False, svg: Path | None = None) -> None:
-    """Show the operators of a model as a tree: role, shapes, parameters and FLOPs.
+def inspect(
+    model: str | None = None,
+    *,
+    as_json: Json = False,
+    svg: Path | None = None,
+    kernels: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Show the operators of a model as a tree: role, shapes, parameters and FLOPs; or the kernels at hand.
 
     Parameters
     ----------
@@ -113,8 +119,15 @@ def inspect(model: str, *, as_json: Json = False, svg: Path | None = None) -> No
         Print them as JSON.
     svg
         File to draw the graph into, blocks that are alike once.
+    kernels
+        Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
     """
     from dataclasses import asdict
+
+    if kernels:
+        return _show_kernels(as_json)
+    if model is None:
+        raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
 
     from surgery.files import write_atomically
     from surgery.graph.diagram import draw_model
@@ -268,6 +281,19 @@ def _show_plan(planned: Any, as_json: bool) -> None:
     if as_json:
         return _print_json(planned.model_dump(mode="json"))
     _console().print(plan_view(planned))
+    return None
+
+
+def _show_kernels(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from surgery.operators.backends.report import devices, kernels
+    from surgery.terminal import kernel_tables
+
+    known, at_hand = kernels(), devices()
+    if as_json:
+        return _print_json({"kernels": [asdict(k) for k in known], "devices": [asdict(d) for d in at_hand]})
+    _console().print(kernel_tables(known, at_hand))
     return None
 
 

@@ -15,6 +15,7 @@ from surgery.graph import ModelGraph
 from surgery.graph.diff import Difference
 from surgery.graph.outline import Entry, outline
 from surgery.operators import OperatorConfig
+from surgery.operators.backends.report import Device, Kernel, words
 from surgery.rewrite import Change, Edit, New, Plan, Replacement, Rewiring, Skipped
 
 
@@ -111,6 +112,20 @@ def difference_view(found: Difference, a: str, b: str) -> Group:
     return Group(parts, flow)
 
 
+def kernel_tables(kernels: Sequence[Kernel], devices: Sequence[Device]) -> Group:
+    """The optional kernels, and which one each operator would use on the devices at hand."""
+    known = _table("kernel", "package", "version", "serves")
+    for each in kernels:
+        version = Text(each.version) if each.version else Text("not installed", "dim")
+        known.add_row(each.name, each.package, version, ", ".join(map(words, each.serves)) or each.note)
+        if each.serves and each.note:
+            known.add_row("", "", "", Text(each.note, "dim"))
+    used = _table("operator", *(f"{each.name}, {each.dtype}" for each in devices))
+    for operator in devices[0].used:
+        used.add_row(words(operator), *(each.used[operator] for each in devices))
+    return Group(known, used, Text("torch is the plain PyTorch form, which is always there.", "dim"))
+
+
 def operator_words(edit: Edit) -> str:
     """The new operator as one would write it in a recipe, e.g. `HyenaX(kernel=4)`."""
     replacement = edit.replacement
@@ -152,7 +167,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(first)
-    words = {"role", "class", "from", "to", "why", "in", "out"}
+    texts = {"role", "class", "from", "to", "why", "in", "out", "package", "version", "serves"}
     for name in others:
-        table.add_column(name, justify="left" if name in words else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     return table

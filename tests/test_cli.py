@@ -183,6 +183,38 @@ def test_all_errors_of_a_recipe_come_at_once(capsys, tmp_path, write_recipe):
     ]
 
 
+def test_kernels_need_no_model(capsys):
+    status, out, _ = run(capsys, "inspect", "--kernels", "--json")
+    assert status == 0
+    shown = json.loads(out)
+    names = [each["name"] for each in shown["kernels"]]
+    assert names[:2] == ["flash-attn", "flash-attn-4"]
+    assert {"package", "version", "serves", "note"} < set(shown["kernels"][0])
+    cpu = shown["devices"][0]
+    assert (cpu["device"], cpu["dtype"]) == ("cpu", "float32")
+    assert set(cpu["used"].values()) == {"torch"}
+    status, out, _ = run(capsys, "inspect", "--kernels")
+    assert status == 0
+    assert all(name in out for name in names)
+    assert "scan of Mamba-2" in out
+
+
+def test_kernels_that_are_installed_are_shown_with_their_version(capsys, monkeypatch):
+    from surgery.operators.backends import table
+
+    monkeypatch.setattr(table, "_version_of", lambda package, _: "2.8.3" if package == "flash-attn" else None)
+    out = run(capsys, "inspect", "--kernels")[1]
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "2.8.3" in rows["flash-attn"]
+    assert "not installed" in rows["natten"]
+
+
+def test_inspect_needs_something_to_show(capsys):
+    status, _, err = run(capsys, "inspect")
+    assert status == 2
+    assert only_line(err) == "inspect needs a model, e.g. digits-dit, or --kernels"
+
+
 def test_wrong_usage_is_two(capsys):
     assert run(capsys, "aply", "x.py")[0] == 2
     assert run(capsys, "apply")[0] == 2

@@ -15,6 +15,10 @@ from surgery.operators.backends.table import FLOAT, Backend, Call, wants
 
 CHUNK = 256
 """Tokens of a chunk of mamba-ssm's scan, the default of its layers."""
+NOT_CAUSAL = (
+    "its chunk_linear_attn is causal, and linear attention here sums over all keys before a query reads them, "
+    "which two matrix products do"
+)
 
 
 def _convolve(x_BNC: Tensor, weight_CT: Tensor, bias_C: Tensor) -> Tensor:
@@ -64,17 +68,6 @@ def _refuses_scan(call: Call) -> str | None:
     return wants(call, FLOAT)
 
 
-def _refuses_linear(_call: Call) -> str | None:
-    return (
-        "its chunk_linear_attn is causal, and this operator sums over all keys before a query reads them, "
-        "which two matrix products do"
-    )
-
-
-def _no_run(*_tensors: Tensor) -> Tensor:
-    raise AssertionError("refused always")
-
-
 CAUSAL_CONV1D = Backend(
     name="causal-conv1d",
     package="causal-conv1d",
@@ -93,6 +86,7 @@ FLA = Backend(
     name="flash-linear-attention",
     package="flash-linear-attention",
     module="fla",
-    runs={"linear_attention": _no_run},
-    refuses=_refuses_linear,
+    runs={},
+    refuses=lambda _: NOT_CAUSAL,
+    note=f"serves nothing: {NOT_CAUSAL}",
 )

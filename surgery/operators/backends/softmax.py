@@ -157,7 +157,6 @@ FLASH_4 = Backend(
     runs={"sliding_window": _flash_4, "grouped_query": _flash_4},
     refuses=_refuses_4,
 )
-# Only by name: it compiles for tens of seconds at first, and again for other sizes.
 FLEX = Backend(
     name="flex-attention",
     package="torch",
@@ -165,6 +164,7 @@ FLEX = Backend(
     runs={"sliding_window": _flex_window, "neighbourhood_attention": _flex_near},
     refuses=_refuses_flex,
     by_name_only=True,
+    note="only by its name: it compiles first, and again for other sizes",
 )
 NATTEN = Backend(
     name="natten",

@@ -54,6 +54,7 @@ class Backend:
         runs: how to call it, for each operator that it serves.
         refuses: why it cannot serve a call, apart from not being installed; None if it can.
         by_name_only: whether "auto" leaves it out.
+        note: for whoever reads the table.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Backend:
     runs: Mapping[str, Callable[..., Tensor]]
     refuses: Callable[[Call], str | None]
     by_name_only: bool = False
+    note: str = ""
 
     @property
     def version(self) -> str | None:
