@@ -86,7 +86,9 @@ class ShareBlocks(Rule):
     average: bool = False
 
     def check(self, site: Site) -> str | None:
-        """Refuse blocks with other weights than the first."""
+        """Refuse blocks that are one module already, and those with other weights than the first."""
+        if len({id(item.module) for item in site.items.values()}) == 1:
+            return f"{site.first.path} comes several times in a row, so its weights are shared already"
         return _differ(site)
 
     def replacement(self, site: Site) -> Sharing:  # noqa: ARG002
