@@ -11,13 +11,14 @@ from surgery.rules.depth import (
     parallel_pairs,
     share_blocks,
 )
-from surgery.rules.mlp import ReplaceMLP, mlp_ratio, replace_mlp
+from surgery.rules.mlp import MLPRatio, ReplaceMLP, mlp_ratio, replace_mlp
 from surgery.rules.projections import FuseProjections, SplitProjections, fuse_projections, split_projections
 
 __all__ = [
     "DropBlocks",
     "DuplicateBlocks",
     "FuseProjections",
+    "MLPRatio",
     "ParallelPairs",
     "ReplaceAttention",
     "ReplaceMLP",

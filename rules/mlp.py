@@ -1,28 +1,79 @@
-"""Change the MLP of a block: its expansion ratio, its activation."""
+"""Change the MLP of a block: its number of neurons, its activation, or all of it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import fx, nn
 
 from surgery.errors import RewriteError
-from surgery.graph.roles.flow import is_inside
+from surgery.graph.hidden import HiddenLinear
+from surgery.graph.paths import child_path
 from surgery.graph.roles.primitives import is_activation, name_of
-from surgery.operators import MLP, Activation, AnyOperator, MLPDims, OperatorConfig, Policy, linears_of
-from surgery.rewrite.pattern import node
-from surgery.rewrite.replacement import Replacement
+from surgery.operators import (
+    Activation,
+    AnyOperator,
+    HiddenDims,
+    HiddenLayer,
+    LinearSizes,
+    MLPDims,
+    OperatorConfig,
+    Policy,
+    linears_of,
+)
+from surgery.rewrite.pattern import Pattern, node
+from surgery.rewrite.replacement import New, Replacement, Resizing
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.selection import Selection, all_layers
-from surgery.rewrite.site import Site
+from surgery.rewrite.site import Item, Site
+
+
+class MLPRatio(Rule):
+    """Changes how many neurons an MLP has, gated or not, a module of its own or not; all else of it stays.
+
+    Source: the expansion ratios of "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340, Table 4),
+    with the weights of "Net2Net" (arXiv 1511.05641).
+    """
+
+    pattern: Pattern = node("mlp")
+    ratio: PositiveFloat
+    inherit: Policy = "projections"
+    loss: Literal["l1", "l2", "huber"] = "l2"
+
+    def check(self, site: Site) -> str | None:
+        """Refuse an MLP whose hidden layer cannot be told from the rest, or is not one of linear layers."""
+        try:
+            _linears(site)
+        except RewriteError as error:
+            return str(error)
+        return None
+
+    def place(self, site: Site) -> Site:
+        """The linear maps into the hidden layer and out of it."""
+        items = [Item(site.graph, (each.scope, each.node.name)) for each in _linears(site)]
+        return Site(site.graph, dict(zip(_names(len(items)), items, strict=True)))
+
+    def replacement(self, site: Site) -> Resizing:
+        """Each linear map at the new number of neurons, with the weights of those that stay."""
+        linears = _linears(site)
+        sizes = tuple(_sizes(site, each) for each in linears)
+        layer = HiddenLayer(neurons=max(1, round(self.ratio * sizes[0].inputs)))
+        names = _names(len(linears))
+
+        def new(index: int) -> New:
+            dims = HiddenDims(neurons=site.graph.hidden_layer(site.first.key).neurons, linears=sizes, index=index)
+            return New(operator=layer, dims=dims, sources=names, inherit=self.inherit)
+
+        return Resizing(modules={name: new(index) for index, name in enumerate(names)})
 
 
 class ReplaceMLP(Rule):
     """Puts `operator` in the place of an MLP, as the MLP rows of the grafting paper do (Table 4).
 
-    An MLP that is called with more than the tokens, that is gated, or that is no module of its own is skipped, with the
-    reason in the plan.
+    An MLP that is called with more than the tokens, or that is no module of its own, is skipped with the reason in the
+    plan; so is a gated one, unless the operator inherits nothing.
     """
 
     operator: AnyOperator
@@ -30,7 +81,7 @@ class ReplaceMLP(Rule):
     loss: Literal["l1", "l2", "huber"] = "l2"
 
     def check(self, site: Site) -> str | None:
-        """Refuse what is not linear, activation, linear on one stream of tokens."""
+        """Refuse what is no MLP on one stream of tokens, or has no neurons that the operator could take over."""
         if not site.first.is_module:
             return "is no module of its own but made of nodes"
         args, kwargs = site.arguments
@@ -39,6 +90,8 @@ class ReplaceMLP(Rule):
             return f"is called with {len(inputs)} tensors; {self.operator.kind} takes the tokens only"
         try:
             mlp_dims_of(site)
+            if self.inherit != "random":
+                linears_of(site.module)
         except RewriteError as error:
             return str(error)
         return None
@@ -46,6 +99,17 @@ class ReplaceMLP(Rule):
     def replacement(self, site: Site) -> Replacement:
         """The operator at the width, with the biases and the activation of the MLP at `site`."""
         return Replacement(operator=self.operator, dims=mlp_dims_of(site), inherit=self.inherit)
+
+
+def mlp_ratio(ratio: float, *, layers: Selection | None = None, inherit: Policy = "projections") -> MLPRatio:
+    """The rule that gives the MLP `ratio` neurons for each feature; more neurons preserve the function.
+
+    Args:
+        ratio: number of neurons over the width of the tokens; of a gated MLP, of the neurons after the gate.
+        layers: `every(2)`, `indices(1, 3)` and the like; all, if none are given.
+        inherit: "projections" keeps the neurons that contribute most; "random" starts afresh.
+    """
+    return MLPRatio(layers=layers or all_layers(), ratio=ratio, inherit=inherit)
 
 
 def replace_mlp(
@@ -61,43 +125,53 @@ def replace_mlp(
     return ReplaceMLP(pattern=node("mlp"), layers=layers or all_layers(), operator=operator, inherit=inherit)
 
 
-def mlp_ratio(ratio: float, *, layers: Selection | None = None, inherit: Policy = "projections") -> ReplaceMLP:
-    """The rule that changes the expansion ratio of the MLP: a larger one preserves the function, see `MLP`."""
-    return replace_mlp(MLP(ratio=ratio), layers=layers, inherit=inherit)
+def _linears(site: Site) -> tuple[HiddenLinear, ...]:
+    """The linear maps of the MLP at `site`, that out of the hidden layer last."""
+    found = site.graph.hidden_layer(site.first.key)
+    return (*found.ups, found.down)
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return ("up", *(f"up_{number}" for number in range(2, count)), "down")
+
+
+def _sizes(site: Site, linear: HiddenLinear) -> LinearSizes:
+    module = site.graph.model.get_submodule(child_path(linear.scope, linear.node))
+    assert isinstance(module, nn.Linear)
+    return LinearSizes(
+        inputs=module.in_features, outputs=module.out_features, bias=module.bias is not None, parts=linear.parts
+    )
 
 
 def mlp_dims_of(site: Site) -> MLPDims:
-    """Sizes, biases and activation of the MLP at `site`.
+    """Sizes, biases and activation of the MLP at `site`, gated or not.
 
     Raises:
-        RewriteError: it is not two linear maps with a known activation between them.
+        RewriteError: its linear maps are not understood, or it has not one known activation.
     """
-    up, down = linears_of(site.module)
+    up, *_, down = (_sizes(site, each) for each in _linears(site))
     return MLPDims(
-        dim=up.in_features,
-        out_dim=down.out_features,
-        up_bias=up.bias is not None,
-        down_bias=down.bias is not None,
+        dim=up.inputs,
+        out_dim=down.outputs,
+        up_bias=up.bias,
+        down_bias=down.bias,
         activation=_activation(site),
     )
 
 
 def _activation(site: Site) -> Activation:
-    scopes = [scope for path, scope in site.graph.scopes.items() if is_inside(path, site.path)]
-    found = [_named(site, node) for scope in scopes for node in scope.graph.nodes if is_activation(node)]
+    found = [_named(site, *place) for place in site.graph.nodes_below(site.path) if is_activation(place[1])]
     known: dict[str, Activation] = {"gelu": "gelu", "gelu tanh": "gelu_tanh", "silu": "silu", "relu": "relu"}
     if len(found) != 1 or found[0] not in known:
         raise RewriteError(f"{site.operator.module_class} has the activation {' and '.join(found) or 'of none known'}")
     return known[found[0]]
 
 
-def _named(site: Site, node: fx.Node) -> str:
-    """The activation that `node` applies, with the approximation of a GELU."""
+def _named(site: Site, scope: str, node: fx.Node) -> str:
+    """The activation that `node` in the graph of `scope` applies, with the approximation of a GELU."""
     if node.op != "call_module":
         approximate = node.kwargs.get("approximate", "none")
         return name_of(node) + ("" if approximate == "none" else f" {approximate}")
-    cls = node.meta["module_class"]
-    owner = next(p for p, s in site.graph.scopes.items() if node in s.graph.nodes and is_inside(p, site.path))
-    module = site.graph.model.get_submodule(f"{owner}.{node.target}")
+    module = site.graph.model.get_submodule(child_path(scope, node))
     is_tanh = isinstance(module, nn.GELU) and module.approximate == "tanh"
-    return str(cls.__name__).lower() + (" tanh" if is_tanh else "")
+    return type(module).__name__.lower() + (" tanh" if is_tanh else "")

@@ -16,7 +16,7 @@ from surgery.graph.diff import Difference
 from surgery.graph.outline import Entry, outline
 from surgery.operators import OperatorConfig
 from surgery.operators.backends.report import Device, Kernel, words
-from surgery.rewrite import Change, Edit, New, Plan, Replacement, Rewiring, Skipped
+from surgery.rewrite import Change, Edit, New, Plan, Replacement, Resizing, Rewiring, Skipped
 
 
 def stage_table(metrics: Metrics) -> Table:
@@ -131,9 +131,9 @@ def operator_words(edit: Edit) -> str:
     replacement = edit.replacement
     if isinstance(replacement, Replacement):
         return _written(replacement.operator)
-    if isinstance(replacement, Rewiring):
+    if isinstance(replacement, Rewiring | Resizing):
         new = [m for m in replacement.modules.values() if isinstance(m, New)]
-        return ", ".join(_written(each.operator) for each in new) or edit.rule
+        return ", ".join(dict.fromkeys(_written(each.operator) for each in new)) or edit.rule
     return edit.rule
 
 

@@ -40,6 +40,9 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
     if not isinstance(module, Counted):
         return counted, None
     first, *others = (leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor))
+    if isinstance(module, torch.nn.Linear):  # maps tensors of any rank
+        vectors = first.numel() // first.shape[-1]
+        return module.flops(vectors, 1), module.flops_mixing(vectors, 1)
     if first.dim() == 4 and others and others[0].shape[2] != first.shape[2]:
         return counted, counted
     batch, length = first.shape[0], first.shape[-2] if first.dim() > 2 else 1

@@ -14,7 +14,11 @@ LITERALS = (bool, int, str, type(None), type(Ellipsis))
 
 
 def emit(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
-    """The source of a function `forward(self, ...)`, and its globals. Values are let go after their last use."""
+    """The source of a function `forward(self, ...)`, and its globals.
+
+    Values are let go after their last use, and their variables used again: Python compiles a few variables faster than
+    thousands.
+    """
     return _Emitter(graph).emit()
 
 
@@ -23,6 +27,8 @@ class _Emitter:
         self._graph = graph
         self._globals: dict[str, Any] = {}
         self._names: dict[int, str] = {}
+        self._places: dict[fx.Node, str] = {}
+        self._free: list[str] = []
 
     def emit(self) -> tuple[str, dict[str, Any]]:
         """See `emit`."""
@@ -30,26 +36,36 @@ class _Emitter:
         parameters, lines = ["self"], []
         for node in self._graph.nodes:
             if node.op == "placeholder":
+                self._places[node] = node.name
                 parameters.append(node.name)
             elif _is_inlined(node):
                 continue
             elif node.op == "output":
                 lines.append(f"    return {self._shown(node.args[0])}")
             else:
-                done = [f"; {name} = None" for name in last.get(node, ())]
-                lines.append(f"    {node.name} = {self._call(node)}{''.join(done)}")
+                lines.append(self._statement(node, last.get(node, [])))
         return "\n".join([f"def forward({', '.join(parameters)}):", *lines, ""]), self._globals
 
-    def _last_uses(self) -> dict[fx.Node, list[str]]:
-        """The names whose values each node is the last to use; its own, if nothing uses it."""
-        last: dict[fx.Node, list[str]] = {}
+    def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
+        """The nodes whose values each node is the last to use; itself, if nothing uses it."""
+        last: dict[fx.Node, list[fx.Node]] = {}
         seen: set[fx.Node] = set()
         for node in reversed(self._graph.nodes):
             for source in (node, *node.all_input_nodes):
                 if source not in seen and not _is_inlined(source):
                     seen.add(source)
-                    last.setdefault(node, []).append(source.name)
+                    last.setdefault(node, []).append(source)
         return last
+
+    def _statement(self, node: fx.Node, done: list[fx.Node]) -> str:
+        """The line for `node`; its value goes into the variable of one that it is the last to use, the others let go."""
+        call = self._call(node)
+        ending = [self._places[source] for source in done if source is not node]
+        place = ending.pop() if ending else self._free.pop() if self._free else node.name
+        self._places[node] = place
+        ending += [place] if node in done else []
+        self._free += ending
+        return f"    {place} = {call}{''.join(f'; {name} = None' for name in ending)}"
 
     def _call(self, node: fx.Node) -> str:
         target = str(node.target)
@@ -68,7 +84,7 @@ class _Emitter:
     def _shown(self, value: Any) -> str:
         """`value` as an expression."""
         if isinstance(value, fx.Node):
-            return _attribute(str(value.target)) if _is_inlined(value) else value.name
+            return _attribute(str(value.target)) if _is_inlined(value) else self._places[value]
         if type(value) in LITERALS:
             return repr(value)
         if isinstance(value, slice):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -11,9 +11,9 @@ import networkx as nx
 from torch import fx, nn
 
 from surgery.graph.codegen import Record, forget, generate
-from surgery.graph.paths import child_path
+from surgery.graph.hidden import HiddenLayer, find_hidden_layer
+from surgery.graph.paths import child_path, outers
 from surgery.graph.roles import Operator, Role, find_operators
-from surgery.graph.roles.flow import is_inside
 from surgery.graph.roles.operator import block_layers, layer_of, mixes, params_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.roles.structure import Structure
@@ -35,6 +35,7 @@ class ModelGraph:
         self.scopes = scopes
         self._record = record
         self._streams: dict[str, tuple[Stream, ...] | None] = {}
+        self._hidden: dict[Key, HiddenLayer] = {}
         self._nodes: dict[int, dict[str, fx.Node]] = {}
 
     @property
@@ -84,9 +85,25 @@ class ModelGraph:
 
     def nodes_below(self, path: str) -> Iterator[tuple[str, fx.Node]]:
         """Every fx node in the scopes at and below `path`, with the path of its scope."""
-        for name, scope in self.scopes.items():
-            if is_inside(name, path):
-                yield from ((name, node) for node in scope.graph.nodes)
+        for name in self._scopes_below[path]:
+            yield from ((name, node) for node in self.scopes[name].graph.nodes)
+
+    @cached_property
+    def _scopes_below(self) -> dict[str, list[str]]:
+        """The paths of the scopes at and below each path."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in self.scopes:
+            for outer in ("", *outers(path)):
+                found[outer].append(path)
+        return found
+
+    def hidden_layer(self, key: Key) -> HiddenLayer:
+        """The hidden layer of the MLP at `key`, see `find_hidden_layer`."""
+        if key not in self._hidden:
+            scope, name = key
+            last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
+            self._hidden[key] = find_hidden_layer(self._structure.flow, (scope, self.node(scope, last)))
+        return self._hidden[key]
 
     def operator_at(self, key: Key) -> Operator:
         """The node of the view at `key` as an operator; one without a role has the role "block" or "node"."""

@@ -9,6 +9,12 @@ from torch import fx
 from surgery.graph.scope import Scope
 
 
+def outers(path: str) -> list[str]:
+    """The paths of the modules that the one at `path` stands in, the outermost first, and its own; not the root."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
 def child_path(path: str, node: fx.Node) -> str:
     """The path of the module that the `call_module` node `node`, in the scope at `path`, calls."""
     return f"{path}.{node.target}" if path else str(node.target)

@@ -59,11 +59,9 @@ def flow_view(scopes: Mapping[str, Scope]) -> nx.DiGraph:
     view = nx.DiGraph()
     unknown = {"role": None, "within": None, "layer": None}
     for path, scope in scopes.items():
-        view.add_nodes_from(
-            ((path, node.name), _attributes(node, scope, order) | unknown)
-            for order, node in enumerate(scope.graph.nodes)
-        )
-        view.add_edges_from(_flow_edges(path, scope), kind="flow")
+        for order, node in enumerate(scope.graph.nodes):
+            view.add_node((path, node.name), **_attributes(node, scope, order), **unknown)
+        view.add_edges_from(_flow_edges(path, scope))
     return view
 
 
@@ -76,11 +74,12 @@ def _flow_edges(path: str, scope: Scope) -> Iterator[tuple[Key, Key]]:
 def flow_of(graph: fx.Graph) -> dict[fx.Node, dict[fx.Node, None]]:
     """For each node that makes a tensor, what it reads: directly, and past nodes that only change the layout."""
     flow: dict[fx.Node, dict[fx.Node, None]] = {}
+    past: dict[fx.Node, dict[fx.Node, None]] = {}
     for node in graph.nodes:
         if tensors(node):
-            sources = inputs_of(node)
-            past = [far for source in sources if _is_transparent(source) for far in flow[source]]
-            flow[node] = dict.fromkeys((*sources, *past))
+            sources = [source for source in node.all_input_nodes if source in flow]
+            flow[node] = dict.fromkeys((*sources, *(far for source in sources for far in past[source])))
+            past[node] = flow[node] if _is_transparent(node) else {}
     return flow
 
 

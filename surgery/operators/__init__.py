@@ -6,6 +6,7 @@ from surgery.operators.core import Core, CoreMixer
 from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
 from surgery.operators.gated_mlp import GatedMLP, GatedMLPMixer
 from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
+from surgery.operators.hidden import HiddenDims, HiddenLayer, HiddenLinearMap, LinearSizes
 from surgery.operators.hyena import HyenaCore, HyenaMixer, HyenaSE, HyenaX, HyenaY
 from surgery.operators.hyena_mlp import HyenaXMLP, HyenaXMLPMixer
 from surgery.operators.joiner import ConcatProject, Joiner, JoinerConfig, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
@@ -37,6 +38,9 @@ __all__ = [
     "GroupedQueryAttention",
     "GroupedQueryCore",
     "GroupedQueryMixer",
+    "HiddenDims",
+    "HiddenLayer",
+    "HiddenLinearMap",
     "HyenaCore",
     "HyenaMixer",
     "HyenaSE",
@@ -50,6 +54,7 @@ __all__ = [
     "LinearAttention",
     "LinearAttentionCore",
     "LinearAttentionMixer",
+    "LinearSizes",
     "MLPDims",
     "MLPMixer",
     "Mamba2",

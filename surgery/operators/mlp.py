@@ -203,5 +203,6 @@ def linears_of(mlp: nn.Module) -> tuple[nn.Linear, nn.Linear]:
         raise RewriteError(f"{name} has not two plain linear maps but {kinds}")
     up, down = found
     if up.out_features != down.in_features:
-        raise RewriteError(f"{name} maps to {up.out_features} features and back from {down.in_features}: it is gated")
+        gated = f"{name} maps to {up.out_features} features and back from {down.in_features}: it is gated"
+        raise RewriteError(f'{gated}; start afresh with inherit="random"')
     return up, down

@@ -14,6 +14,7 @@ from surgery.operators.full import FullAttention
 from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
 from surgery.operators.gated_mlp import GatedMLP
 from surgery.operators.grouped import GroupedQueryAttention
+from surgery.operators.hidden import HiddenDims, HiddenLayer
 from surgery.operators.hyena import HyenaSE, HyenaX, HyenaY
 from surgery.operators.hyena_mlp import HyenaXMLP
 from surgery.operators.joiner import ConcatProject, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
@@ -37,6 +38,7 @@ Known = (
     | GatedMLP
     | ConvMLP
     | HyenaXMLP
+    | HiddenLayer
     | FusedLinear
     | LinearPart
     | ConcatProject
@@ -72,5 +74,5 @@ def _from_json(value: Any) -> Any:
 AnyOperator = Annotated[SerializeAsAny[OperatorConfig], BeforeValidator(_from_json)]
 """A pydantic field for any operator config, a user's own included; from JSON only known ones are read."""
 
-AnyDims = MixerDims | MLPDims | JoinerDims | LinearDims
+AnyDims = MixerDims | MLPDims | JoinerDims | LinearDims | HiddenDims
 """A pydantic field for the sizes that an operator is built at."""

@@ -7,7 +7,7 @@ from surgery.rewrite.match import find_sites
 from surgery.rewrite.pattern import Pattern, block, chain, consecutive, fork, node, repeated
 from surgery.rewrite.plan import Plan, plan
 from surgery.rewrite.planner import Skipped
-from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, Sharing
+from surgery.rewrite.replacement import Call, Copy, New, Replacement, Resizing, Rewiring, Sharing
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.selection import Selection, all_layers, every, indices, three_of_four, top, where
 from surgery.rewrite.site import Item, Site
@@ -23,6 +23,7 @@ __all__ = [
     "Pattern",
     "Plan",
     "Replacement",
+    "Resizing",
     "Rewiring",
     "Rule",
     "Selection",

@@ -46,9 +46,7 @@ def apply(
         RewriteError: the graph has not the matched nodes, a value that would be taken out is read by others, or the
             result has a cycle.
     """
-    graph = fx.Graph()
-    output = graph.graph_copy(recording.graph, {})
-    graph.output(output)
+    graph = _copied(recording.graph)
     for node in graph.find_nodes(op="call_module"):
         node.target = (aliases or {}).get(str(node.target), node.target)
     found = Anchors(graph).find(each.place for each in bound)
@@ -60,6 +58,18 @@ def apply(
     # What was recorded under autocast, or of modules that are gone, says nothing about the edited graph.
     signature = (recording.signature[0], (), *recording.signature[2:])
     return dataclasses.replace(recording, graph=graph, signature=signature, state=_state(recording, bound))
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of `graph`. Arguments are set afterwards, as `fx` searches those that a node is created with for symbols."""
+    new, twins = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        twin = twins[node] = new.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+        twin.args = fx.node.map_arg(node.args, twins.__getitem__)
+        if node.kwargs:
+            twin.kwargs = fx.node.map_arg(node.kwargs, twins.__getitem__)
+        twin.meta.update(node.meta)
+    return new
 
 
 def _state(recording: Recording, bound: Sequence[Bound]) -> Any:

@@ -180,7 +180,7 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
     """Give `model` what was `replaced` back, the newest first, and its own forwards."""
     for path, old in reversed(list(replaced.items())):
         put(model, path, old)
-    for edit in known.edits:
+    for edit in (each for each in known.edits if each.place is not None):
         for path in edit.modules.values():
             parent, _, name = path.rpartition(".")
             delattr(model.get_submodule(parent), name)

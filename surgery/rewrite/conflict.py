@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from surgery.config import Config
+from surgery.graph.paths import outers
 from surgery.rewrite.edit import Edit
 from surgery.rewrite.replacement import Rewiring
 
@@ -68,8 +69,8 @@ def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
             if nodes.setdefault(claim, number) != number:
                 yield nodes[claim], number
     for number, edit in enumerate(edits):
-        inside = [above for path in edit.paths for above in _above(path)]
-        scope = [] if edit.place is None else [edit.place.scope, *_above(edit.place.scope)]
+        inside = [above for path in edit.paths for above in outers(path)[:-1]]
+        scope = [] if edit.place is None else outers(edit.place.scope)
         for path in (*inside, *scope):
             if modules.get(path, number) != number:
                 yield modules[path], number
@@ -88,12 +89,6 @@ def _orders(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
     copied = {path: number for number, edit in enumerate(edits) for path in edit.copied}
     for number, edit in enumerate(edits):
         changed = [*edit.paths, *([] if edit.place is None else [edit.place.scope])]
-        for path in dict.fromkeys(p for each in changed for p in (each, *_above(each))):
+        for path in dict.fromkeys(p for each in changed for p in outers(each)):
             if copied.get(path, number) != number:
                 yield copied[path], number
-
-
-def _above(path: str) -> list[str]:
-    """The paths of the modules that the one at `path` stands in, without the root."""
-    parts = path.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts))]

@@ -10,7 +10,7 @@ from pydantic import Field
 from surgery.config import Config
 from surgery.rewrite.apply import Bound
 from surgery.rewrite.place import Place
-from surgery.rewrite.replacement import AnyReplacement, Copy, Rewiring
+from surgery.rewrite.replacement import AnyReplacement, Copy, Resizing, Rewiring
 
 
 class Change(Config):
@@ -32,7 +32,7 @@ class Edit(Config):
         paths: of the modules that are replaced (several for a module that stands in several places), shared or, by a
             rewiring, taken out.
         place: of a rewiring, the nodes that matched.
-        modules: of a rewiring, the paths of the new modules by name.
+        modules: of a rewiring, the paths of the new modules by name; of a resizing, those of the replaced ones.
         loss: of its distillation.
         params, flops: parameters, and floating point operations of the calls on the traced inputs.
         flops_mixing: those of mixing tokens, without projections and featuriser filters, as the paper's table counts.
@@ -54,11 +54,16 @@ class Edit(Config):
     @property
     def label(self) -> str:
         """What takes the place, in a word: the class of an operator's config, or the kind of edit."""
-        if isinstance(self.replacement, Rewiring):
+        if isinstance(self.replacement, Rewiring | Resizing):
             new = [m for m in self.replacement.modules.values() if not isinstance(m, Copy)]
             return type(new[0].operator).__name__ if new else self.rule
         operator = getattr(self.replacement, "operator", None)
         return type(operator).__name__ if operator is not None else self.rule
+
+    @property
+    def unit(self) -> str:
+        """The path of the module that is replaced, or that holds all that matched."""
+        return self.path.partition(":")[0]
 
     @property
     def copied(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from surgery.errors import RewriteError
 from surgery.rewrite.edit import Edit
 from surgery.rewrite.removed import Removed
-from surgery.rewrite.replacement import Copy, New, Replacement, Rewiring, Sharing
+from surgery.rewrite.replacement import Copy, New, Replacement, Resizing, Rewiring, Sharing
 
 
 class Maker:
@@ -41,8 +41,21 @@ class Maker:
             return dict.fromkeys(edit.paths, new)
         if isinstance(replacement, Sharing):
             return self._shared(edit.paths, replacement.average and self._seed is not None)
+        if isinstance(replacement, Resizing):
+            return self._resized(edit, replacement)
         made = {path: self._wired(edit, replacement, name, path) for name, path in edit.modules.items()}
         return made | {path: Removed(path) for path in edit.paths}
+
+    def _resized(self, edit: Edit, resizing: Resizing) -> dict[str, nn.Module]:
+        """A new module in every place of each old one."""
+        old = {name: self._at(path) for name, path in edit.modules.items()}
+        places = {path: self._at(path) for path in edit.paths}
+        made: dict[str, nn.Module] = {}
+        for name, new in resizing.modules.items():
+            sources = [old[source] for source in new.sources]
+            module = self._initialised(edit, edit.modules[name], new, sources, _like(old[name]))
+            made |= {path: module for path, each in places.items() if each is old[name]}
+        return made
 
     def _wired(self, edit: Edit, rewiring: Rewiring, name: str, path: str) -> nn.Module:
         """The new module called `name`, which goes to `path`."""

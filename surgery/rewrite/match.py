@@ -76,8 +76,9 @@ class _Index:
         self._scopes: dict[str, list[Key]] = defaultdict(list)
         for key, attributes in view.nodes(data=True):
             self._scopes[attributes["scope"]].append(key)
-        for keys in self._scopes.values():
-            keys.sort(key=lambda key: (view.nodes[key]["order"], -len(key[1])))
+        if self._is_multiple:  # operators made of several nodes stand at the end
+            for keys in self._scopes.values():
+                keys.sort(key=lambda key: (view.nodes[key]["order"], -len(key[1])))
         self.order = {key: n for n, key in enumerate(key for keys in self._scopes.values() for key in keys)}
         self._calls: dict[str, dict[str, list[Key]]] = defaultdict(lambda: defaultdict(list))
         for key in self.order:

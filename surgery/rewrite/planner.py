@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from torch import nn
@@ -11,17 +11,17 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.graph.paths import child_path, opened
+from surgery.graph.paths import child_path, opened, outers
 from surgery.graph.roles.flow import is_inside
 from surgery.rewrite.edit import Change, Edit, below
 from surgery.rewrite.match import find_sites
 from surgery.rewrite.misses import why_nothing
 from surgery.rewrite.place import Anchors, Place
-from surgery.rewrite.replacement import Replacement, Rewiring, Sharing
+from surgery.rewrite.replacement import Replacement, Resizing, Rewiring, Sharing
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.site import Site
 from surgery.rewrite.validate import Contract, Cost
-from surgery.rewrite.wellformed import check_of, replacement_of, require_well_formed
+from surgery.rewrite.wellformed import check_of, replacement_of, require_modules, require_well_formed
 
 
 class Skipped(Config):
@@ -44,7 +44,7 @@ class Planner:
         self._graph = graph
         self._contract = Contract()
         self._anchors: dict[int, Anchors] = {}
-        self._sites: list[Site] = []
+        self._calls_of: dict[int, list[Site]] = {}
         self._swapped: set[int] = set()
         self._gone: Counter[str] = Counter()
         self.edits: list[Edit] = []
@@ -58,9 +58,11 @@ class Planner:
             RewriteError: a replacement does not fit.
         """
         groups: dict[str, list[Site]] = defaultdict(list)
-        self._sites, self._swapped, self._gone = find_sites(self._graph, rule.pattern), set(), Counter()
-        for site in self._sites:
+        self._calls_of, self._swapped, self._gone = defaultdict(list), set(), Counter()
+        for site in find_sites(self._graph, rule.pattern):
             groups[site.path].append(site)
+            if len(site.items) == 1 and site.first.is_module:
+                self._calls_of[id(site.module)].append(site)
         selected = rule.layers.select([group[0] for group in groups.values()])
         made, skipped = [], []
         taken: dict[object, str] = {}
@@ -92,6 +94,8 @@ class Planner:
             return self._swaps(rule, site, replacement)
         if isinstance(replacement, Sharing):
             return [self._sharing(rule, site, replacement)]
+        if isinstance(replacement, Resizing):
+            return self._resized(rule, group, replacement)
         return [self._rewired(rule, each, number) for number, each in enumerate(_disjoint(group))]
 
     # -- modules ---------------------------------------------------------------------------------------------------
@@ -106,11 +110,11 @@ class Planner:
         if id(site.module) in self._swapped:
             return []
         self._swapped.add(id(site.module))
-        group = [s for s in self._sites if len(s.items) == 1 and s.first.is_module and s.module is site.module]
+        group = self._calls_of[id(site.module)]
         for other in group:
             if reason := check_of(rule, other):
                 raise RewriteError(f"{site.path}: is also {other.path}, where {rule.name} does not fit: {reason}")
-        new, *_ = [self._contract.check(each, replacement) for each in group]
+        calls = [(each, self._contract.check(each, replacement)) for each in group]
         places = self._places[id(site.module)]
         apart = rule.shared == "apart" and len(places) > 1
         if rule.shared == "apart" and len(group) > len(places):
@@ -118,20 +122,19 @@ class Planner:
                 f"{site.path}: is called {len(group)} times but stands in {len(places)} place(s), so it cannot be taken "
                 'apart; use shared="together"'
             )
-        calls = 1 if apart else len(group)
-        targets = [(path,) for path in places] if apart else [tuple(places)]
-        return [self._swap(rule, site, replacement, paths, new, calls, n) for n, paths in enumerate(targets)]
+        if apart:
+            return [self._swap(rule, replacement, (path,), calls[:1], n) for n, path in enumerate(places)]
+        return [self._swap(rule, replacement, tuple(places), calls, 0)]
 
     def _swap(
         self,
         rule: Rule,
-        site: Site,
         replacement: Replacement,
         paths: tuple[str, ...],
-        new: Cost,
-        calls: int,
+        calls: Sequence[tuple[Site, Cost]],
         number: int,
     ) -> Edit:
+        site, new = calls[0]
         old = site.operator
         return Edit(
             path=paths[0] if number else site.path,
@@ -142,8 +145,10 @@ class Planner:
             paths=paths,
             loss=rule.loss,
             params=Change(before=0 if number else old.params, after=new.params),
-            flops=_times(calls * self._runs[site.scope], old.flops, new.flops),
-            flops_mixing=_times(calls * self._runs[site.scope], old.flops_mixing, new.flops_mixing),
+            flops=_sum(_times(self._runs[each.scope], each.node.meta["flops"], cost.flops) for each, cost in calls),
+            flops_mixing=_sum(
+                _times(self._runs[each.scope], old.flops_mixing, cost.flops_mixing) for each, cost in calls
+            ),
         )
 
     @cached_property
@@ -159,6 +164,42 @@ class Planner:
                 holders.add((id(modules[parent]), name))
                 found[id(module)].append(path)
         return found
+
+    def _resized(self, rule: Rule, group: list[Site], resizing: Resizing) -> list[Edit]:
+        """The edit that replaces several modules at `group`, the calls of the same ones, wherever they stand."""
+        matched, where = group[0], f"{rule.name} at {group[0].path}"
+        site = rule.place(matched)
+        require_modules(resizing, site, where)
+        modules = {name: site[name] for name in {**resizing.modules, **_sources(resizing)}}
+        places = {name: self._places[id(item.module)] for name, item in modules.items()}
+        if id(first := site.first.module) in self._swapped:
+            return []
+        self._swapped.add(id(first))
+        if rule.shared == "apart" and any(len(each) > 1 for each in places.values()):
+            raise RewriteError(f'{where}: modules that are resized cannot be taken apart; use shared="together"')
+        old, new = self._contract.check_resizing(matched, {name: item.path for name, item in modules.items()}, resizing)
+        operator = matched.operator
+        each_call = [
+            (self._runs[s.scope], s.node.meta["flops"] if s.first.is_module else operator.flops) for s in group
+        ]
+        # Linear maps cost the same for each token, however many there are in a call.
+        flops = _sum(_times(n, cost, cost + cost * (new.flops - old.flops) // operator.flops) for n, cost in each_call)
+        return [
+            Edit(
+                path=matched.path,
+                rule=rule.name,
+                layer=operator.layer,
+                replaced=operator.module_class
+                or ", ".join(dict.fromkeys(i.part.module_class for i in modules.values())),
+                replacement=resizing,
+                paths=tuple(path for name in resizing.modules for path in places[name]),
+                modules={name: item.path for name, item in modules.items()},
+                loss=rule.loss,
+                params=Change(before=operator.params, after=operator.params + new.params - old.params),
+                flops=flops,
+                flops_mixing=flops,
+            )
+        ]
 
     def _sharing(self, rule: Rule, site: Site, replacement: Sharing) -> Edit:
         modules = [item for item in site.items.values() if item.is_module]
@@ -247,7 +288,7 @@ class Planner:
 
     def _used_from_outside(self, path: str) -> set[str]:
         """Paths of modules and parameters inside the module at `path` that others use, as DiT does its first block's."""
-        return {used for scope, used in self._uses if is_inside(used, path) and not is_inside(scope, path)} - {path}
+        return {used for scope, used in self._uses_inside[path] if not is_inside(scope, path)} - {path}
 
     def _unused(self, path: str, used: set[str]) -> Iterator[str]:
         """The module at `path`, or of one of which something is used the parts that are not."""
@@ -277,9 +318,13 @@ class Planner:
         return Counter(used for scope, used in _uses(self._graph, "call_module"))
 
     @cached_property
-    def _uses(self) -> list[tuple[str, str]]:
-        """Each scope with the path of each module that it calls and each parameter that it reads."""
-        return [*_uses(self._graph, "call_module"), *_uses(self._graph, "get_attr")]
+    def _uses_inside(self) -> dict[str, list[tuple[str, str]]]:
+        """For each path the calls of modules and the parameters read at and below it, with the scopes that do so."""
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for scope, used in (*_uses(self._graph, "call_module"), *_uses(self._graph, "get_attr")):
+            for outer in outers(used):
+                found[outer].append((scope, used))
+        return found
 
 
 def require_distinct_names(edits: Sequence[Edit]) -> None:
@@ -300,6 +345,15 @@ def _uses(graph: ModelGraph, op: str) -> Iterator[tuple[str, str]]:
     for path, scope in graph.scopes.items():
         for node in scope.graph.find_nodes(op=op):
             yield path, child_path(path, node)
+
+
+def _sources(resizing: Resizing) -> dict[str, None]:
+    return {source: None for new in resizing.modules.values() for source in new.sources}
+
+
+def _sum(changes: Iterable[Change]) -> Change:
+    listed = list(changes)
+    return Change(before=sum(c.before for c in listed), after=sum(c.after for c in listed))
 
 
 def _times(runs: int, before: int, after: int) -> Change:

@@ -16,4 +16,7 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()  # so all new objects count as old at once, instead of being looked through twice before
+                gc.unfreeze()
             gc.enable()

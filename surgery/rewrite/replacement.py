@@ -148,6 +148,17 @@ class Rewiring(Config):
         return {name for name, argument, _ in map(parse, values) if argument is None}
 
 
+class Resizing(Config):
+    """Several modules replaced in their places at once, so that what flows between them may have other sizes.
+
+    Attributes:
+        modules: by the name of the matched node whose module each replaces.
+    """
+
+    kind: Literal["resizing"] = "resizing"
+    modules: dict[str, New] = Field(min_length=1)
+
+
 class Sharing(Config):
     """Modules that become one: all the others are the first one from now on.
 
@@ -159,7 +170,7 @@ class Sharing(Config):
     average: bool = False
 
 
-AnyReplacement = Annotated[Replacement | Rewiring | Sharing, Field(discriminator="kind")]
+AnyReplacement = Annotated[Replacement | Rewiring | Resizing | Sharing, Field(discriminator="kind")]
 
 
 def require_names(rewiring: Rewiring, matched: Any, where: str) -> None:

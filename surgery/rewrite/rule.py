@@ -7,7 +7,7 @@ from typing import Literal
 
 from surgery.config import Config
 from surgery.rewrite.pattern import Pattern
-from surgery.rewrite.replacement import Replacement, Rewiring, Sharing
+from surgery.rewrite.replacement import Replacement, Resizing, Rewiring, Sharing
 from surgery.rewrite.selection import AllLayers, Selection
 from surgery.rewrite.site import Site
 
@@ -40,9 +40,9 @@ class Rule(Config, ABC):
         return None
 
     def place(self, site: Site) -> Site:
-        """Where the rewiring is made: at the site, or at something inside what matched."""
+        """Where a rewiring or resizing is made: at the site, or at something inside what matched."""
         return site
 
     @abstractmethod
-    def replacement(self, site: Site) -> Replacement | Rewiring | Sharing:
+    def replacement(self, site: Site) -> Replacement | Rewiring | Resizing | Sharing:
         """What goes to `site`."""

@@ -133,6 +133,11 @@ class Site:
         return self.first.scope
 
     @property
+    def unit(self) -> str:
+        """The path of the module that the first one calls, else of the one that it stands in."""
+        return self.path.partition(":")[0] if len(self.items) == 1 else self.scope
+
+    @property
     def operator(self) -> Operator:
         """The first one as an operator."""
         return self.first.operator

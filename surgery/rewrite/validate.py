@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
 from surgery.graph.cost import FlopCounter, cost_of
-from surgery.rewrite.replacement import Call, Copy, New, Replacement, Rewiring, parse
+from surgery.graph.scope import unbind
+from surgery.graph.state import own_class
+from surgery.rewrite.replacement import Call, Copy, New, Replacement, Resizing, Rewiring, parse
 from surgery.rewrite.site import Site, traced
 from surgery.trace.shadow import shadow
 
@@ -69,6 +71,52 @@ class Contract:
                 _require_alike(site.path, run.value(new), resize(_traced_value(site, old)), f"{new} for {old}")
             costs = costs if number else run.costs
         return Cost(*map(sum, zip(*costs, strict=True))) if costs else Cost(0, 0, 0)
+
+    def check_resizing(self, site: Site, paths: Mapping[str, str], resizing: Resizing) -> tuple[Cost, Cost]:
+        """Run the module around `site` with the new modules, at the traced sizes and at others.
+
+        Args:
+            site: what matched.
+            paths: of the modules, by the names that `resizing` gives them.
+            resizing: its new modules.
+
+        Returns:
+            What that module costs before and after.
+
+        Raises:
+            RewriteError: it fails, or its result has another shape or dtype than before.
+        """
+        unit = site.unit
+        below = {name: path.removeprefix(f"{unit}.") for name, path in paths.items()}
+        recording = site.graph.scopes[unit].recordings[0]
+        around = tuple(map(str, map(_kind, recording.in_leaves)))
+        key = ("resizing", resizing.model_dump_json(), _kinds(site), tuple(below.items()), around)
+        costs: tuple[Cost, Cost] = self._once(key, lambda: self._resized(site, unit, below, resizing))
+        return costs
+
+    def _resized(self, site: Site, unit: str, below: Mapping[str, str], resizing: Resizing) -> tuple[Cost, Cost]:
+        module = site.graph.model.get_submodule(unit)
+        old, new = shadow(module), shadow(module)
+        for name, made in resizing.modules.items():
+            like = _first_floating(module.get_submodule(below[name]))
+            parent, _, last = below[name].rpartition(".")
+            new.get_submodule(parent).register_module(last, _built(site.path, made, like))
+        recording = site.graph.scopes[unit].recordings[0]
+        arguments = pytree.tree_unflatten(recording.in_leaves, recording.in_spec)
+        words = ", ".join(dict.fromkeys(made.operator.kind for made in resizing.modules.values()))
+        costs: list[tuple[Cost, Cost]] = []
+        for resize in _sizes(site.operator.in_shape):
+            args, kwargs = unbind(own_class(module), resize(arguments), len(arguments))
+            try:
+                before = _Counted(site.path, type(module).__name__, old, args, kwargs)
+            except RewriteError:
+                if not costs:
+                    raise
+                continue  # other arguments, such as rotary embeddings, are still those of the traced size
+            after = _Counted(site.path, words, new, args, kwargs)
+            _require_alike(site.path, after.result, before.result, words)
+            costs.append((before.cost, after.cost))
+        return costs[0]
 
     def result_of(self, path: str, new: New, like: nn.Parameter | None, args: Any, kwargs: Any) -> tuple[Any, Cost]:
         """What the new module gives, and what it costs."""
@@ -151,6 +199,15 @@ class _Run:
         item = self._site[call.like]
         bound = {key: self._resize(traced(value)) for key, value in item.bound.items()}
         return (), {**bound, **given}
+
+
+class _Counted:
+    """A module's result on the meta device, and what it costs."""
+
+    def __init__(self, path: str, kind: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        with FlopCounter() as counter:
+            self.result = _called(path, kind, module, args, kwargs)
+        self.cost = Cost(sum(p.numel() for p in module.parameters()), counter.total, 0)
 
 
 def _traced_value(site: Site, value: str) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from surgery.errors import RewriteError
-from surgery.rewrite.replacement import Copy, Replacement, Rewiring, Sharing, parse, require_names
+from surgery.rewrite.replacement import Copy, Replacement, Resizing, Rewiring, Sharing, parse, require_names
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.site import Site
 
-Given = Replacement | Rewiring | Sharing
+Given = Replacement | Rewiring | Resizing | Sharing
 
 
 def check_of(rule: Rule, site: Site) -> str | None:
@@ -38,7 +38,7 @@ def replacement_of(rule: Rule, site: Site) -> Given:
         return given
     raise RewriteError(
         f"{rule.name} at {site.path}: its replacement gives a {type(given).__name__}; "
-        "return a Replacement, a Rewiring or a Sharing"
+        "return a Replacement, a Rewiring, a Resizing or a Sharing"
     )
 
 
@@ -59,6 +59,16 @@ def require_well_formed(rewiring: Rewiring, site: Site, where: str) -> None:
     _require_order(rewiring, site, where)
     _require_modules(rewiring, site, where)
     _require_use(rewiring, where)
+
+
+def require_modules(resizing: Resizing, site: Site, where: str) -> None:
+    """Raise RewriteError if `resizing` names something at `site` that is no module."""
+    for name, new in resizing.modules.items():
+        for each in (name, *new.sources):
+            if each not in site.items:
+                raise RewriteError(f"{where}: no node is called {each!r}; the pattern names {', '.join(site.items)}")
+            if not site[each].is_module:
+                raise RewriteError(f"{where}: {each} is no module, so it has no place for another; name modules only")
 
 
 def _require_identifiers(rewiring: Rewiring, where: str) -> None:

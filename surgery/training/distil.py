@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from surgery.errors import RewriteError
 from surgery.progress import Progress, SilentProgress
-from surgery.rewrite import Edit, New, Rewiring, Sharing
+from surgery.rewrite import Edit, New, Resizing, Rewiring, Sharing
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.data import LatentDataset
@@ -26,7 +26,7 @@ from surgery.training.diffusion import predict
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
-from surgery.training.region import Region, can_be_distilled
+from surgery.training.region import can_be_distilled, region_of
 
 STAGE = "distil"
 
@@ -46,7 +46,7 @@ class Distil(StageConfig):
 
 
 def distilled(edits: Iterable[Edit]) -> tuple[dict[str, str], list[Edit]]:
-    """What of ``edits`` is distilled: the modules at these paths, each with its loss; and these, which rewire modules.
+    """What of ``edits`` is distilled: the modules at these paths, each with its loss; and these, of several modules.
 
     An edit without new weights, such as a dropped block, is not.
     """
@@ -55,6 +55,8 @@ def distilled(edits: Iterable[Edit]) -> tuple[dict[str, str], list[Edit]]:
     for edit in edits:
         if isinstance(edit.replacement, Sharing):
             sites |= dict.fromkeys(edit.paths, edit.loss)
+        elif isinstance(edit.replacement, Resizing):
+            regions.append(edit)
         elif not isinstance(edit.replacement, Rewiring):
             sites[edit.paths[0]] = edit.loss
         elif not any(isinstance(module, New) for module in edit.replacement.modules.values()):
@@ -85,8 +87,8 @@ def distil(
     pass of the teacher in a step feeds all of them: while it runs, each new operator is called with the
     arguments that the teacher's was called with, and its loss is differentiated at once, so only one site's
     activations are held. The terms are summed. All else in the student, and all of the teacher, stays as it
-    is. Continues from a checkpoint. ``regions`` are edits that rewire several modules: their new calls learn
-    what the matched modules made of the same inputs.
+    is. Continues from a checkpoint. ``regions`` are edits of several modules: what is new learns what the
+    matched modules made of the same inputs.
 
     Raises RewriteError if a site is missing or cannot be compared; otherwise like
     ``surgery.training.loop.train``.
@@ -128,7 +130,7 @@ class _Pairs:
         self, teacher: nn.Module, student: nn.Module, sites: Mapping[str, str], regions: Sequence[Edit]
     ) -> None:
         self._teacher = teacher
-        self._regions = [(e.path, Region(teacher, student, e), _loss(e.path, e.loss)) for e in regions]
+        self._regions = [(e.path, region_of(teacher, student, e), _loss(e.path, e.loss)) for e in regions]
         self._sites = {
             path: (
                 _submodule(teacher, path, "teacher"),

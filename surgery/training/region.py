@@ -1,34 +1,72 @@
-"""Distilling an edit that rewires several modules: the new calls learn what the old modules made of the same inputs."""
+"""Distilling an edit of several modules: what is new learns what the old modules made of the same inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from surgery.graph.scope import binder, unbind
 from surgery.graph.state import own_class
-from surgery.rewrite import Edit, Rewiring
+from surgery.rewrite import Edit, Resizing, Rewiring
 from surgery.rewrite.edit import below
 from surgery.rewrite.replacement import Call, parse
 
 
 def can_be_distilled(edit: Edit) -> bool:
-    """Whether `edit` rewires calls of modules only, whose inputs and outputs can be seen from outside."""
+    """Whether `edit` resizes modules, or rewires calls of modules only, which can be seen from outside."""
     anchors = [] if edit.place is None else [a for group in edit.place.nodes.values() for a in group]
-    return isinstance(edit.replacement, Rewiring) and all(anchor.op == "call_module" for anchor in anchors)
+    only_modules = all(anchor.op == "call_module" for anchor in anchors)
+    return isinstance(edit.replacement, Resizing) or (isinstance(edit.replacement, Rewiring) and only_modules)
 
 
-class Region:
-    """The matched modules of the teacher, and the new calls of the student.
+def region_of(teacher: nn.Module, student: nn.Module, edit: Edit) -> Region:
+    """The parts of both models that `edit` is about; see `can_be_distilled`."""
+    kind = ResizedRegion if isinstance(edit.replacement, Resizing) else RewiredRegion
+    return kind(teacher, student, edit)
 
-    Args:
-        teacher, student: before and after.
-        edit: see `can_be_distilled`.
-    """
+
+class Region(Protocol):
+    """What an edit of several modules is in the teacher and in the student."""
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What learns."""
+
+    def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
+        """While `hooks` is open, call `done` each time that the teacher has run its part."""
+
+    def outcome(self) -> tuple[Any, Any]:
+        """The new results on what the teacher's part has just been called with, and the old ones."""
+
+
+class ResizedRegion:
+    """The module around those that were replaced by others of other sizes, in both models."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, edit: Edit) -> None:
+        self._teacher, self._student = teacher.get_submodule(edit.unit), student.get_submodule(edit.unit)
+        self.modules = [student.get_submodule(path) for path in edit.paths]
+
+    def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
+        """See `Region`."""
+
+        def see(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            self._seen = args, kwargs, out
+            done()
+
+        hooks.enter_context(self._teacher.register_forward_hook(see, with_kwargs=True))
+
+    def outcome(self) -> tuple[Any, Any]:
+        """See `Region`."""
+        args, kwargs, out = self._seen
+        return self._student(*args, **kwargs), out
+
+
+class RewiredRegion:
+    """The matched modules of the teacher, and the new calls of the student."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, edit: Edit) -> None:
         assert isinstance(edit.replacement, Rewiring)
@@ -41,13 +79,13 @@ class Region:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """What learns: the new modules, and those that the new calls call again."""
+        """The new modules, and those that the new calls call again."""
         again = [self._paths[call.module] for call in self._rewiring.calls if call.module in self._paths]
         kept = [self._paths[name] for name in self._rewiring.read if name in self._paths]
         return [self._student.get_submodule(path) for path in (*self._edit.modules.values(), *again, *kept)]
 
     def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
-        """While `hooks` is open, call `done` each time that the teacher has run all of the matched modules."""
+        """See `Region`: the teacher's part has run when all of the matched modules have."""
         for name, path in self._paths.items():
             hook = partial(self._see, name, done)
             hooks.enter_context(self._teacher.get_submodule(path).register_forward_hook(hook, with_kwargs=True))
@@ -60,7 +98,7 @@ class Region:
             self._made.clear()
 
     def outcome(self) -> tuple[list[Any], list[Any]]:
-        """The new results on what the teacher's modules have just been called with, and the old ones."""
+        """See `Region`."""
         for call in self._rewiring.calls:
             self._made[call.name] = self._call(call)
         results = self._rewiring.results.items()

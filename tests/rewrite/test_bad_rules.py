@@ -199,7 +199,10 @@ def test_a_replacement_of_another_shape(case):
 
 
 NOT_DATA = {
-    "nothing": (None, MLP_0 + "its replacement gives a NoneType; return a Replacement, a Rewiring or a Sharing"),
+    "nothing": (
+        None,
+        MLP_0 + "its replacement gives a NoneType; return a Replacement, a Rewiring, a Resizing or a Sharing",
+    ),
     "a module": (nn.Identity(), "its replacement gives a "),
     "an operator that does not exist": (
         lambda site: swap({"kind": "hyena"}),

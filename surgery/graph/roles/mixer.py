@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from surgery.graph.paths import child_path
-from surgery.graph.roles.flow import Place, is_inside
+from surgery.graph.paths import child_path, outers
+from surgery.graph.roles.flow import Place
 from surgery.graph.roles.found import Found, smallest_scope
 from surgery.graph.roles.primitives import EMBEDDING_MODULES, has_weights, is_linear, is_module
 from surgery.graph.roles.structure import Structure
@@ -21,7 +21,8 @@ def find_mixers(structure: Structure, found: Collection[Found]) -> Iterator[Foun
     nodes = {(each.path, node) for each in found for node in each.nodes}
     modules = {each.path for each in found if not each.nodes}
     for residual in structure.residuals.values():
-        if nodes & residual.sublayer or any(is_inside(path, m) for path, _ in residual.sublayer for m in modules):
+        around = {outer for path, _ in residual.sublayer for outer in outers(path)}
+        if nodes & residual.sublayer or modules & around:
             continue
         whole = [child_path(*place) for place in residual.sublayer if _is_unopened(structure, place)]
         linear = [place for place in residual.sublayer if is_linear(place[1])]

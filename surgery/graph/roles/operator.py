@@ -82,7 +82,9 @@ def block_layers(scopes: Mapping[str, Scope]) -> dict[str, int]:
 
 def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
     """The number of the block that the module at `path` is or stands in."""
-    return next((n for block, n in layers.items() if path == block or path.startswith(f"{block}.")), None)
+    while path and path not in layers:
+        path = path.rpartition(".")[0]
+    return layers.get(path)
 
 
 def module_operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, int], linear_flops: int) -> Operator:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from surgery.graph.roles.flow import Flow, Place, is_inside
+from surgery.graph.paths import outers
+from surgery.graph.roles.flow import Flow, Place
 from surgery.graph.roles.primitives import (
     ADDS,
     ELEMENTWISE,
@@ -60,7 +61,7 @@ class Structure:
             if residual is not None:
                 self.residuals[place] = residual
         self.joined = {place[0] for place, residual in self.residuals.items() if residual.is_nonlinear}
-        self.blocks = {outer for outer in scopes if any(is_inside(path, outer) for path in self.joined)} | {""}
+        self.blocks = {outer for path in self.joined for outer in outers(path) if outer in scopes} | {""}
 
     def _residual(self, place: Place) -> Residual | None:
         path, node = place

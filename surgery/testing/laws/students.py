@@ -16,7 +16,7 @@ from surgery.artifact import load, save
 from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
 from surgery.graph.state import own_class
-from surgery.rewrite import Edit, New, Replacement, Rewiring, Sharing
+from surgery.rewrite import Edit, New, Replacement, Resizing, Rewiring, Sharing
 from surgery.rewrite.commit import commit
 from surgery.rewrite.edit import below, rewired_scopes
 from surgery.testing.case import Case
@@ -132,7 +132,7 @@ def _require_trainable(case: Case) -> None:
 
 def _new_operators(edit: Edit) -> Iterator[str]:
     """The paths of new operators; not of copies, as the teacher may itself have parts that do nothing."""
-    if isinstance(edit.replacement, Replacement):
+    if isinstance(edit.replacement, Replacement | Resizing):
         yield from edit.paths
     elif isinstance(edit.replacement, Rewiring):
         yield from (edit.modules[n] for n, new in edit.replacement.modules.items() if isinstance(new, New))

@@ -1,0 +1,194 @@
+"""The hidden layer of an MLP: random ones, gated or not, beside other features or not, in one module or in several."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import surgery
+from surgery.errors import MatchError, RewriteError
+from surgery.rules import mlp_ratio
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A random MLP."""
+
+    dim: int
+    neurons: int
+    gate: str
+    beside: str
+    bias: bool
+    inline: bool
+    seed: int
+
+
+specs = st.builds(
+    Spec,
+    dim=st.integers(2, 6),
+    neurons=st.integers(1, 9),
+    gate=st.sampled_from(["none", "chunk", "slice", "split", "two"]),
+    beside=st.sampled_from(["none", "before", "after"]),
+    bias=st.booleans(),
+    inline=st.booleans(),
+    seed=st.integers(0, 99),
+)
+
+
+class Hidden(nn.Module):
+    """All between the linear maps."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec, self.act = spec, nn.GELU()
+
+    def forward(self, h: Tensor, gate: Tensor | None, x: Tensor) -> Tensor:
+        kind = self.spec.gate
+        if kind == "chunk":
+            h, gate = h.chunk(2, dim=-1)
+        elif kind == "slice":
+            h, gate = h[..., : h.shape[-1] // 2], h[..., h.shape[-1] // 2 :]
+        elif kind == "split":
+            h, gate = torch.split(h, h.shape[-1] // 2, dim=-1)
+        h = self.act(h) if gate is None else F.silu(gate) * (0.5 * h)
+        if self.spec.beside == "before":
+            return torch.cat([x.flip(-1), h], -1)
+        return torch.cat((h, x.flip(-1)), dim=2) if self.spec.beside == "after" else h
+
+
+class Mixer(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        twice = spec.gate in ("chunk", "slice", "split")
+        self.up = nn.Linear(spec.dim, spec.neurons * (1 + twice), bias=spec.bias)
+        self.gate = nn.Linear(spec.dim, spec.neurons, bias=not spec.bias) if spec.gate == "two" else None
+        self.hidden = Hidden(spec)
+        self.down = nn.Linear(spec.neurons + spec.dim * (spec.beside != "none"), spec.dim, bias=spec.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.hidden(self.up(x), None if self.gate is None else self.gate(x), x))
+
+
+class Block(Mixer):
+    """An MLP that is no module of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class Around(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.mlp = Mixer(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(x)
+
+
+class Model(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        torch.manual_seed(spec.seed)
+        self.blocks = nn.ModuleList([(Block if spec.inline else Around)(spec).double()])
+
+    @property
+    def mixer(self) -> Mixer:
+        return self.blocks[0] if isinstance(self.blocks[0], Mixer) else self.blocks[0].mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def weights_of(mixer: Mixer, spec: Spec, neuron: int) -> list[Tensor]:
+    """The rows of the linear maps into one neuron, biases beside them, and the column out of it."""
+    rows = [neuron, neuron + spec.neurons][: 1 + (len(mixer.up.weight) == 2 * spec.neurons)]
+    ups = [(mixer.up, row) for row in rows] + ([] if mixer.gate is None else [(mixer.gate, neuron)])
+    column = neuron + spec.dim * (spec.beside == "before")
+    entering = [(up.weight[row], *(() if up.bias is None else (up.bias[row : row + 1],))) for up, row in ups]
+    return [*map(torch.cat, entering), mixer.down.weight[:, column]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs, st.floats(0.2, 4))
+def test_the_neurons_that_contribute_most_stay(spec, ratio):
+    model, x = Model(spec), torch.randn(2, 3, spec.dim).double()
+    student = surgery.rewrite(model, [mlp_ratio(ratio)], {"x": x})
+    neurons = max(1, round(ratio * spec.dim))
+    assert student.mixer.down.in_features - neurons == spec.dim * (spec.beside != "none")
+    twin, scores = copy.deepcopy(model), []
+    for neuron in range(spec.neurons):
+        scores.append(torch.stack([part.float().norm() for part in weights_of(twin.mixer, spec, neuron)]).prod().item())
+    order = sorted(range(spec.neurons), key=lambda i: -scores[i])
+    for neuron in order[neurons:]:  # those that are gone contribute nothing
+        weights_of(twin.mixer, spec, neuron)[-1].data.zero_()
+    torch.testing.assert_close(student(x), twin(x), rtol=0, atol=1e-12)
+    assert surgery.undo(student)(x).equal(model(x))
+
+
+@settings(max_examples=20, deadline=None)
+@given(specs, st.floats(0.2, 4))
+def test_the_plan_counts_what_the_student_has(spec, ratio):
+    model, x = Model(spec), torch.randn(2, 3, spec.dim).double()
+    plan = surgery.plan(model, [mlp_ratio(ratio)], {"x": x})
+    student = surgery.rewrite(model, [mlp_ratio(ratio)], {"x": x})
+    assert plan.total.params.after == sum(p.numel() for p in student.parameters())
+    assert plan.total.flops.after == surgery.trace(student, {"x": x}).flops
+
+
+PLAIN = Spec(dim=4, neurons=6, gate="none", beside="none", bias=True, inline=True, seed=0)
+
+
+class Cut(Block):
+    """Takes its gate at a fixed place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        return x + self.down(h[..., :6] * F.silu(h[..., 6:]))
+
+
+class Normed(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.layer_norm(F.gelu(self.up(x)), (6,)))
+
+
+class Peeked(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.gelu(self.up(x))
+        return x + self.down(h) + h.mean(-1, keepdim=True)
+
+
+class Functional(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.gelu(F.linear(x, self.up.weight, self.up.bias)))
+
+
+REFUSED = {
+    Cut: r"between down and the linear maps before it comes getitem and getitem_1, which is not understood",
+    Normed: r"between down and the linear maps before it comes layer_norm, which is not understood",
+    Peeked: r"mean reads its neurons too",
+    Functional: r"linear is a function of parameters; only linear layers can change their width",
+}
+
+
+@pytest.mark.parametrize("block", REFUSED, ids=lambda block: block.__name__)
+def test_what_is_skipped_and_why(block):
+    spec = dataclasses.replace(PLAIN, gate="chunk") if block is Cut else PLAIN
+    model = Model(spec)
+    model.blocks[0] = block(spec).double()
+    with pytest.raises(MatchError, match=REFUSED[block]):
+        surgery.plan(model, [mlp_ratio(2)], {"x": torch.randn(2, 3, 4).double()})
+
+
+def test_exact_needs_as_many_neurons():
+    with pytest.raises(RewriteError, match=r"cannot initialise hidden_layer: 4 neurons cannot keep the function of 6"):
+        surgery.rewrite(Model(PLAIN), [mlp_ratio(1, inherit="exact")], {"x": torch.randn(2, 3, 4).double()})
