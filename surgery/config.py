@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic._internal._model_construction import ModelMetaclass
+
+from surgery.errors import ConfigError
 
 LISTED = 12
 """More known words than this are not listed in an error."""
@@ -40,12 +42,9 @@ class Invalid:
 
 
 class _Noting(ModelMetaclass):
-    """The metaclass of configs: what a wrong call does depends on whether a recipe is being loaded."""
+    """The metaclass of configs: a wrong call is noted while a recipe is being loaded, and else a ConfigError."""
 
     def __call__(cls: type[BaseModel], *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]  # noqa: N805
-        collected = _collected.get()
-        if collected is None:
-            return ModelMetaclass.__call__(cls, *args, **kwargs)
         if args and cls.__init__ is BaseModel.__init__:
             wrong = [f"{cls.__name__}: takes named values only{_example(cls, args[0])}"]
         else:
@@ -53,6 +52,9 @@ class _Noting(ModelMetaclass):
                 return ModelMetaclass.__call__(cls, *args, **kwargs)
             except ValidationError as error:
                 wrong = describe(error, cls)
+        collected = _collected.get()
+        if collected is None:
+            raise ConfigError(wrong)
         file, lines = collected
         where = place(file, _running())
         lines += [f"{where}: {each}" for each in wrong]
@@ -82,8 +84,9 @@ def collecting_errors(file: Path) -> Iterator[list[str]]:
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each error, e.g. `Distil: unknown key 'stepz', did you mean 'steps'?`."""
-    lines = [_describe(each, model) for each in error.errors(include_url=False) if not _is_noted(each)]
-    return list(dict.fromkeys(lines))
+    errors = [each for each in error.errors(include_url=False) if not _is_noted(each)]
+    words = {each["loc"][0]: _options(errors, each["loc"][0]) for each in errors if each["type"] == "literal_error"}
+    return list(dict.fromkeys(_describe(each, model, words) for each in errors))
 
 
 def place(file: Path, frames: Iterable[tuple[str, int]]) -> str:
@@ -120,21 +123,35 @@ def _is_noted(error: Any) -> bool:
     return isinstance(error["input"], Invalid)
 
 
-def _describe(error: Any, model: type[BaseModel]) -> str:
+def _options(errors: Iterable[Any], field: Any) -> list[str]:
+    """The words that a field may be, whichever alternatives of it name them."""
+    own = [each for each in errors if each["loc"][:1] == (field,) and each["type"] == "literal_error"]
+    return [word.strip("'") for each in own for word in re.split(", | or ", each["ctx"]["expected"])]
+
+
+def _describe(error: Any, model: type[BaseModel], options: Mapping[Any, list[str]]) -> str:
     *parents, last = error["loc"] or ("",)
+    if error["type"] == "literal_error":
+        field, given = error["loc"][0], error["input"]
+        near = nearest(given, options[field]) if isinstance(given, str) else ""
+        return f"{model.__name__}.{field}: must be one of {', '.join(options[field])}, got {_short(given)}{near}"
     where = ".".join(map(str, (model.__name__, *parents)))
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key {last!r}{did_you_mean(str(last), _fields(model, parents))}"
     if error["type"] == "missing":
         return f"{where}: {last!r} is missing"
     name = f"{where}.{last}" if last != "" else where
+    if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
+        tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
+        return f"{name}: unknown kind {error['ctx']['tag']!r}{nearest(error['ctx']['tag'], tags)}"
     return f"{name}: {_demand(error, model)}, got {_short(error['input'])}"
 
 
 def _demand(error: Any, model: type[BaseModel]) -> str:
     """What a value must be, without pydantic's idiom."""
     if error["type"] == "model_type":
-        return f"must be a {error['ctx']['class_name']}"
+        name = error["ctx"]["class_name"]
+        return f"must be {'an' if name[0] in 'AEIOU' else 'a'} {name}"
     field = model.model_fields.get(error["loc"][0]) if len(error["loc"]) == 1 else None
     if error["type"] in UNION_ERRORS and field is not None:
         return f"must be one of {', '.join(each.__name__ for each in get_args(field.annotation))}"

@@ -31,6 +31,20 @@ class RecipeError(SurgeryError):
     exit_status = 2
 
 
+class ConfigError(SurgeryError, ValueError):
+    """A part of a recipe, a pattern or an operator is given a value that it cannot have.
+
+    Attributes:
+        lines: one for each wrong value.
+    """
+
+    exit_status = 2
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
 class ArtifactError(SurgeryError):
     """A saved artifact or checkpoint is missing, truncated, altered or of another kind."""
 

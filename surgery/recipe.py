@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import SerializeAsAny, ValidationError
+from pydantic import SerializeAsAny
 
-from surgery.config import Config, describe, did_you_mean, nearest
-from surgery.errors import RecipeError
+from surgery.config import Config, did_you_mean, nearest
+from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
 from surgery.rewrite.rule import Rule
@@ -118,7 +118,7 @@ def _set(part: Any, override: tuple[list[str], Any], text: str) -> Any:
     new = _set(getattr(part, name), (rest, value), text) if rest else value
     try:
         return type(part)(**{**{n: getattr(part, n) for n in fields}, name: new})
-    except ValidationError as error:
-        raise RecipeError("\n".join(f"--set {text}: {line}" for line in describe(error, type(part)))) from None
+    except ConfigError as error:
+        raise RecipeError("\n".join(f"--set {text}: {line}" for line in error.lines)) from None
     except TypeError as error:  # an abstract part, such as a rule, cannot be made from JSON
         raise RecipeError(f"--set {text}: {error}; name one of its values instead") from None

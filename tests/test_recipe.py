@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.config import Config
-from surgery.errors import RecipeError
+from surgery.errors import ConfigError, RecipeError
 from surgery.operators import HyenaX, SlidingWindow
 from surgery.recipe import Distil, Evaluate, Finetune, Recipe, load_recipe
 from surgery.rewrite import every
@@ -193,7 +193,7 @@ def test_a_recipe_with_a_piece_cut_out_loads_or_gives_a_recipe_error(folder: Pat
 
 def test_outside_of_a_recipe_a_wrong_call_raises(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ConfigError):
             Distil(steps=-1)
         errors(tmp_path / "r.py", "1 / 0")
 
@@ -272,7 +272,7 @@ def test_all_wrong_overrides_come_at_once(folder: Path) -> None:
         "seed=x": "Recipe.seed: must be a valid integer, got 'x'",
         "distil.steps.a=3": "'a' is inside a value that has no parts",
         "rules.1.loss=l2": "no item '1'; there are 1, counted from 0",
-        "rules.0.loss=l3": "ReplaceAttention.loss: must be 'l1', 'l2' or 'huber', got 'l3'",
+        "rules.0.loss=l3": "ReplaceAttention.loss: must be one of l1, l2, huber, got 'l3'",
         "rules.0={}": "Recipe.rules.0: 'pattern' is missing",
         'rules.0={"pattern": {"role": "mlp"}}': "Can't instantiate abstract class Rule",
         "seed": "write it as name=value, e.g. --set distil.steps=100",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
-
-from surgery.errors import RewriteError
+from surgery.errors import ConfigError, RewriteError
 from surgery.rewrite.replacement import Copy, Replacement, Resizing, Rewiring, Sharing, parse, require_names
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.site import Site
@@ -46,10 +44,8 @@ def _called(rule: Rule, site: Site, callback: Callable[[Site], Any]) -> Any:
     """What a callback gives; an invalid config made in it is reported with rule and site."""
     try:
         return callback(site)
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc'][:1]))}: {first['msg']}"
-        raise RewriteError(f"{rule.name} at {site.path}: its {error.title} is invalid: {what}") from error
+    except ConfigError as error:
+        raise RewriteError(f"{rule.name} at {site.path}: {error}") from error
 
 
 def require_well_formed(rewiring: Rewiring, site: Site, where: str) -> None:

@@ -13,9 +13,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
 
-from surgery.errors import RewriteError
+from surgery.errors import ConfigError, RewriteError
 from surgery.operators import (
     GroupedQueryAttention,
     HyenaSE,
@@ -211,7 +210,7 @@ def test_the_filters_of_an_mlp_too(stand_ins: None) -> None:
 
 @pytest.mark.parametrize("kind", [SlidingWindow, NeighbourhoodAttention, HyenaX, Mamba2])
 def test_a_name_that_is_no_backend_of_the_operator(kind: type[MixerConfig]) -> None:
-    with pytest.raises(ValidationError, match="backend"):
+    with pytest.raises(ConfigError, match="backend"):
         kind(backend="cudnn")
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
-from pydantic import ValidationError
 from torch import nn
 
 import surgery
-from surgery.errors import MatchError, RewriteError
+from surgery.errors import ConfigError, MatchError, RewriteError
 from surgery.operators import MLP, HyenaX, JoinerDims, MixerDims
 from surgery.rewrite import (
     Call,
@@ -167,7 +166,9 @@ def test_a_pattern_that_can_never_match_is_refused_when_it_is_written(case):
 
 
 def test_a_role_that_does_not_exist_is_named_with_those_that_do():
-    with pytest.raises(ValidationError, match=r"'self_attention', 'cross_attention'.*input_value='self_atention'"):
+    with pytest.raises(
+        ConfigError, match=r"must be one of self_attention, cross_att.* did you mean 'self_attention'\?$"
+    ):
         node("self_atention")
 
 
@@ -206,10 +207,9 @@ NOT_DATA = {
     "a module": (nn.Identity(), "its replacement gives a "),
     "an operator that does not exist": (
         lambda site: swap({"kind": "hyena"}),
-        MLP_0 + "its Replacement is invalid: operator: Input tag 'hyena' found using 'kind' does not match any of the "
-        "expected tags: 'hyena_se', 'hyena_x'",
+        MLP_0 + "Replacement.operator: unknown kind 'hyena', did you mean 'hyena_",
     ),
-    "an operator without its fields": (lambda site: swap(MLP()), MLP_0 + "its MLP is invalid: ratio: Field required"),
+    "an operator without its fields": (lambda site: swap(MLP()), MLP_0 + "MLP: 'ratio' is missing"),
     "an operator at other dims": (swap(MLP(ratio=2)), "transformer_blocks.0.ff: mlp cannot be built: "),
     "a core of what has none": (
         gated(modules={"gate": New(operator=Gate(), dims=JoinerDims(dim=16), core=True)}),

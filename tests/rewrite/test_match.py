@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 import surgery
-from surgery.errors import MatchError
+from surgery.errors import ConfigError, MatchError
 from surgery.rewrite import block, chain, consecutive, find_sites, fork, node, repeated
 from surgery.rewrite.pattern import AnyOf, GraphPattern, NodePattern  # noqa: F401 (what repr gives)
 from surgery.testing import BlockSpec, ModelSpec, build, inputs, models, patterns, patterns_in
@@ -141,5 +140,5 @@ def test_a_graph_stands_for_no_single_node():
     pattern = chain(node("norm"), AnyOf(options=(block(), chain(block(), block()))))
     with pytest.raises(MatchError, match=r"block -> block is more than a single node; use it with \| only"):
         find_sites(traced(PLAIN), pattern)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         chain(node("norm"), chain(block(), block()))

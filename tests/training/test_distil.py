@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from surgery.errors import RewriteError, TrainingError
+from surgery.errors import ConfigError, RewriteError, TrainingError
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil
@@ -182,5 +181,5 @@ def test_a_loss_that_is_not_finite_names_the_site() -> None:
     "bad", [{"steps": 0}, {"batch_size": -1}, {"lr": 0.0}, {"clip": 0}, {"warmup": -1}, {"stepz": 3}]
 )
 def test_bad_settings(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         Distil(**bad)

@@ -8,10 +8,9 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import nn
 
-from surgery.errors import TrainingError
+from surgery.errors import ConfigError, TrainingError
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, TrainState
 from surgery.training.data import LatentDataset
@@ -196,7 +195,7 @@ def test_dropout_never_runs() -> None:
 
 @pytest.mark.parametrize("bad", [{"ema_decay": 1.0}, {"ema_decay": -0.1}, {"checkpoint_every": 0}, {"lr": -1}])
 def test_bad_settings(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         Finetune(**bad)
 
 
