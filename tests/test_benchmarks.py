@@ -1,9 +1,10 @@
-"""The benchmark of operators, on a tiny configuration."""
+"""The benchmarks of operators, on tiny configurations, and what is made of their results."""
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield imported
-    for name in ("operators", "growth_plot", "pixart", "machine"):
+    for name in ("operators", "growth_plot", "pixart", "distil", "distil_page", "distil_plot", "machine"):
         sys.modules.pop(name, None)
 
 
@@ -66,3 +67,45 @@ def test_pixart_in_three_forms(load) -> None:
     built = pixart.models(TINY_PIXART, "cpu", torch.float32)
     mixers = [sum(type(m).__name__ == "HyenaXMixer" for m in model.modules()) for model in built.values()]
     assert mixers == [0, 14, 28]
+
+
+def test_operators_distilled_by_policy(load, tmp_path) -> None:
+    from surgery.operators import MLP, FullAttention
+
+    distil, page, plot = load("distil"), load("distil_page"), load("distil_plot")
+    setting = distil.Setting(steps=2, batch_size=8, rates=(1e-2, 2e-2), samples=60, ddim_steps=1)
+    configs = {"full": FullAttention(), "narrower": MLP(ratio=3)}
+    kept: list[object] = []
+    figures = distil.complete(distil.unmeasured(setting), configs, setting, kept.append)
+    assert len(kept) == 2
+    full, narrower = (figures["rows"][name]["policies"] for name in configs)
+    assert full["exact"] == full["projections"]
+    assert full["exact"]["start"] == pytest.approx(0, abs=1e-5)
+    assert narrower["exact"]["refused"]
+    assert narrower["projections"]["start"] < narrower["random"]["start"]
+    assert narrower["random"]["loss"] == min(narrower["random"]["losses"].values()) < narrower["random"]["start"]
+    assert distil.complete(figures, configs, setting, kept.append) == figures
+    assert len(kept) == 2  # what was measured is not measured again
+    assert "| narrower | `MLP(ratio=3)` | 0.75 | 0.75 |" in page.table(figures, "mlp")
+    assert "`MLP(ratio=3)`: it has 288 neurons" in page.refusals(figures, "mlp")
+    assert plot.draw(figures, tmp_path / "distil.png").stat().st_size > 10_000
+
+
+def test_the_loss_of_a_student_is_that_of_its_training(load) -> None:
+    from surgery.operators import HyenaY
+
+    distil = load("distil")
+    setting = distil.Setting(steps=1, batch_size=8)
+    run = distil.prepared(HyenaY(kernel=3), "random", setting)
+    loss, student = distil.trained(run, 1e-2, setting)
+    assert distil.held_out_loss(run, student, setting) == pytest.approx(loss)
+
+
+def test_the_page_of_distilled_operators_is_that_of_the_results(load) -> None:
+    distil, page = load("distil"), load("distil_page")
+    saved = json.loads((BENCHMARKS / "results" / "distil.json").read_text())
+    assert (page.DOCS / "distil.md").read_text() == page.page(saved)
+    rows = saved["figures"]["rows"]
+    assert {name: row["operator"] for name, row in rows.items()} == {
+        name: distil.written(config) for name, config in distil.operators().items()
+    }
