@@ -58,6 +58,11 @@ class OperatorConfig(Config, ABC):
     def flops_mixing(self, dims: Any, batch: int, tokens: int) -> int:
         """FLOPs of mixing alone, see the subclasses."""
 
+    @property
+    def takes_any_length(self) -> bool:
+        """Whether it takes any number of tokens; with a `grid` of its own it takes as many as lie on that."""
+        return getattr(self, "grid", None) is None
+
 
 class MixerConfig(OperatorConfig):
     """Base of the configs of sequence mixers."""

@@ -43,7 +43,7 @@ class Contract:
         """
         new = self._build(site, replacement)
         call = (*site.arguments, site.result)
-        for resize in _sizes(site.operator.in_shape):
+        for resize in _sizes(site.operator.in_shape, replacement.operator.takes_any_length):
             args, kwargs, expected = resize(call)
             result, _ = self._result(site.path, replacement, new, args, kwargs)
             _require_alike(site.path, result, expected, replacement.operator.kind)
@@ -65,7 +65,9 @@ class Contract:
 
     def _run(self, site: Site, rewiring: Rewiring) -> Cost:
         costs: list[Cost] = []
-        for number, resize in enumerate(_sizes(_tokens(site))):
+        operators = [new.operator for new in rewiring.modules.values() if isinstance(new, New)]
+        any_length = all(operator.takes_any_length for operator in operators)
+        for number, resize in enumerate(_sizes(_tokens(site), any_length)):
             run = _Run(self, site, rewiring, resize)
             for old, new in rewiring.results.items():
                 _require_alike(site.path, run.value(new), resize(_traced_value(site, old)), f"{new} for {old}")
@@ -241,15 +243,16 @@ def _tokens(site: Site) -> tuple[int, ...]:
     return next((shape for shape in shapes if len(shape) >= 3), ())
 
 
-def _sizes(tokens: tuple[int, ...]) -> Iterator[Resize]:
-    """The traced sizes, and others: more samples, four times as many tokens, a single token.
+def _sizes(tokens: tuple[int, ...], any_length: bool = True) -> Iterator[Resize]:
+    """The traced sizes, and others: more samples and, if they are taken, four times as many tokens, and a single one.
 
     `tokens` is (B, N, D) or, of heads, (B, H, N, K).
     """
     yield lambda values: values
     if len(tokens) in (3, 4):
         batch, length = tokens[0], tokens[-2]
-        for to in ((batch + 2, length), (batch, 4 * length), (batch, 1)):
+        lengths = ((batch, 4 * length), (batch, 1)) if any_length else ()
+        for to in ((batch + 2, length), *lengths):
             yield partial(_resized, tokens=tokens, to=to)
 
 

@@ -7,9 +7,10 @@ import torch
 
 import surgery
 from surgery.errors import MatchError, RewriteError
-from surgery.operators import FullAttention, HyenaX, SlidingWindow
+from surgery.operators import ConvMLP, FullAttention, HyenaX, LinearAttention, NeighbourhoodAttention, SlidingWindow
 from surgery.rewrite import every, indices
-from surgery.rules import replace_attention
+from surgery.rules import replace_attention, replace_mlp
+from tests.graph.test_roles import CASES
 from tests.rewrite.operators import FixedLength, Narrow
 from tests.trace.test_exact import dit, dit_inputs, pixart, pixart_inputs
 
@@ -71,3 +72,35 @@ def test_random_weights_come_from_the_seed_alone():
     weight = "transformer_blocks.1.attn1.in_proj.weight"
     assert one.state_dict()[weight].equal(two.state_dict()[weight])
     assert not one.state_dict()[weight].equal(other.state_dict()[weight])
+
+
+GRID = (2, 6)
+ON_A_GRID = [
+    replace_attention(HyenaX(kernel=3, grid=GRID)),
+    replace_attention(NeighbourhoodAttention(window=3, grid=GRID)),
+    replace_attention(LinearAttention(depthwise=3, grid=GRID)),
+    replace_mlp(ConvMLP(ratio=4, kernel=3, grid=GRID)),
+]
+
+
+@pytest.mark.parametrize("rule", ON_A_GRID, ids=lambda rule: rule.operator.kind)
+def test_operators_on_a_grid_of_their_own(rule):
+    model, call = pixart(), pixart_inputs(1, 4, 12, 5)
+    student = surgery.rewrite(model, [rule], call)
+    assert student(**pixart_inputs(3, 4, 12, 2)).sample.isfinite().all()
+    with pytest.raises(RewriteError, match=r"16 tokens do not lie on a 2 x 6 grid of 2 axes; give the operator their"):
+        surgery.plan(model, [rule], pixart_inputs(1, 8, 8, 5))
+
+
+def test_an_operator_on_the_grid_of_a_video():
+    case = CASES["WanTransformer3DModel"]
+    rule = replace_attention(NeighbourhoodAttention(window=3, grid=(2, 3, 3)))
+    student = surgery.rewrite(case.model(), [rule], case.example())
+    assert student(**case.example()).sample.isfinite().all()
+
+
+def test_a_neighbourhood_that_covers_the_grid_is_exact():
+    model, call = dit(), dit_inputs(2, 8)
+    rule = replace_attention(NeighbourhoodAttention(window=7, grid=(4, 4)), inherit="exact")
+    student = surgery.rewrite(model, [rule], call)
+    torch.testing.assert_close(student(**call).sample, model(**call).sample, rtol=1e-4, atol=1e-5)
