@@ -66,7 +66,7 @@ def operators() -> dict[str, OperatorConfig]:
         "grouped query": ops.GroupedQueryAttention(groups=2),
         "window": ops.SlidingWindow(window=12),
         "neighbourhood": ops.NeighbourhoodAttention(window=5),
-        "neighbourhood, all": ops.NeighbourhoodAttention(window=9),
+        "neighbourhood, all": ops.NeighbourhoodAttention(window=9, grid=(8, 8)),
         "linear": ops.LinearAttention(),
         "linear, learned": ops.LinearAttention(features="learned"),
         "linear, depthwise": ops.LinearAttention(depthwise=5, axes=2),
