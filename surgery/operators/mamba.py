@@ -24,7 +24,7 @@ from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.projections import projections_of
-from surgery.operators.state_space import state_space
+from surgery.operators.state_space import SEGMENT, Segment, State, from_left, from_right
 
 
 class Mamba2(MixerConfig):
@@ -100,6 +100,7 @@ class Mamba2Mixer(SequenceMixer):
         self.heads, inner, state = config.heads(dims), config.inner(dims), config.d_state
         self.causal = config.causal
         self.backend = config.backend
+        self.head_dim = config.head_dim
         self.widths = [inner, inner + 2 * state, self.heads]
         self.in_proj = nn.Linear(dims.dim, sum(self.widths), bias=False)
         backend: FilterBackend = "torch" if config.backend == "torch" else "auto"
@@ -114,26 +115,52 @@ class Mamba2Mixer(SequenceMixer):
     @override
     def mix(self, x_BND: Tensor, *, grid: tuple[int, ...] | None = None) -> Tensor:
         """Return the gated and normalised scan, projected: (B, N, D)."""
-        z_BNE, xbc_BNC, step_BNH = torch.split(self.in_proj(x_BND), self.widths, dim=2)
+        run = kernel(self.backend, "scan", x_BND.new_empty(1).expand(*x_BND.shape[:2], self.heads, self.head_dim))
+        if run is None:
+            return torch.cat(self._in_segments(x_BND), 1)
+        z_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, 0, x_BND.shape[1])
+        rate_H = -self.A_log.to(_exact(x_BND)).exp()
+        y_BNHP = run(x_BNHP, step_BNH, rate_H, b_BNS, c_BNS, self.dt_bias, causal=self.causal)
+        return self._leave(y_BNHP, x_BNHP, z_BNE)
+
+    def _in_segments(self, x_BND: Tensor) -> list[Tensor]:
+        """The results for some tokens at a time, so that what is in between stays small, whatever their number."""
+        results: list[Tensor] = []
+        waiting: list[tuple[Segment, Tensor, Tensor, Tensor]] = []
+        state: State = None
+        for start in range(0, x_BND.shape[1], SEGMENT):
+            z_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, start, start + SEGMENT)
+            step_BNH = F.softplus(step_BNH.to(_exact(x_BND)) + self.dt_bias)
+            log_BNH = -step_BNH * self.A_log.to(step_BNH.dtype).exp()
+            segment = Segment.of(x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype), log_BNH, b_BNS, c_BNS)
+            y_BNHP, state = from_left(segment, state, causal=self.causal)
+            if self.causal:
+                results.append(self._leave(y_BNHP, x_BNHP, z_BNE))
+            else:
+                waiting.append((segment, y_BNHP, x_BNHP, z_BNE))
+        state = None
+        while waiting:
+            segment, left_BNHP, x_BNHP, z_BNE = waiting.pop()
+            y_BNHP, state = from_right(segment, state)
+            results.insert(0, self._leave(left_BNHP + y_BNHP, x_BNHP, z_BNE))
+        return results
+
+    def _enter(self, x_BND: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """z, x (B, N, H, P), b, c and the steps of the tokens from `start` to `stop`."""
+        first = max(0, start - self.conv1d.left)
+        z_BNE, xbc_BNC, step_BNH = torch.split(
+            self.in_proj(x_BND[:, first : stop + self.conv1d.right]), self.widths, dim=2
+        )
+        own = slice(start - first, stop - first)
         inner, state = self.widths[0], (self.widths[1] - self.widths[0]) // 2
-        x_BNE, b_BNS, c_BNS = torch.split(F.silu(self.conv1d(xbc_BNC)), [inner, state, state], dim=2)
-        y_BNE = self.scan(x_BNE.reshape(*x_BNE.shape[:2], self.heads, -1), b_BNS, c_BNS, step_BNH).flatten(2)
+        x_BNE, b_BNS, c_BNS = torch.split(F.silu(self.conv1d(xbc_BNC)[:, own]), [inner, state, state], dim=2)
+        return z_BNE[:, own], x_BNE.reshape(*x_BNE.shape[:2], self.heads, self.head_dim), b_BNS, c_BNS, step_BNH[:, own]
+
+    def _leave(self, y_BNHP: Tensor, x_BNHP: Tensor, z_BNE: Tensor) -> Tensor:
+        """The scan, with what skips it, gated, normalised and projected: (B, N, D)."""
+        y_BNE = torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP).flatten(2)
         y_BND: Tensor = self.out_proj(self.norm(y_BNE * F.silu(z_BNE)))
         return y_BND
-
-    def scan(self, x_BNHP: Tensor, b_BNS: Tensor, c_BNS: Tensor, step_BNH: Tensor) -> Tensor:
-        """The scan of x and what skips it: (B, N, H, P). Steps and decays are in float32 at least."""
-        exact = torch.promote_types(x_BNHP.dtype, torch.float32)
-        run = kernel(self.backend, "scan", x_BNHP)
-        if run is not None:
-            rate_H = -self.A_log.to(exact).exp()
-            y_BNHP = run(x_BNHP, step_BNH, rate_H, b_BNS, c_BNS, self.dt_bias, causal=self.causal)
-            return torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP)
-        step_BNH = F.softplus(step_BNH.to(exact) + self.dt_bias)
-        log_BNH = -step_BNH * self.A_log.to(exact).exp()
-        entering_BNHP = x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype)
-        y_BNHP = state_space(entering_BNHP, log_BNH, b_BNS, c_BNS, causal=self.causal)
-        return torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP)
 
     @override
     def take_projections(self, attention: nn.Module) -> None:
@@ -162,3 +189,8 @@ class Mamba2Mixer(SequenceMixer):
             self.out_proj.weight.zero_()
             self.out_proj.weight[:, :width] = found.out.weight
         self.conv1d.start_as_identity()
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """The dtype of steps and decays: float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -101,15 +101,25 @@ def test_strong_decay_over_segments_stays_finite(causal: bool, dtype: torch.dtyp
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(y.float().sum(), leaves))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", [1, 4, 70])
+def test_tokens_in_segments_give_what_all_at_once_do(
+    causal: bool, kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    mixer = Mamba2(head_dim=2, kernel=kernel, causal=causal).build(DIMS).double()
+    x = torch.randn(2, 3 * CHUNK + 5, DIMS.dim, dtype=torch.float64)
+    whole = mixer(x)
+    monkeypatch.setattr("surgery.operators.mamba.SEGMENT", CHUNK)
+    torch.testing.assert_close(mixer(x), whole, rtol=1e-12, atol=1e-12)
+
+
 def test_half_precision_keeps_a_long_memory() -> None:
     """A state in bfloat16 would stop growing: it holds 8 binary digits."""
-    mixer = Mamba2(head_dim=16, causal=True).build(DIMS)
-    torch.nn.init.constant_(mixer.dt_bias, -9.0)
-    torch.nn.init.zeros_(mixer.D)
-    ones = [torch.ones(1, 8192, *rest) for rest in ((1, 16), (1,), (1,))]
-    step = torch.zeros(1, 8192, 1)
-    exact = mixer.double().scan(*(each.double() for each in (*ones, step)))
-    found = mixer.bfloat16().scan(*(each.bfloat16() for each in (*ones, step)))
+    step = torch.full((1, 8192, 1), 1e-4)
+    x, b, c = torch.ones(1, 8192, 1, 16), torch.ones(1, 8192, 1), torch.ones(1, 8192, 1)
+    exact = state_space((x * 1e-4).double(), -4 * step.double(), b.double(), c.double(), causal=True)
+    found = state_space((x * 1e-4).bfloat16(), -4 * step, b.bfloat16(), c.bfloat16(), causal=True)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=1e-4)
 
