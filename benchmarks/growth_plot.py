@@ -39,7 +39,7 @@ def draw(rows: Rows, path: Path) -> list[Path]:
         figure, panels = plt.subplots(1, 2, figsize=(11.6, 5.0), facecolor=PAPER)
         for panel, (what, title, unit) in zip(panels, PANELS, strict=True):
             _panel(panel, rows, what, title, unit)
-        figure.subplots_adjust(left=0.055, right=0.885, top=0.86, bottom=0.1, wspace=0.5)
+        figure.subplots_adjust(left=0.055, right=0.86, top=0.86, bottom=0.1, wspace=0.58)
         files = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
         for file in files:
             figure.savefig(file, dpi=200, facecolor=PAPER, metadata={"Date": None} if file.suffix == ".svg" else None)

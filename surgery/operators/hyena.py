@@ -20,7 +20,7 @@ from typing_extensions import override
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.core import Core
-from surgery.operators.grid import Axes, Grid, rank_of
+from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, together
 from surgery.operators.projections import projections_of
 
 
@@ -36,6 +36,7 @@ class _Hyena(MixerConfig):
         causal: whether a token sees none that come later; along the raster order only.
         axes: how many axes the filters span; None means those of `grid`, or the raster order without one.
         grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
+        text: where tokens stand that lie on no grid, as in joint attention; they are gated, but not filtered.
         backend: the kernel of the filters; see `surgery.operators.backends`.
     """
 
@@ -48,6 +49,7 @@ class _Hyena(MixerConfig):
     causal: bool = False
     axes: Axes | None = None
     grid: Grid | None = None
+    text: Text | None = None
     backend: FilterBackend = "auto"
 
     @property
@@ -69,6 +71,7 @@ class _Hyena(MixerConfig):
 
     @model_validator(mode="after")
     def _has_a_layout(self) -> Self:
+        require_grid(self.grid, self.text)
         if self.rank > 1 and self.causal:
             raise ValueError(f"causal needs the raster order, got {self.rank} axes")
         return self
@@ -86,13 +89,14 @@ class _Hyena(MixerConfig):
     @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
         """For each of the batch 2 N E for the two gates, and 2 N E for each tap of an inner filter."""
-        taps = self.taps if self.has_inner else 0
-        return batch * tokens * dims.inner * (2 + 2 * taps)
+        filtered = on_grid(tokens, self.grid, self.text) * self.taps if self.has_inner else 0
+        return 2 * batch * dims.inner * (tokens + filtered)
 
     @override
     def flops_featuriser(self, dims: MixerDims, batch: int, tokens: int) -> int:
         """The filters on 3E channels: 6 N E for each tap and each of the batch."""
-        return 6 * batch * tokens * dims.inner * self.taps if self.has_featuriser else 0
+        filtered = on_grid(tokens, self.grid, self.text) * self.taps if self.has_featuriser else 0
+        return 6 * batch * dims.inner * filtered
 
 
 class HyenaSE(_Hyena):
@@ -142,6 +146,7 @@ class _Filters(nn.Module):
 
     def add_filters(self, config: _Hyena, inner: int) -> None:
         """Build them; the inner one starts as the identity."""
+        self.grid, self.text = config.grid, config.text
         self.conv = config.convolution(3 * inner) if config.has_featuriser else None
         self.inner = config.convolution(inner) if config.has_inner else None
         if self.inner is not None:
@@ -155,9 +160,14 @@ class _Filters(nn.Module):
 
     def gate(self, qkv_BNF: Tensor, grid: tuple[int, ...] | None) -> Tensor:
         """Return q * g(k * v) with q, k, v = f(qkv): (B, N, E)."""
-        q_BNE, k_BNE, v_BNE = (qkv_BNF if self.conv is None else self.conv(qkv_BNF, grid)).chunk(3, dim=2)
-        kv_BNE = k_BNE * v_BNE
-        return q_BNE * (kv_BNE if self.inner is None else self.inner(kv_BNE, grid))
+        q_BNE, k_BNE, v_BNE = self._filtered(self.conv, qkv_BNF, grid).chunk(3, dim=2)
+        return q_BNE * self._filtered(self.inner, k_BNE * v_BNE, grid)
+
+    def _filtered(self, convolution: TokenConvolution | None, x_BNC: Tensor, grid: tuple[int, ...] | None) -> Tensor:
+        if convolution is None:
+            return x_BNC
+        image_BNC, text_BTC = apart(x_BNC, grid or self.grid, self.text)
+        return together(convolution(image_BNC, grid), text_BTC, self.text)
 
 
 class HyenaCore(_Filters, Core):

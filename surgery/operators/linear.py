@@ -19,7 +19,7 @@ from surgery.errors import RewriteError
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core, CoreMixer
-from surgery.operators.grid import Axes, Grid, rank_of
+from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, together
 
 # Added to the denominator, as in SANA: a query without any active feature gives zeros.
 EPSILON = 1e-15
@@ -37,6 +37,7 @@ class LinearAttention(MixerConfig):
         depthwise: taps of that convolution along each axis; it starts without effect. None leaves it out.
         axes: how many axes it spans; None means those of `grid`, or the raster order without one.
         grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
+        text: where tokens stand that lie on no grid, as in joint attention; the convolution leaves them out.
     """
 
     kind: Literal["linear_attention"] = "linear_attention"
@@ -44,6 +45,7 @@ class LinearAttention(MixerConfig):
     depthwise: PositiveInt | None = None
     axes: Axes | None = None
     grid: Grid | None = None
+    text: Text | None = None
 
     @property
     def rank(self) -> int:
@@ -52,6 +54,7 @@ class LinearAttention(MixerConfig):
 
     @model_validator(mode="after")
     def _has_a_layout(self) -> Self:
+        require_grid(self.grid, self.text)
         if self.rank > 1 and self.depthwise is None:
             raise ValueError("axes and grid need depthwise, e.g. depthwise=5")
         return self
@@ -72,7 +75,7 @@ class LinearAttention(MixerConfig):
         features = dims.head_dim * (2 if self.features == "learned" else 1)
         state = 4 * features * dims.inner + 3 * features * dims.heads + dims.inner
         convolution = (2 * self.depthwise**self.rank + 1) * dims.inner if self.depthwise else 0
-        total: int = batch * tokens * (state + convolution)
+        total: int = batch * (tokens * state + on_grid(tokens, self.grid, self.text) * convolution)
         return total
 
     @override
@@ -93,6 +96,7 @@ class LinearAttentionCore(Core):
         learned = config.features == "learned"
         self.phi_q: nn.Module = LearnedFeatures(dims) if learned else nn.ReLU()
         self.phi_k: nn.Module = LearnedFeatures(dims) if learned else nn.ReLU()
+        self.grid, self.text = config.grid, config.text
         self.depthwise: TokenConvolution | None = None
         if config.depthwise is not None:
             self.depthwise = TokenConvolution(dims.inner, config.depthwise, axes=config.rank, grid=config.grid)
@@ -119,7 +123,8 @@ class LinearAttentionCore(Core):
         y_BHNK = linear_attention(self.phi_q(q_BHNK), phi_k_BHMF, v_BHMK)
         if self.depthwise is None:
             return y_BHNK
-        extra_BNE = self.depthwise(rearrange(v_BHMK, "b h n k -> b n (h k)"), grid)
+        image_BNE, text_BTE = apart(rearrange(v_BHMK, "b h n k -> b n (h k)"), grid or self.grid, self.text)
+        extra_BNE = together(self.depthwise(image_BNE, grid), torch.zeros_like(text_BTE), self.text)
         extra_BHNK: Tensor = rearrange(extra_BNE, "b n (h k) -> b h n k", h=v_BHMK.shape[1])
         return y_BHNK + extra_BHNK
 

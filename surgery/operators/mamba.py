@@ -23,6 +23,7 @@ from surgery.errors import RewriteError
 from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import FilterBackend, TokenConvolution
+from surgery.operators.mamba_core import Mamba2Core
 from surgery.operators.projections import projections_of
 from surgery.operators.state_space import SEGMENT, Segment, State, from_left, from_right
 
@@ -69,6 +70,11 @@ class Mamba2(MixerConfig):
     def build(self, dims: MixerDims) -> Mamba2Mixer:
         """Return a new Mamba2Mixer with random weights; RewriteError if `head_dim` does not divide E."""
         return Mamba2Mixer(self, dims)
+
+    @override
+    def core(self, dims: MixerDims) -> Mamba2Core:
+        """Return a new Mamba2Core, whose filters start as the identity."""
+        return Mamba2Core(self, dims)
 
     @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
@@ -118,10 +124,10 @@ class Mamba2Mixer(SequenceMixer):
         run = kernel(self.backend, "scan", x_BND.new_empty(1).expand(*x_BND.shape[:2], self.heads, self.head_dim))
         if run is None:
             return torch.cat(self._in_segments(x_BND), 1)
-        z_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, 0, x_BND.shape[1])
+        gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, 0, x_BND.shape[1])
         rate_H = -self.A_log.to(_exact(x_BND)).exp()
         y_BNHP = run(x_BNHP, step_BNH, rate_H, b_BNS, c_BNS, self.dt_bias, causal=self.causal)
-        return self._leave(y_BNHP, x_BNHP, z_BNE)
+        return self._leave(y_BNHP, x_BNHP, gate_BNE)
 
     def _in_segments(self, x_BND: Tensor) -> list[Tensor]:
         """The results for some tokens at a time, so that what is in between stays small, whatever their number."""
@@ -129,24 +135,24 @@ class Mamba2Mixer(SequenceMixer):
         waiting: list[tuple[Segment, Tensor, Tensor, Tensor]] = []
         state: State = None
         for start in range(0, x_BND.shape[1], SEGMENT):
-            z_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, start, start + SEGMENT)
+            gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, start, start + SEGMENT)
             step_BNH = F.softplus(step_BNH.to(_exact(x_BND)) + self.dt_bias)
             log_BNH = -step_BNH * self.A_log.to(step_BNH.dtype).exp()
             segment = Segment.of(x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype), log_BNH, b_BNS, c_BNS)
             y_BNHP, state = from_left(segment, state, causal=self.causal)
             if self.causal:
-                results.append(self._leave(y_BNHP, x_BNHP, z_BNE))
+                results.append(self._leave(y_BNHP, x_BNHP, gate_BNE))
             else:
-                waiting.append((segment, y_BNHP, x_BNHP, z_BNE))
+                waiting.append((segment, y_BNHP, x_BNHP, gate_BNE))
         state = None
         while waiting:
-            segment, left_BNHP, x_BNHP, z_BNE = waiting.pop()
+            segment, left_BNHP, x_BNHP, gate_BNE = waiting.pop()
             y_BNHP, state = from_right(segment, state)
-            results.insert(0, self._leave(left_BNHP + y_BNHP, x_BNHP, z_BNE))
+            results.insert(0, self._leave(left_BNHP + y_BNHP, x_BNHP, gate_BNE))
         return results
 
     def _enter(self, x_BND: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """z, x (B, N, H, P), b, c and the steps of the tokens from `start` to `stop`."""
+        """The gate, x (B, N, H, P), b, c and the steps of the tokens from `start` to `stop`."""
         first = max(0, start - self.conv1d.left)
         z_BNE, xbc_BNC, step_BNH = torch.split(
             self.in_proj(x_BND[:, first : stop + self.conv1d.right]), self.widths, dim=2
@@ -154,12 +160,13 @@ class Mamba2Mixer(SequenceMixer):
         own = slice(start - first, stop - first)
         inner, state = self.widths[0], (self.widths[1] - self.widths[0]) // 2
         x_BNE, b_BNS, c_BNS = torch.split(F.silu(self.conv1d(xbc_BNC)[:, own]), [inner, state, state], dim=2)
-        return z_BNE[:, own], x_BNE.reshape(*x_BNE.shape[:2], self.heads, self.head_dim), b_BNS, c_BNS, step_BNH[:, own]
+        x_BNHP = x_BNE.reshape(*x_BNE.shape[:2], self.heads, self.head_dim)
+        return F.silu(z_BNE[:, own]), x_BNHP, b_BNS, c_BNS, step_BNH[:, own]
 
-    def _leave(self, y_BNHP: Tensor, x_BNHP: Tensor, z_BNE: Tensor) -> Tensor:
+    def _leave(self, y_BNHP: Tensor, x_BNHP: Tensor, gate_BNE: Tensor) -> Tensor:
         """The scan, with what skips it, gated, normalised and projected: (B, N, D)."""
         y_BNE = torch.addcmul(y_BNHP, self.D.unsqueeze(1), x_BNHP).flatten(2)
-        y_BND: Tensor = self.out_proj(self.norm(y_BNE * F.silu(z_BNE)))
+        y_BND: Tensor = self.out_proj(self.norm(y_BNE * gate_BNE))
         return y_BND
 
     @override

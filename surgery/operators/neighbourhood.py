@@ -7,19 +7,19 @@ reach of a tile, X = B * T. Along one axis of L tokens: t tiles, q queries of a 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.operators.backends import kernel
 from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.core import Core, CoreMixer
-from surgery.operators.grid import Grid, sizes
+from surgery.operators.grid import Grid, Text, apart, on_grid, require_grid, sizes, together
 from surgery.operators.softmax import any_between, finite, flops_softmax
 
 # Queries of a tile along each axis at least: fewer waste fewer masked scores, more make better matrix products.
@@ -30,17 +30,20 @@ class NeighbourhoodAttention(MixerConfig):
     """Each token attends to the window x window (x window) tokens around it.
 
     Source: "Neighborhood Attention Transformer" (arXiv 2204.07143). At a border the window is shifted inward, so that
-    every token sees as many; on a grid that is smaller than the window it is the whole axis.
+    every token sees as many; on a grid that is smaller than the window it is the whole axis. Tokens of a text see all
+    tokens and are seen by all, as in "CLEAR" (arXiv 2412.16112), which makes FLUX.1 linear.
 
     Attributes:
         window: tokens along each axis, odd.
         grid: rows and columns, or frames, rows and columns; None means a square.
+        text: where tokens stand that lie on no grid, as in joint attention; in plain PyTorch only.
         backend: the kernel; see `surgery.operators.backends`.
     """
 
     kind: Literal["neighbourhood_attention"] = "neighbourhood_attention"
     window: PositiveInt = 7
     grid: Grid | None = None
+    text: Text | None = None
     backend: Literal["auto", "torch", "natten", "flex-attention"] = "auto"
 
     @field_validator("window")
@@ -49,6 +52,15 @@ class NeighbourhoodAttention(MixerConfig):
         if window % 2 == 0:
             raise ValueError(f"window must be odd, got {window}")
         return window
+
+    @model_validator(mode="after")
+    def _has_a_layout(self) -> Self:
+        require_grid(self.grid, self.text)
+        if self.text is not None and self.backend not in ("auto", "torch"):
+            raise ValueError(
+                f"text={self.text!r} is not for {self.backend}, which knows a grid only; use backend='torch'"
+            )
+        return self
 
     @override
     def build(self, dims: MixerDims) -> NeighbourhoodMixer:
@@ -67,7 +79,9 @@ class NeighbourhoodAttention(MixerConfig):
             seen = min(self.window**2, tokens)
         else:
             seen = math.prod(min(self.window, size) for size in self.grid)
-        return flops_softmax(dims, pairs=batch * tokens * seen)
+        image = on_grid(tokens, self.grid, self.text)
+        text = tokens - image
+        return flops_softmax(dims, pairs=batch * (image * (seen + text) + text * tokens))
 
 
 class NeighbourhoodCore(Core):
@@ -77,6 +91,7 @@ class NeighbourhoodCore(Core):
         super().__init__(config, dims)
         self.window = config.window
         self.grid = config.grid
+        self.text = config.text
         self.backend = config.backend
 
     @override
@@ -95,13 +110,20 @@ class NeighbourhoodCore(Core):
             RewriteError: the tokens do not lie on that grid.
         """
         grid = grid or self.grid
-        found = sizes(grid, q_BHNK.shape[2], axes=len(grid) if grid else 2)
-        run = kernel(self.backend, self.config.kind, q_BHNK, window=self.window, grid=found)
+        found = sizes(grid, on_grid(q_BHNK.shape[2], grid, self.text), axes=len(grid) if grid else 2)
+        run = None if self.text else kernel(self.backend, self.config.kind, q_BHNK, window=self.window, grid=found)
         if run is not None:
             return run(q_BHNK, k_BHMK, v_BHMK, window=self.window, grid=found)
         heads = q_BHNK.shape[1]
         qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
-        y_BNE = neighbourhood_attention(*qkv, heads=heads, window=self.window, grid=found)
+        (q_BNE, text_BTE), (k_BNE, text_k_BTE), (v_BNE, text_v_BTE) = (apart(x, found, self.text) for x in qkv)
+        y_BNE = neighbourhood_attention(
+            q_BNE, k_BNE, v_BNE, heads=heads, window=self.window, grid=found, text=(text_k_BTE, text_v_BTE)
+        )
+        if text_BTE.shape[1]:
+            query_BHTK = rearrange(text_BTE, "b t (h k) -> b h t k", h=heads)
+            seeing_BHTK = F.scaled_dot_product_attention(query_BHTK, k_BHMK, v_BHMK)
+            y_BNE = together(y_BNE, rearrange(seeing_BHTK, "b h t k -> b t (h k)"), self.text)
         y_BHNK: Tensor = rearrange(y_BNE, "b n (h k) -> b h n k", h=heads)
         return y_BHNK
 
@@ -120,9 +142,10 @@ class NeighbourhoodMixer(CoreMixer):
 
 
 def neighbourhood_attention(
-    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, grid: tuple[int, ...]
-) -> Tensor:
-    """Softmax attention of each token to those of its neighbourhood: (B, N, E).
+    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, grid: tuple[int, ...],
+    text: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """Softmax attention of each token to those of its neighbourhood, and to a text's keys and values: (B, N, E).
 
     The grid is cut into tiles; the queries of each attend to the keys within its reach, under a small mask. A key or
     value that is not finite makes NaN of the outputs whose neighbourhood holds it, and of no other.
@@ -134,7 +157,11 @@ def neighbourhood_attention(
 
     q_XHQK = _take(q_BNE, queries_TQ, heads)
     k_XHSK, v_XHSK = (_take(x.masked_fill(~finite_BN1, 0.0), keys_TS, heads) for x in (k_BNE, v_BNE))
-    seen_X1QS = _all_axes([axis.seen_tqs for axis in axes]).repeat(len(q_BNE), 1, 1).unsqueeze(1)
+    seen_TQS = _all_axes([axis.seen_tqs for axis in axes])
+    if text is not None and text[0].shape[1]:
+        k_XHSK, v_XHSK = (_beside(x, each, heads, len(keys_TS)) for x, each in zip((k_XHSK, v_XHSK), text, strict=True))
+        seen_TQS = F.pad(seen_TQS, (0, text[0].shape[1]), value=True)
+    seen_X1QS = seen_TQS.repeat(len(q_BNE), 1, 1).unsqueeze(1)
     y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=seen_X1QS)
     y_BNE = _untile(rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE)), axes)
     return y_BNE.masked_fill(_any_near(~finite_BN1, axes), torch.nan)
@@ -188,6 +215,12 @@ def _take(x_BNE: Tensor, places_TQ: Tensor, heads: int) -> Tensor:
     tiles, queries = places_TQ.shape
     taken = x_BNE.index_select(1, places_TQ.flatten())
     return taken.view(len(x_BNE) * tiles, queries, heads, -1).transpose(1, 2)
+
+
+def _beside(x_XHSK: Tensor, text_BTE: Tensor, heads: int, tiles: int) -> Tensor:
+    """The tokens within reach of each tile, and those of the text."""
+    text_BHTK = rearrange(text_BTE, "b t (h k) -> b h t k", h=heads)
+    return torch.cat([x_XHSK, text_BHTK.repeat_interleave(tiles, 0)], dim=2)
 
 
 def _untile(y_BTQE: Tensor, axes: list[_Axis]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from surgery.operators import (
     HyenaX,
     HyenaY,
     LinearAttention,
+    Mamba2,
     MixerConfig,
     MixerDims,
     NeighbourhoodAttention,
@@ -172,3 +175,61 @@ def test_a_window_within_a_mask(length: int, window: int, causal: bool, shape: t
 def test_an_operator_without_a_core_says_so() -> None:
     with pytest.raises(RewriteError, match="Scale has no core"):
         Scale().core(DIMS)
+
+
+def scanned(weights: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """The core of Mamba-2 by its recurrence, token by token, forth and back; filters as the identity."""
+    step = torch.log1p(torch.exp((k * weights["dt_weight"][:, None]).sum(3) + weights["dt_bias"][:, None]))
+    kept = torch.exp(-step * weights["A_log"].exp()[:, None])
+
+    def recurrence(order: list[int], reads_itself: bool) -> dict[int, Tensor]:
+        state, found = torch.zeros(*v.shape[:2], v.shape[3], k.shape[3], dtype=v.dtype), {}
+        for i in order:
+            before = state
+            own = (step[:, :, i, None] * v[:, :, i])[..., None] * k[:, :, i, None]
+            if reads_itself:
+                state = kept[:, :, i, None, None] * before + own
+                read = state
+            else:
+                read = kept[:, :, i, None, None] * before
+                state = read + own
+            found[i] = (read * q[:, :, i, None]).sum(3) / math.sqrt(q.shape[3])
+        return found
+
+    forth = recurrence(list(range(v.shape[2])), True)
+    back = {} if causal else recurrence(list(range(v.shape[2]))[::-1], False)
+    y = torch.stack([forth[i] + back.get(i, 0.0) for i in range(v.shape[2])], 2) + weights["D"][:, None, None] * v
+    return y / (y.square().mean(3, keepdim=True) + 1e-5).sqrt() * weights["norm.weight"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.booleans(), st.sampled_from([1, 2, 31, 32, 33, 70]), st.integers(0, 99))
+def test_mamba_2_scans_keys_and_values(causal: bool, length: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    core = Mamba2(causal=causal).core(DIMS).double()
+    torch.nn.init.normal_(core.dt_weight)
+    q, k, v = (each.requires_grad_() for each in heads(length, length, seed))
+    weights = {name: value.detach().clone().requires_grad_() for name, value in core.named_parameters()}
+    found, expected = core(q, k, v), scanned(weights, q, k, v, causal)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    probe = torch.randn_like(found)
+    learned = [name for name in weights if not name.startswith("conv1d")]
+    ours = torch.autograd.grad((found * probe).sum(), [q, k, v, *(core.get_parameter(name) for name in learned)])
+    naive = torch.autograd.grad((expected * probe).sum(), [q, k, v, *(weights[name] for name in learned)])
+    torch.testing.assert_close(ours, naive, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_core_of_mamba_2_by_hand(causal: bool) -> None:
+    core = Mamba2(causal=causal).core(DIMS)
+    mixing = 2 * 81 * ((1 if causal else 2) * 2 * 12 * 4 + 7 * 3)
+    assert core.flops_mixing(2, 81) == mixing
+    assert core.flops(2, 81) == mixing + 2 * 81 * (3 * 12 * 2 * 4 + 2 * 12)
+    q, k, v = heads(9, 9)
+    assert core.bfloat16()(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(RewriteError, match="9 queries and 4 keys"):
+        core.double()(*heads(9, 4))
+    later = v.clone()
+    later[:, :, 5] = torch.nan
+    reached = torch.isnan(core.double()(q, k, later)).any(3).all(1).all(0).tolist()
+    assert reached == [i >= 5 or not causal for i in range(9)]
