@@ -58,7 +58,7 @@ def apart(x_BNC: Tensor, grid: tuple[int, ...] | None, text: Text | None) -> tup
     """The tokens on the grid, and the others."""
     count = on_grid(x_BNC.shape[1], grid, text)
     others = x_BNC.shape[1] - count
-    first, last = x_BNC.split([others, count] if text == "first" else [count, others], dim=1)
+    first, last = torch.split(x_BNC, [others, count] if text == "first" else [count, others], dim=1)
     return (last, first) if text == "first" else (first, last)
 
 

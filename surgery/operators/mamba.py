@@ -25,6 +25,7 @@ from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.mamba_core import Mamba2Core
 from surgery.operators.projections import projections_of
+from surgery.operators.softmax import finite
 from surgery.operators.state_space import SEGMENT, Segment, State, from_left, from_right
 
 
@@ -122,6 +123,11 @@ class Mamba2Mixer(SequenceMixer):
     def mix(self, x_BND: Tensor, *, grid: tuple[int, ...] | None = None) -> Tensor:
         """Return the gated and normalised scan, projected: (B, N, D)."""
         run = kernel(self.backend, "scan", x_BND.new_empty(1).expand(*x_BND.shape[:2], self.heads, self.head_dim))
+        if run is None and self.causal:
+            # Within a chunk, what a token does not see has the weight 0, and 0 times NaN is NaN.
+            finite_BN1 = finite(x_BND)
+            y_BND = torch.cat(self._in_segments(x_BND.masked_fill(~finite_BN1, 0.0)), 1)
+            return y_BND.masked_fill(finite_BN1.logical_not().cumsum(1) > 0, torch.nan)
         if run is None:
             return torch.cat(self._in_segments(x_BND), 1)
         gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, 0, x_BND.shape[1])

@@ -21,6 +21,7 @@ from typing_extensions import override
 from surgery.operators.base import MixerDims
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core import Core
+from surgery.operators.softmax import finite
 from surgery.operators.state_space import state_space
 
 if TYPE_CHECKING:
@@ -59,11 +60,19 @@ class Mamba2Core(Core):
         """Return the normalised scan: (B, H, N, K). Steps and decays are in float32 at least."""
         heads = q_BHNK.shape[1]
         qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK)], dim=2)
+        if not self.causal:
+            return self._scanned(qkv_BNF, heads)
+        # Within a chunk, what a token does not see has the weight 0, and 0 times NaN is NaN.
+        finite_BN1 = finite(qkv_BNF)
+        unseen_B1N1 = (finite_BN1.logical_not().cumsum(1) > 0).unsqueeze(1)
+        return self._scanned(qkv_BNF.masked_fill(~finite_BN1, 0.0), heads).masked_fill(unseen_B1N1, torch.nan)
+
+    def _scanned(self, qkv_BNF: Tensor, heads: int) -> Tensor:
         q_XNK, k_XNK, v_XNK = (
             rearrange(x, "b n (h k) -> (b h) n k", h=heads) for x in self.conv1d(qkv_BNF).chunk(3, dim=2)
         )
         exact = torch.promote_types(v_XNK.dtype, torch.float32)
-        k_BHNK = k_XNK.to(exact).unflatten(0, (-1, heads))  # type: ignore[no-untyped-call]
+        k_BHNK = k_XNK.to(exact).unflatten(0, (-1, heads))
         step_BHN = F.softplus(
             torch.einsum("bhnk,hk->bhn", k_BHNK, self.dt_weight.to(exact)) + self.dt_bias.unsqueeze(1)
         )
@@ -73,7 +82,7 @@ class Mamba2Core(Core):
         y_XN1K = state_space(
             entering_XNK.unsqueeze(2), log_BHN.flatten(0, 1).unsqueeze(2), k_XNK, q_XNK * scale, causal=self.causal
         )
-        v_BHNK = v_XNK.unflatten(0, (-1, heads))  # type: ignore[no-untyped-call]
+        v_BHNK = v_XNK.unflatten(0, (-1, heads))
         y_BHNK: Tensor = torch.addcmul(y_XN1K.view(v_BHNK.shape), self.D.view(-1, 1, 1), v_BHNK)
         normed_BHNK: Tensor = self.norm(y_BHNK)
         return normed_BHNK

@@ -229,7 +229,6 @@ def test_the_core_of_mamba_2_by_hand(causal: bool) -> None:
     assert core.bfloat16()(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.bfloat16
     with pytest.raises(RewriteError, match="9 queries and 4 keys"):
         core.double()(*heads(9, 4))
-    later = v.clone()
-    later[:, :, 5] = torch.nan
-    reached = torch.isnan(core.double()(q, k, later)).any(3).all(1).all(0).tolist()
-    assert reached == [i >= 5 or not causal for i in range(9)]
+    v[:, :, 5] = torch.nan
+    spoilt = torch.isnan(core.double()(q, k, v)).all(3).all(1).all(0).tolist()
+    assert spoilt == [i >= 5 or not causal for i in range(9)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from surgery.errors import RewriteError
 from surgery.operators import FullAttention, Mamba2, MixerDims, dims_of, operator_from_data
 from surgery.operators.state_space import CHUNK, SEGMENT, state_space
-from tests.operators.parity import all_dims, assert_parity, build, tokens
+from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, filtered
 
 DIMS = MixerDims(dim=8, heads=2, head_dim=4, qkv_bias=True, out_bias=True)
@@ -99,6 +99,17 @@ def test_strong_decay_over_segments_stays_finite(causal: bool, dtype: torch.dtyp
     scale = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
     assert (y.double() - exact).norm() <= scale * exact.norm()
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(y.float().sum(), leaves))
+
+
+@pytest.mark.parametrize("token", [0, 4, CHUNK + 1])
+def test_a_causal_token_sees_those_up_to_itself(token: int) -> None:
+    mixer = build(Mamba2(head_dim=2, causal=True), DIMS, 0)
+    assert_receptive_field(mixer, tokens(1, CHUNK + 3, DIMS, 0), token, set(range(token + 1)))
+
+
+def test_both_ways_a_token_sees_all() -> None:
+    mixer = build(Mamba2(head_dim=2), DIMS, 0)
+    assert_receptive_field(mixer, tokens(1, 7, DIMS, 0), 3, set(range(7)))
 
 
 @pytest.mark.parametrize("causal", [False, True])

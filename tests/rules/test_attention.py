@@ -7,12 +7,20 @@ import torch
 
 import surgery
 from surgery.errors import MatchError
-from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, LinearAttention, SlidingWindow
+from surgery.operators import (
+    FullAttention,
+    GroupedQueryAttention,
+    HyenaX,
+    LinearAttention,
+    Mamba2,
+    NeighbourhoodAttention,
+    SlidingWindow,
+)
 from surgery.rewrite import indices
 from surgery.rules import replace_attention
 from tests.rules.students import check_student, graph, output
 
-OPERATORS = [HyenaX(kernel=3), LinearAttention(), SlidingWindow(window=1), GroupedQueryAttention(groups=1)]
+OPERATORS = [HyenaX(kernel=3), LinearAttention(), SlidingWindow(window=1), GroupedQueryAttention(groups=1), Mamba2()]
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
@@ -28,6 +36,29 @@ def test_a_core_that_computes_the_same_changes_nothing(name):
     for operator, tolerance in ((FullAttention(), 0.0), (SlidingWindow(window=64), 1e-5)):
         student = surgery.rewrite(graph(name), [replace_attention(operator)])
         torch.testing.assert_close(output(student, name), teacher, rtol=tolerance, atol=tolerance)
+
+
+IMAGES = {"sd3": ((4, 4), "last"), "flux": ((2, 2), "first"), "wan": ((2, 2, 2), None)}
+ON_A_GRID = {
+    "neighbourhood": lambda grid, text: NeighbourhoodAttention(window=3, grid=grid, text=text),
+    "hyena": lambda grid, text: HyenaX(kernel=3, grid=grid, text=text),
+    "linear": lambda grid, text: LinearAttention(depthwise=3, grid=grid, text=text),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("operator", ON_A_GRID)
+def test_images_beside_a_text(name, operator, tmp_path):
+    check_student(name, [replace_attention(ON_A_GRID[operator](*IMAGES[name]), layers=indices(1, 2))], tmp_path)
+
+
+def test_a_neighbourhood_of_all_image_tokens_and_the_text_changes_nothing():
+    for name in ("sd3", "flux"):
+        grid, text = IMAGES[name]
+        student = surgery.rewrite(
+            graph(name), [replace_attention(NeighbourhoodAttention(window=5, grid=grid, text=text), layers=indices(1))]
+        )
+        torch.testing.assert_close(output(student, name), output(graph(name).model, name), rtol=1e-5, atol=1e-5)
 
 
 def test_all_projections_stay():
