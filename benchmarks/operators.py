@@ -6,7 +6,8 @@ Whole mixers with their projections: D = 1,152, 16 heads, batch 1, without gradi
 interleaved runs. On a CPU: float32, 2 threads, and the peak is that of a process of its own (ru_maxrss less what it was
 before the call). On a GPU: bfloat16, CUDA events, max_memory_allocated, and every installed kernel besides PyTorch's.
 --pixart measures PixArt-Sigma at 2048 x 2048 instead. The last line with --json is {"OPERATOR": {"16384": {"seconds": s,
-"speedup": r, "peak_mb": m}, ...}, ...}; --save keeps that in results/, with a plot.
+"speedup": r, "peak_mb": m}, ...}, ...}; --save keeps that in results/, with a plot, and what a CPU gave in
+docs/operators.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, get_args
 
+import growth_page
 import growth_plot
 import pixart
 from machine import RESULTS, machine, save
@@ -237,6 +239,8 @@ def main() -> None:
         print(save(name, rows))
         if not options.pixart:
             print(*growth_plot.draw(rows, RESULTS / name))
+        if name == "operators":
+            print(growth_page.write(rows))
     if options.json:
         print(json.dumps(rows))
 

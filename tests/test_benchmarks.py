@@ -31,7 +31,16 @@ def load(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield imported
-    for name in ("operators", "growth_plot", "pixart", "distil", "distil_page", "distil_plot", "machine"):
+    for name in (
+        "operators",
+        "growth_page",
+        "growth_plot",
+        "pixart",
+        "distil",
+        "distil_page",
+        "distil_plot",
+        "machine",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -49,6 +58,12 @@ def test_growth_of_all_operators(load, tmp_path) -> None:
             figures["peak_mb"] += 1.0  # so small that a page more or less is all there is
     for file in load("growth_plot").draw(rows, tmp_path / "growth"):
         assert file.stat().st_size > 10_000
+
+
+def test_the_page_on_operators_has_the_figures_of_the_results(load) -> None:
+    page = load("growth_page")
+    results = json.loads((BENCHMARKS / "results" / "operators.json").read_text())["figures"]
+    assert page.BEGIN + page.table(results) + page.END in page.PAGE.read_text()
 
 
 def test_names_do_not_touch(load) -> None:
