@@ -7,7 +7,7 @@ from typing import Literal
 
 from surgery.config import Config
 from surgery.graph.paths import outers
-from surgery.rewrite.edit import Edit
+from surgery.rewrite.edit import Edit, below
 from surgery.rewrite.replacement import Rewiring
 
 
@@ -68,12 +68,25 @@ def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
         for claim in _claimed_nodes(edit):
             if nodes.setdefault(claim, number) != number:
                 yield nodes[claim], number
+    uncalled = {path: number for number, edit in enumerate(edits) for path in _uncalled(edit)}
     for number, edit in enumerate(edits):
         inside = [above for path in edit.paths for above in outers(path)[:-1]]
         scope = [] if edit.place is None else outers(edit.place.scope)
         for path in (*inside, *scope):
             if modules.get(path, number) != number:
                 yield modules[path], number
+            elif uncalled.get(path, number) != number and path not in _uncalled(edit):
+                yield uncalled[path], number
+
+
+def _uncalled(edit: Edit) -> set[str]:
+    """The modules of which a rewiring takes a call out; one that is shared stays in its places, though it may be idle."""
+    if edit.place is None or not isinstance(edit.replacement, Rewiring):
+        return set()
+    rewiring = edit.replacement
+    again = {call.module for call in rewiring.calls} | rewiring.read | set(rewiring.keeps)
+    anchors = (anchor for name, group in edit.place.nodes.items() if name not in again for anchor in group)
+    return {below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module"}
 
 
 def _claimed_nodes(edit: Edit) -> Iterator[object]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import surgery
 from surgery.errors import MatchError, RewriteError
 from surgery.operators import FullAttention, HyenaX, SlidingWindow, SumDeltas
-from surgery.rewrite import indices
+from surgery.rewrite import all_layers, indices
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from surgery.testing import BlockSpec, Case, ModelSpec, build, cases, check_rule, inputs
 from surgery.testing.laws import ALL, Law, exact_rules_are_exact, identity_rules_change_nothing
@@ -99,6 +99,13 @@ def test_two_rules_that_duplicate_the_same_block_conflict():
     assert [c.paths for c in Case(rules, build(spec), inputs(spec, (1, 2, 3))).plan.conflicts] == [
         ("blocks.0", "blocks.0")
     ]
+
+
+def test_a_shared_block_that_is_dropped_and_changed_is_a_conflict():
+    block = BlockSpec("none", "inline", "none", False, True)
+    spec = ModelSpec(1, 3, True, (block, block), True, 11)
+    rules = [mlp_ratio(1), drop_blocks(layers=all_layers())]
+    assert "overlap" in Case(rules, build(spec), inputs(spec, (1, 6, 4))).refusal
 
 
 def test_a_block_stays_if_others_use_a_part_of_it():
