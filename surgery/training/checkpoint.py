@@ -67,11 +67,12 @@ class CheckpointStore:
         _write(self.path(stage), tensors, metadata)
 
     def load(self, stage: str, identity: Identity) -> TrainState | None:
-        """Return the last state of ``stage``, None if there is none.
+        """Return the last state of ``stage``, None if there is none; what a killed save left is removed.
 
         Raises ArtifactError if the checkpoint is truncated or altered, or has another identity.
         """
         path = self.path(stage)
+        shutil.rmtree(_partial(path), ignore_errors=True)  # a finished stage saves no more, which would remove it
         if not path.exists():
             return None
         tensors, text = _read(path)
@@ -111,8 +112,12 @@ def _unpack(stage: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> T
     return TrainState(header["step"], group("parameters"), group("optimizer"), group("ema"), records)
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.partial")
+
+
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    partial = path.with_name(f".{path.stem}.partial")
+    partial = _partial(path)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)  # a folder: a kill would leave files under names that safetensors makes up

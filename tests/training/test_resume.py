@@ -98,6 +98,18 @@ def test_a_finished_stage_is_not_trained_again(stage: str, tmp_path: Path) -> No
     assert records == again_records
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_a_killed_save_left_is_removed(finished: bool, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    if finished:
+        train("distil", 2, store, SilentProgress())
+    left = tmp_path / ".distil.partial"
+    left.mkdir()
+    (left / "distil.safetensors").write_bytes(b"half")
+    train("distil", 2, store, SilentProgress())
+    assert [path.name for path in tmp_path.iterdir()] == ["distil.safetensors"]
+
+
 @pytest.mark.parametrize("stage", ["distil", "finetune"])
 @pytest.mark.parametrize(
     ("change", "named"), [({"lr": 2e-2}, "lr"), ({"seed": 1}, "seed"), ({"every": 3}, "checkpoint_every")]
