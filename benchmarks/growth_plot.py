@@ -91,7 +91,7 @@ def _names(panel: Any, ends: dict[str, float], tokens: int) -> None:
             name.replace("_", " "), (tokens, ends[name]), xytext=(1.075, height), textcoords="axes fraction",
             color=_colour(name), va="center", fontweight="bold" if name == "full" else "normal", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": _colour(name), "linewidth": 0.6, "alpha": 0.5, "shrinkA": 2,
-                        "shrinkB": 4},
+                        "shrinkB": 4, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
