@@ -14,7 +14,8 @@ from surgery.graph.codegen import Record, forget, generate
 from surgery.graph.hidden import HiddenLayer, find_hidden_layer
 from surgery.graph.paths import child_path, outers
 from surgery.graph.roles import Operator, Role, find_operators
-from surgery.graph.roles.operator import block_layers, layer_of, mixes, params_of
+from surgery.graph.roles.layers import block_layers, layer_of
+from surgery.graph.roles.operator import mixes, params_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope

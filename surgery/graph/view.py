@@ -11,7 +11,7 @@ from torch import fx
 
 from surgery.graph.paths import child_path, opened
 from surgery.graph.roles import Operator
-from surgery.graph.roles.operator import block_layers, layer_of
+from surgery.graph.roles.layers import block_layers, layer_of
 from surgery.graph.roles.primitives import SPLITS, inputs_of, is_layout, name_of, tensors
 from surgery.graph.scope import Scope
 

@@ -99,9 +99,11 @@ def _claimed_nodes(edit: Edit) -> Iterator[object]:
 
 def _orders(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
     """Edits that copy a module, and those that change something at or in it."""
-    copied = {path: number for number, edit in enumerate(edits) for path in edit.copied}
+    copying: dict[str, list[int]] = {}
+    for number, edit in enumerate(edits):
+        for path in edit.copied:
+            copying.setdefault(path, []).append(number)
     for number, edit in enumerate(edits):
         changed = [*edit.paths, *([] if edit.place is None else [edit.place.scope])]
         for path in dict.fromkeys(p for each in changed for p in outers(each)):
-            if copied.get(path, number) != number:
-                yield copied[path], number
+            yield from ((other, number) for other in copying.get(path, ()) if other != number)

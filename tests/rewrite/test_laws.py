@@ -108,6 +108,14 @@ def test_a_shared_block_that_is_dropped_and_changed_is_a_conflict():
     assert "overlap" in Case(rules, build(spec), inputs(spec, (1, 6, 4))).refusal
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_two_rules_that_copy_the_same_block_conflict_in_either_order(step):
+    spec = ModelSpec(1, 2, True, (BlockSpec("separate", "module", "layer", False, False),) * 2, False, 1)
+    rules = [duplicate_blocks(layers=indices(1)), share_blocks(2)][::step]
+    with pytest.raises(RewriteError, match="so their order matters"):
+        surgery.rewrite(build(spec), rules, inputs(spec, (1, 2, 3)))
+
+
 def test_a_block_stays_if_others_use_a_part_of_it():
     case = CASES["DiTTransformer2DModel"]
     student = surgery.rewrite(case.model(), [drop_blocks(layers=indices(0))], case.example())

@@ -18,6 +18,7 @@ attention.
 """
 
 from surgery.graph.roles.find import find_operators
-from surgery.graph.roles.operator import Operator, Role, block_layers, calls, layer_of
+from surgery.graph.roles.layers import block_layers, layer_of
+from surgery.graph.roles.operator import Operator, Role, calls
 
 __all__ = ["Operator", "Role", "block_layers", "calls", "find_operators", "layer_of"]

@@ -10,11 +10,12 @@ from surgery.graph.roles.attention import find_attention, find_cores
 from surgery.graph.roles.embedding import find_embeddings
 from surgery.graph.roles.flow import Place
 from surgery.graph.roles.found import Found
+from surgery.graph.roles.layers import block_layers
 from surgery.graph.roles.mixer import find_mixers
 from surgery.graph.roles.mlp import find_mlps
 from surgery.graph.roles.modulation import find_modulation
 from surgery.graph.roles.norm import find_norms
-from surgery.graph.roles.operator import Operator, Role, block_layers, module_operator, subgraph_operator
+from surgery.graph.roles.operator import Operator, Role, module_operator, subgraph_operator
 from surgery.graph.roles.primitives import is_linear
 from surgery.graph.roles.structure import Structure
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import fx, nn
 
-from surgery.graph.paths import child_path, opened
+from surgery.graph.paths import opened
+from surgery.graph.roles.layers import layer_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.scope import Scope
 
@@ -71,20 +71,6 @@ def calls(scopes: Mapping[str, Scope], path: str) -> Iterator[tuple[str, fx.Node
         inner = opened(scopes, path, node)
         if inner is not None:
             yield from calls(scopes, inner)
-
-
-def block_layers(scopes: Mapping[str, Scope]) -> dict[str, int]:
-    """The paths of the model's blocks (items of a list that the root calls), numbered in execution order."""
-    blocks = [child_path("", node) for node in scopes[""].graph.find_nodes(op="call_module")]
-    repeated = dict.fromkeys(p for p in blocks if p in scopes and re.fullmatch(r".*\.\d+", p))
-    return {path: number for number, path in enumerate(repeated)}
-
-
-def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
-    """The number of the block that the module at `path` is or stands in."""
-    while path and path not in layers:
-        path = path.rpartition(".")[0]
-    return layers.get(path)
 
 
 def module_operator(path: str, node: fx.Node, role: Role, layers: Mapping[str, int], linear_flops: int) -> Operator:
