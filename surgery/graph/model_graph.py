@@ -19,6 +19,7 @@ from surgery.graph.roles.operator import mixes, params_of
 from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.graph.roles.structure import Structure
 from surgery.graph.scope import Scope
+from surgery.graph.softmax import WrittenOut, find_written_out
 from surgery.graph.streams import Stream, find_streams
 from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
 
@@ -37,6 +38,7 @@ class ModelGraph:
         self._record = record
         self._streams: dict[str, tuple[Stream, ...] | None] = {}
         self._hidden: dict[Key, HiddenLayer] = {}
+        self._written_out: dict[int, list[WrittenOut]] = {}
         self._nodes: dict[int, dict[str, fx.Node]] = {}
 
     @property
@@ -105,6 +107,15 @@ class ModelGraph:
             last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
             self._hidden[key] = find_hidden_layer(self._structure.flow, (scope, self.node(scope, last)))
         return self._hidden[key]
+
+    def written_out(self, scope: str) -> list[WrittenOut]:
+        """Every softmax attention that the forward of the scope at the path `scope` writes out."""
+        graph = self.scopes[scope].graph
+        if id(graph) not in self._written_out:
+            self._written_out[id(graph)] = find_written_out(
+                graph, lambda node: self.model.get_submodule(child_path(scope, node))
+            )
+        return self._written_out[id(graph)]
 
     def operator_at(self, key: Key) -> Operator:
         """The node of the view at `key` as an operator; one without a role has the role "block" or "node"."""

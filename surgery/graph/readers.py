@@ -31,7 +31,7 @@ def is_guard(node: fx.Node) -> bool:
 
 def is_view(node: fx.Node) -> bool:
     """Whether `node` may go when nothing reads it."""
-    return is_layout(node) or name_of(node) in SPLITS or (node.op == "call_method" and node.target == "size")
+    return is_layout(node) or name_of(node) in SPLITS | {"size", "getattr"}
 
 
 def readers_of(node: fx.Node) -> list[fx.Node]:

@@ -132,7 +132,7 @@ class _Roles:
         called = child_path(path, node) if node.op == "call_module" else None
         role: str | None = self._modules.get(called) if called else self._nodes.get((path, node.name))
         if called in self._layers:
-            role = "block"
+            role = role or "block"
         within = self._inside.get((path, node.name)) or self._role_around(path)
         return {"role": role, "within": within, "layer": layer_of(called or path, self._layers)}
 

@@ -1,0 +1,91 @@
+"""The core of an attention: where a forward mixes values by queries and keys, in one call or written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.graph.softmax import WrittenOut
+from surgery.graph.view import Key
+from surgery.rewrite.site import Item, Site, traced
+
+SOFTMAX_ATTENTION = "scaled_dot_product_attention"
+PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "scale": (None,), "enable_gqa": (None, False)}
+
+
+@dataclass(frozen=True)
+class Core:
+    """One softmax attention.
+
+    Attributes:
+        items: what computes it, by name; "attention" is what gives the result.
+        given: for each of PARAMETERS that it is given, the name of an item, and of that one's argument.
+    """
+
+    items: dict[str, Item]
+    given: dict[str, tuple[str, str]]
+
+    def argument(self, parameter: str) -> Any:
+        """What it is called with, a node or a constant; None if it is not."""
+        item, name = self.given.get(parameter, ("attention", ""))
+        return self.items[item].bound.get(name)
+
+    def traced(self, parameter: str) -> Any:
+        """What that was when the model was traced."""
+        return traced(self.argument(parameter))
+
+    def values(self) -> dict[str, str]:
+        """The tensors that it is called with, as a rewiring writes them."""
+        tensors = [name for name in PARAMETERS[:4] if self.argument(name) is not None]
+        return {parameter: "{}({})".format(*self.given[parameter]) for parameter in tensors}
+
+    def special(self) -> str | None:
+        """What makes it more than plain: a dropout, a causal mask, a scale of its own."""
+        odd = (name for name, plain in PLAIN.items() if self.argument(name) not in plain)
+        name = next(odd, None)
+        return name and f"{SOFTMAX_ATTENTION} is called with {name}={self.argument(name)!r}"
+
+
+def core_of(site: Site) -> Core | None:
+    """The one softmax attention in what matched; None if there is not exactly one."""
+    found = list(_called(site)) or list(_written_out(site))
+    return found[0] if len(found) == 1 else None
+
+
+def _keys(site: Site) -> set[Key]:
+    """The nodes of what matched, and of the scopes below."""
+    item = site.first
+    if item.is_subgraph:
+        return {(item.scope, node.name) for node in item.nodes}
+    return {(path, node.name) for path, node in site.graph.nodes_below(item.path)}
+
+
+def _called(site: Site) -> Iterator[Core]:
+    view = site.graph.view
+    for key in _keys(site):
+        if view.nodes[key]["function"] == SOFTMAX_ATTENTION:
+            item = Item(site.graph, key)
+            places = ((name, str(number)) for number, name in enumerate(PARAMETERS))
+            given = {name: ("attention", place if place in item.bound else name) for name, place in places}
+            yield Core({"attention": item}, given)
+
+
+def _written_out(site: Site) -> Iterator[Core]:
+    keys = _keys(site)
+    for scope in sorted({scope for scope, _ in keys}):
+        for made in site.graph.written_out(scope):
+            if (scope, made.nodes[-1].name) in keys:
+                yield _from(site, scope, made)
+
+
+def _from(site: Site, scope: str, made: WrittenOut) -> Core:
+    *steps, result = made.nodes
+    names = {result: "attention"} | {node: f"step_{number}" for number, node in enumerate(steps, 1)}
+    factors = {"query": made.query, "key": made.key, "value": made.value}
+    readers = {parameter: next(made.readers(factor)) for parameter, factor in factors.items()}
+    return Core(
+        {name: Item(site.graph, (scope, node.name)) for node, name in names.items()},
+        {parameter: (names[node], argument) for parameter, (node, argument) in readers.items()},
+    )

@@ -1,0 +1,145 @@
+"""Attention that a forward writes out, in the ways that people do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import surgery
+from surgery.errors import MatchError
+from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, LinearAttention, Mamba2, SlidingWindow
+from surgery.rules import replace_attention
+from surgery.testing import check_rule
+
+Step = Callable[..., Any]
+
+SCALES: dict[str, tuple[Step, Step, Step]] = {  # of queries, of keys, of scores
+    "queries": (lambda q: q * q.shape[-1] ** -0.5, lambda k: k, lambda s, q: s),
+    "attribute": (lambda q: q * 8**-0.5, lambda k: k, lambda s, q: s),
+    "both": (lambda q: q * 8**-0.25, lambda k: k * 8**-0.25, lambda s, q: s),
+    "scores": (lambda q: q, lambda k: k, lambda s, q: s * 8**-0.5),
+    "quotient": (lambda q: q, lambda k: k, lambda s, q: s / math.sqrt(q.size(-1))),
+    "in place": (lambda q: q, lambda k: k, lambda s, q: s.mul_(8**-0.5)),
+}
+PRODUCTS: dict[str, Step] = {
+    "@": lambda q, k: q @ k.transpose(-2, -1),
+    "matmul": lambda q, k: torch.matmul(q, k.mT),
+    "permute": lambda q, k: q.matmul(k.permute(0, 1, 3, 2)),
+    "swapaxes": lambda q, k: q @ k.swapaxes(2, 3),
+    "einsum": lambda q, k: torch.einsum("bhid,bhjd->bhij", q, k),
+}
+WEIGHTS: dict[str, Step] = {
+    "function": lambda s, m: F.softmax(s, dim=-1),
+    "method": lambda s, m: s.softmax(3),
+    "module": lambda s, m: m.softmax(s),
+    "single precision": lambda s, m: torch.softmax(s, dim=-1, dtype=torch.float32).to(s.dtype),
+    "cast": lambda s, m: s.float().softmax(dim=-1).type_as(s),
+    "dropout": lambda s, m: m.dropout(s.softmax(-1)),
+    "dropped": lambda s, m: F.dropout(s.softmax(-1), 0.1, m.training),
+}
+MIXED: dict[str, Step] = {
+    "@": lambda a, v: a @ v,
+    "matmul": lambda a, v: torch.matmul(a, v),
+    "einsum": lambda a, v: torch.einsum("bhij,bhjd->bhid", a, v),
+}
+ODD: dict[str, Step] = {
+    "another scale": lambda q, k, v, m: (q @ k.mT / 8).softmax(-1) @ v,
+    "no scale": lambda q, k, v, m: (q @ k.mT).softmax(-1) @ v,
+    "a mask": lambda q, k, v, m: (q @ k.mT * 8**-0.5 + m.bias).softmax(-1) @ v,
+    "over queries": lambda q, k, v, m: (q @ k.mT * 8**-0.5).softmax(-2) @ v,
+    "causal": lambda q, k, v, m: (
+        (q @ k.mT * 8**-0.5).masked_fill(torch.ones(q.shape[2], k.shape[2]).triu(1).bool(), -math.inf).softmax(-1) @ v
+    ),
+    "weights read": lambda q, k, v, m: _used_twice((q @ k.mT * 8**-0.5).softmax(-1), v),
+    "no softmax": lambda q, k, v, m: (q @ k.mT * 8**-0.5).relu() @ v,
+    "other product": lambda q, k, v, m: (q @ k.mT * 8**-0.5).softmax(-1).mT @ v,
+}
+
+
+def _used_twice(weights: Tensor, v: Tensor) -> Tensor:
+    return weights @ v + weights.sum()
+
+
+class Attention(nn.Module):
+    def __init__(self, mix: Step) -> None:
+        super().__init__()
+        self.mix = mix
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.softmax, self.dropout = nn.Softmax(dim=-1), nn.Dropout(0.1)
+        self.bias = nn.Parameter(torch.randn(2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.mix(q, k, v, self).transpose(1, 2).reshape(x.shape))
+
+
+class Model(nn.Module):
+    def __init__(self, mix: Step) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Attention(mix) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def written(scale: str, product: str, weights: str, mixed: str) -> Step:
+    of_queries, of_keys, of_scores = SCALES[scale]
+
+    def mix(q: Tensor, k: Tensor, v: Tensor, m: nn.Module) -> Tensor:
+        scores = of_scores(PRODUCTS[product](of_queries(q), of_keys(k)), q)
+        return MIXED[mixed](WEIGHTS[weights](scores, m), v)
+
+    return mix
+
+
+WAYS = st.builds(written, *(st.sampled_from(sorted(each)) for each in (SCALES, PRODUCTS, WEIGHTS, MIXED)))
+EXAMPLE = {"x": torch.randn(2, 5, 16)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(WAYS)
+def test_full_attention_in_its_place_computes_the_same(mix: Step) -> None:
+    model = Model(mix).eval()
+    student = surgery.rewrite(model, [replace_attention(FullAttention())], EXAMPLE)
+    for tokens in (5, 8, 1):  # 8 is the width of a head, too
+        x = torch.randn(3, tokens, 16)
+        torch.testing.assert_close(student(x), model(x), atol=1e-5, rtol=1e-5)
+    assert torch.equal(surgery.undo(student)(**EXAMPLE), model(**EXAMPLE))
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [HyenaX(kernel=3), SlidingWindow(window=1), LinearAttention(), GroupedQueryAttention(groups=1), Mamba2()],
+    ids=lambda operator: operator.kind,
+)
+def test_other_operators_in_its_place_obey_all_laws(operator: Any) -> None:
+    mix = written("queries", "@", "dropout", "@")
+    check_rule(replace_attention(operator), model=Model(mix).eval(), inputs=EXAMPLE)
+
+
+@pytest.mark.parametrize("tokens", [5, 8])
+@pytest.mark.parametrize("name", ODD)
+def test_what_computes_something_else_is_left_alone(name: str, tokens: int) -> None:
+    with pytest.raises(
+        MatchError, match=r"nor can its core be replaced: it does not compute softmax|no self-attention"
+    ):
+        surgery.plan(Model(ODD[name]).eval(), [replace_attention(FullAttention())], {"x": torch.randn(2, tokens, 16)})
+
+
+def test_in_half_precision_and_on_the_meta_device() -> None:
+    model = Model(written("scores", "@", "single precision", "@")).to(torch.bfloat16).eval()
+    rules = [replace_attention(SlidingWindow())]
+    assert len(surgery.plan(model, rules, {"x": EXAMPLE["x"].bfloat16()}).edits) == 2
+    with torch.device("meta"):
+        empty = Model(written("scores", "@", "single precision", "@")).eval()
+        assert len(surgery.plan(empty, rules, {"x": torch.empty(2, 5, 16)}).edits) == 2
