@@ -104,6 +104,5 @@ def _orders(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
         for path in edit.copied:
             copying.setdefault(path, []).append(number)
     for number, edit in enumerate(edits):
-        changed = [*edit.paths, *([] if edit.place is None else [edit.place.scope])]
-        for path in dict.fromkeys(p for each in changed for p in outers(each)):
+        for path in dict.fromkeys(p for each in edit.changed for p in outers(each)):
             yield from ((other, number) for other in copying.get(path, ()) if other != number)

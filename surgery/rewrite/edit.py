@@ -10,7 +10,7 @@ from pydantic import Field
 from surgery.config import Config
 from surgery.rewrite.apply import Bound
 from surgery.rewrite.place import Place
-from surgery.rewrite.replacement import AnyReplacement, Copy, Resizing, Rewiring
+from surgery.rewrite.replacement import AnyReplacement, Copy, Resizing, Rewiring, Sharing
 
 
 class Change(Config):
@@ -69,9 +69,16 @@ class Edit(Config):
     def copied(self) -> tuple[str, ...]:
         """Paths of the modules whose structure or weights it copies to other places."""
         if not isinstance(self.replacement, Rewiring) or self.place is None:
-            return self.paths if self.replacement.kind == "sharing" else ()
+            return self.paths if isinstance(self.replacement, Sharing) else ()
         named = [module.of for module in self.replacement.modules.values() if isinstance(module, Copy)]
         return tuple(below(self.place.scope, self.place.nodes[name][0].target) for name in named)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Paths of the modules that are not what they were afterwards; of those that share weights, the first one is."""
+        if isinstance(self.replacement, Sharing) and not self.replacement.average:
+            return self.paths[1:]
+        return self.paths if self.place is None else (*self.paths, self.place.scope)
 
     def bound(self) -> Bound:
         """The rewiring at its place."""

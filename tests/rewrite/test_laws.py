@@ -114,6 +114,10 @@ def test_two_rules_that_copy_the_same_block_conflict_in_either_order(step):
     rules = [duplicate_blocks(layers=indices(1)), share_blocks(2)][::step]
     with pytest.raises(RewriteError, match="so their order matters"):
         surgery.rewrite(build(spec), rules, inputs(spec, (1, 2, 3)))
+    rules = [duplicate_blocks(layers=indices(0)), share_blocks(2)][::step]  # this one keeps its weights
+    assert not surgery.plan(build(spec), rules, inputs(spec, (1, 2, 3))).conflicts
+    rules = [duplicate_blocks(layers=indices(0)), share_blocks(2, average=True)][::step]
+    assert len(surgery.plan(build(spec), rules, inputs(spec, (1, 2, 3))).conflicts) == 1
 
 
 def test_a_block_stays_if_others_use_a_part_of_it():
