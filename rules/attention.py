@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
+from surgery.graph.readers import readers_of
 from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_of, extra_features
 from surgery.rewrite.pattern import Pattern, node
 from surgery.rewrite.replacement import Call, New, Replacement, Rewiring
@@ -33,6 +34,8 @@ class ReplaceAttention(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse what the operator can replace neither as a whole nor at its core."""
+        if _is_multihead(site):
+            return self._not_multihead(site)
         whole = self._not_whole(site)
         if whole is None:
             return None
@@ -43,11 +46,13 @@ class ReplaceAttention(Rule):
 
     def place(self, site: Site) -> Site:
         """The softmax attention, where that is what is replaced."""
-        core = None if self._not_whole(site) is None else core_of(site)
+        core = None if _is_multihead(site) or self._not_whole(site) is None else core_of(site)
         return site if core is None else Site(site.graph, core.items)
 
     def replacement(self, site: Site) -> Replacement | Rewiring:
         """The operator at the width, heads and biases of the attention at `site`, or its core."""
+        if _is_multihead(site):
+            return self._instead_of_multihead(site)
         if self._not_whole(site) is None:
             return Replacement(operator=self.operator, dims=dims_of(site.module), inherit=self.inherit)
         core = core_of(site)
@@ -76,6 +81,37 @@ class ReplaceAttention(Rule):
             return str(error)
         features = extra_features(site.module)
         return f"has {', '.join(features)}, which {self.operator.kind} would lose" if features else None
+
+    def _not_multihead(self, site: Site) -> str | None:
+        """Why an `nn.MultiheadAttention`, which takes three tensors and gives two, cannot be replaced."""
+        module, bound = site.module, site.first.bound
+        given = [name for name in ("key_padding_mask", "attn_mask") if bound[name] is not None]
+        if bound["is_causal"]:
+            given.append("is_causal")
+        if given:
+            return f"is called with {', '.join(given)}, which {self.operator.kind} does not take"
+        if not bound["query"] is bound["key"] is bound["value"]:
+            return "its queries, keys and values are not the same tensor; a mixer mixes one sequence"
+        if not module.batch_first:
+            return "its tokens come before the batch; a mixer takes (B, N, D), as with batch_first=True"
+        if readers := [user for node in site.first.results((1,)) for user in readers_of(node)]:
+            return f"its attention weights are read by {readers[0].name}"
+        try:
+            dims_of(module)
+        except RewriteError as error:
+            return str(error)
+        features = extra_features(module)
+        return f"has {', '.join(features)}, which {self.operator.kind} would lose" if features else None
+
+    def _instead_of_multihead(self, site: Site) -> Rewiring:
+        """The operator on the queries, in the place of the first result."""
+        (name,) = site.items
+        new = New(operator=self.operator, dims=dims_of(site.module), sources=(name,), inherit=self.inherit)
+        return Rewiring(
+            modules={"mixer": new},
+            calls=(Call(name="mixed", module="mixer", arguments={"hidden_states": f"{name}(query)"}),),
+            results={f"{name}[0]": "mixed"},
+        )
 
     def _not_at_core(self, site: Site) -> str | None:
         """Why the core of the attention cannot be replaced."""
@@ -120,6 +156,10 @@ def _dims(core: Core) -> MixerDims:
     """Heads and their width; a core has no projections, so its biases are none."""
     _, heads, _, width = core.traced("query").shape
     return MixerDims(dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False)
+
+
+def _is_multihead(site: Site) -> bool:
+    return site.first.is_module and isinstance(site.module, nn.MultiheadAttention)
 
 
 def _has_tensor(argument: Any) -> bool:

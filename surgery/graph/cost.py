@@ -37,6 +37,8 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
         arguments: of the call.
         counted: what was counted as it ran; taken where there are not as many keys as queries.
     """
+    if isinstance(module, torch.nn.MultiheadAttention):
+        return counted, counted - _projections(module, arguments)
     if not isinstance(module, Counted):
         return counted, None
     first, *others = (leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor))
@@ -47,6 +49,13 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
         return counted, counted
     batch, length = first.shape[0], first.shape[-2] if first.dim() > 2 else 1
     return module.flops(batch, length), module.flops_mixing(batch, length)
+
+
+def _projections(module: torch.nn.MultiheadAttention, arguments: Any) -> int:
+    """What its linear maps of queries, keys, values and results take."""
+    given = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)][:3]
+    queries, keys, values = (tensor.numel() // tensor.shape[-1] for tensor in given)
+    return 2 * module.embed_dim * (2 * queries * module.embed_dim + keys * module.kdim + values * module.vdim)
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

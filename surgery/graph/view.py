@@ -12,6 +12,7 @@ from torch import fx
 from surgery.graph.paths import child_path, opened
 from surgery.graph.roles import Operator
 from surgery.graph.roles.layers import block_layers, layer_of
+from surgery.graph.roles.operator import mixes
 from surgery.graph.roles.primitives import SPLITS, inputs_of, is_layout, name_of, tensors
 from surgery.graph.scope import Scope
 
@@ -131,8 +132,8 @@ class _Roles:
         """Role, role around, and layer of `node` in the scope at `path`."""
         called = child_path(path, node) if node.op == "call_module" else None
         role: str | None = self._modules.get(called) if called else self._nodes.get((path, node.name))
-        if called in self._layers:
-            role = role or "block"
+        if called in self._layers and not mixes(role or ""):  # a list may hold bare attention or MLPs
+            role = "block"
         within = self._inside.get((path, node.name)) or self._role_around(path)
         return {"role": role, "within": within, "layer": layer_of(called or path, self._layers)}
 

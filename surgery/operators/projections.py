@@ -1,4 +1,4 @@
-"""Reads the q, k, v and output projections of an attention that diffusers built.
+"""Reads the q, k, v and output projections of an attention of diffusers or torch.
 
 Shape legend: D features of the stream, E = heads * head_dim features inside the attention.
 """
@@ -54,10 +54,14 @@ class Projections:
 def projections_of(attention: nn.Module) -> Projections:
     """Find the projections of a diffusers-style attention: to_q, to_k, to_v or a fused to_qkv, and to_out[0].
 
+    Those of `nn.MultiheadAttention` are found, too.
+
     Raises:
         RewriteError: one is missing or not a plain nn.Linear, or query, key and value differ in width
             (grouped queries) or bias.
     """
+    if isinstance(attention, nn.MultiheadAttention):
+        return _of_multihead(attention)
     out = _linear(attention, _output_of(attention), "to_out")
     q, k, v = _fused(attention) if _is_fused(attention) else _separate(attention)
     inner, dim = q.weight.shape
@@ -72,14 +76,14 @@ def projections_of(attention: nn.Module) -> Projections:
 
 
 def dims_of(attention: nn.Module) -> MixerDims:
-    """Sizes of a diffusers-style attention.
+    """Sizes of an attention as in `projections_of`.
 
     Raises:
         RewriteError: as in `projections_of`, or `attention.heads` does not divide the width.
     """
     found = projections_of(attention)
     inner, dim = found.query.weight.shape
-    heads = getattr(attention, "heads", None)
+    heads = getattr(attention, "num_heads" if isinstance(attention, nn.MultiheadAttention) else "heads", None)
     if not isinstance(heads, int) or heads < 1 or inner % heads:
         raise RewriteError(
             f"{type(attention).__name__}: has heads={heads!r}, needs a divisor of the width {inner}; "
@@ -95,16 +99,29 @@ def dims_of(attention: nn.Module) -> MixerDims:
 
 
 def extra_features(attention: nn.Module) -> list[str]:
-    """Names of what a diffusers attention has besides projections and softmax(q k^T / sqrt(head_dim)) v."""
-    parts = ("norm_q", "norm_k", "group_norm", "spatial_norm", "add_k_proj")
+    """Names of what an attention has besides projections and softmax(q k^T / sqrt(head_dim)) v."""
+    parts = ("norm_q", "norm_k", "group_norm", "spatial_norm", "add_k_proj", "bias_k", "bias_v")
     extras = [name for name in parts if getattr(attention, name, None) is not None]
     plain_values = {
         "residual_connection": False,
         "rescale_output_factor": 1,
         "scale_qk": True,
         "is_causal": False,
+        "add_zero_attn": False,
     }
     return extras + [name for name, plain in plain_values.items() if getattr(attention, name, plain) != plain]
+
+
+def _of_multihead(attention: nn.MultiheadAttention) -> Projections:
+    if attention.in_proj_weight is None:
+        raise RewriteError(
+            f"{type(attention).__name__}: keys are {attention.kdim} wide, values {attention.vdim} and queries "
+            f"{attention.embed_dim}, which is no self-attention; exclude this module"
+        )
+    bias = attention.in_proj_bias
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    q, k, v = (Linear(*pair) for pair in zip(attention.in_proj_weight.chunk(3), biases, strict=True))
+    return Projections(q, k, v, Linear(attention.out_proj.weight, attention.out_proj.bias))
 
 
 def _is_fused(attention: nn.Module) -> bool:

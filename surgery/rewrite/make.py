@@ -44,7 +44,7 @@ class Maker:
         if isinstance(replacement, Resizing):
             return self._resized(edit, replacement)
         made = {path: self._wired(edit, replacement, name, path) for name, path in edit.modules.items()}
-        return made | {path: Removed(path) for path in edit.paths}
+        return made | {path: Removed(path, self._at(path)) for path in edit.paths}
 
     def _resized(self, edit: Edit, resizing: Resizing) -> dict[str, nn.Module]:
         """A new module in every place of each old one."""

@@ -9,13 +9,21 @@ from typing_extensions import override
 
 from surgery.errors import RewriteError
 
+FACTS = (bool, int, float, str, type(None))
+
 
 class Removed(nn.Module):
-    """Has no weights and is never called by the student's own forward."""
+    """Has no weights and is never called by the student's own forward.
 
-    def __init__(self, path: str) -> None:
+    It keeps the numbers and words that were attributes of the module, as the modules around it may read them.
+    """
+
+    def __init__(self, path: str, old: nn.Module) -> None:
         super().__init__()
-        self.path = path
+        self._path = path
+        facts = {name: value for name, value in vars(old).items() if isinstance(value, FACTS) and name[0] != "_"}
+        for name, value in facts.items():
+            setattr(self, name, value)
 
     @override
     def forward(self, *_: Any, **__: Any) -> NoReturn:
@@ -24,4 +32,4 @@ class Removed(nn.Module):
         Raises:
             RewriteError: always.
         """
-        raise RewriteError(f"{self.path}: was taken out of this model; call the model, not its parts")
+        raise RewriteError(f"{self._path}: was taken out of this model; call the model, not its parts")

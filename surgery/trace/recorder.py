@@ -56,6 +56,13 @@ COVERED = {"dtype", "ndim"}  # of an input, by the signature
 GUARDED_METHODS = {"dim", "ndimension", "stride", "is_contiguous", "storage_offset"}
 
 
+STACKS = (
+    nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)  # fmt: skip
+"""The modules of torch that are opened, as they hold others."""
+
+
 class Recorder(TorchFunctionMode):
     """Records one run of `model`, a shadow on the meta device, and adds a recording to the scope of each module met.
 
@@ -144,7 +151,7 @@ class Recorder(TorchFunctionMode):
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
         cls = type(module)
-        in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
+        in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
 
     def _target(self, frame: Frame, path: str) -> str:

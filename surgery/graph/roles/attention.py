@@ -42,9 +42,11 @@ class Core:
 
 
 def find_cores(structure: Structure) -> list[Core]:
-    """Every product of three projections, in execution order."""
+    """Every product of three projections, in execution order; `nn.MultiheadAttention` has its own inside and is none."""
     found = []
     for place in structure.flow.order:
+        if is_module(place[1], (nn.MultiheadAttention,)):
+            continue
         factors = _given(place) if is_attention(place[1]) else _written_out(structure, place)
         projections = [frozenset(_projections(structure, factor)) for factor in factors]
         if projections and all(projections):
