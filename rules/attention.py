@@ -72,15 +72,7 @@ class ReplaceAttention(Rule):
         extra += [name for name, a in kwargs.items() if _has_tensor(a) and name != "hidden_states"]
         if extra:
             return f"is called with {', '.join(extra)}, which {self.operator.kind} does not take"
-        shape_in, shape_out = site.operator.in_shape, site.operator.out_shape
-        if len(shape_in) != 3 or shape_in != shape_out:
-            return f"maps {shape_in} to {shape_out}; a mixer maps (B, N, D) to the same shape"
-        try:
-            dims_of(site.module)
-        except RewriteError as error:
-            return str(error)
-        features = extra_features(site.module)
-        return f"has {', '.join(features)}, which {self.operator.kind} would lose" if features else None
+        return self._unlike(site)
 
     def _not_multihead(self, site: Site) -> str | None:
         """Why an `nn.MultiheadAttention`, which takes three tensors and gives two, cannot be replaced."""
@@ -96,11 +88,18 @@ class ReplaceAttention(Rule):
             return "its tokens come before the batch; a mixer takes (B, N, D), as with batch_first=True"
         if readers := [user for node in site.first.results((1,)) for user in readers_of(node)]:
             return f"its attention weights are read by {readers[0].name}"
+        return self._unlike(site)
+
+    def _unlike(self, site: Site) -> str | None:
+        """How the module differs from plain self-attention of diffusers or torch."""
+        shape_in, shape_out = site.operator.in_shape, site.operator.out_shape
+        if len(shape_in) != 3 or shape_in != shape_out:
+            return f"maps {shape_in} to {shape_out}; a mixer maps (B, N, D) to the same shape"
         try:
-            dims_of(module)
+            dims_of(site.module)
         except RewriteError as error:
             return str(error)
-        features = extra_features(module)
+        features = extra_features(site.module)
         return f"has {', '.join(features)}, which {self.operator.kind} would lose" if features else None
 
     def _instead_of_multihead(self, site: Site) -> Rewiring:

@@ -55,7 +55,9 @@ def _projections(module: torch.nn.MultiheadAttention, arguments: Any) -> int:
     """What its linear maps of queries, keys, values and results take."""
     given = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)][:3]
     queries, keys, values = (tensor.numel() // tensor.shape[-1] for tensor in given)
-    return 2 * module.embed_dim * (2 * queries * module.embed_dim + keys * module.kdim + values * module.vdim)
+    width = module.embed_dim
+    flops: int = 2 * width * (2 * queries * width + keys * module.kdim + values * module.vdim)
+    return flops
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
