@@ -72,7 +72,16 @@ class ReplaceAttention(Rule):
         extra += [name for name, a in kwargs.items() if _has_tensor(a) and name != "hidden_states"]
         if extra:
             return f"is called with {', '.join(extra)}, which {self.operator.kind} does not take"
-        return self._unlike(site)
+        return self._unlike(site) or self._more_than_plain(site)
+
+    def _more_than_plain(self, site: Site) -> str | None:
+        """What the forward does besides projections and softmax(q k^T / sqrt(K)) v."""
+        core = core_of(site)
+        if core is None:
+            return "does not compute softmax(q k^T / sqrt(K)) v exactly once" if self.inherit == "exact" else None
+        masked = "a mask of its own" if core.argument("attn_mask") is not None else None
+        found = core.special() or masked or core.between()
+        return found and f"has {found}, which {self.operator.kind} would lose"
 
     def _not_multihead(self, site: Site) -> str | None:
         """Why an `nn.MultiheadAttention`, which takes three tensors and gives two, cannot be replaced."""
@@ -118,7 +127,7 @@ class ReplaceAttention(Rule):
         if core is None:
             return "it does not compute softmax(q k^T / sqrt(K)) v of heads (B, H, N, K) exactly once"
         if special := core.special():
-            return special
+            return f"its softmax attention is called with {special}"
         if not isinstance(self.operator, MixerConfig):
             return f"{self.operator.kind} mixes no tokens"
         try:

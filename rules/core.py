@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.graph.roles.primitives import is_linear, past_splits
 from surgery.graph.softmax import WrittenOut
 from surgery.graph.view import Key
 from surgery.rewrite.site import Item, Site, traced
@@ -42,10 +43,18 @@ class Core:
         return {parameter: "{}({})".format(*self.given[parameter]) for parameter in tensors}
 
     def special(self) -> str | None:
-        """What makes it more than plain: a dropout, a causal mask, a scale of its own."""
+        """What makes it more than softmax(q k^T / sqrt(K)) v and a mask: dropout, a causal one, a scale of its own."""
         odd = (name for name, plain in PLAIN.items() if self.argument(name) not in plain)
         name = next(odd, None)
-        return name and f"{SOFTMAX_ATTENTION} is called with {name}={self.argument(name)!r}"
+        return name and f"{name}={self.argument(name)!r}"
+
+    def between(self) -> str | None:
+        """What stands between the projections and it, besides layout, such as a norm or a rotary embedding."""
+        for parameter in PARAMETERS[:3]:
+            *_, node = past_splits(self.argument(parameter))
+            if not is_linear(node):
+                return f"{node.name} between its {parameter} and the projection"
+        return None
 
 
 def core_of(site: Site) -> Core | None:

@@ -125,8 +125,19 @@ def leaf_kind(leaf: Any) -> Hashable:
 def signature_of(
     module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec, autocast: Hashable
 ) -> Signature:
-    """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it."""
-    return (module_class, autocast, str(spec), *map(leaf_kind, leaves))
+    """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it.
+
+    One tensor that is given twice is another kind of input than two: a graph does not tell which of its readers reads
+    which.
+    """
+    return (module_class, autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
+
+
+def _again(leaves: list[Any]) -> list[Hashable]:
+    """Which of the tensors among `leaves` are which of those before them."""
+    first: dict[int, int] = {}
+    places = ((first.setdefault(id(leaf), n), n) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    return [pair for pair in places if pair[0] != pair[1]]
 
 
 def not_compiled(*_: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from surgery.graph.paths import child_path, opened
 from surgery.graph.roles import Operator
 from surgery.graph.roles.layers import block_layers, layer_of
 from surgery.graph.roles.operator import mixes
-from surgery.graph.roles.primitives import SPLITS, inputs_of, is_layout, name_of, tensors
+from surgery.graph.roles.primitives import SPLITS, is_layout, name_of, tensors
 from surgery.graph.scope import Scope
 
 Key = tuple[str, str]
@@ -86,13 +86,13 @@ def flow_of(graph: fx.Graph) -> dict[fx.Node, dict[fx.Node, None]]:
 
 def feeds(source: fx.Node, user: fx.Node) -> bool:
     """Whether `user` reads `source`: directly, or past nodes that only change the layout."""
-    stack = inputs_of(user)
+    stack = user.all_input_nodes  # what an edit put in has no value yet
     while stack:
         node = stack.pop()
         if node is source:
             return True
         if _is_transparent(node):
-            stack += inputs_of(node)
+            stack += node.all_input_nodes
     return False
 
 

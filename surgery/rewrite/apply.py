@@ -73,16 +73,18 @@ def _copied(graph: fx.Graph) -> fx.Graph:
 
 
 def _state(recording: Recording, bound: Sequence[Bound]) -> Any:
-    """The attributes that the forward read, without what it read of the matched modules and of lists that hold them."""
+    """The attributes that the forward read, without those of the matched modules, and without what other modules hold.
+
+    The latter is what edits change: a forward that asks for its first parameter reads the list of all of its modules. An
+    edited graph calls modules by their names.
+    """
     anchors = (a for each in bound for group in each.place.nodes.values() for a in group if a.op == "call_module")
     matched = {tuple(anchor.target.split(".")) for anchor in anchors}
-    holders = {path[:-1] for path in matched}
 
     def is_kept(entry: Any) -> bool:
         path, name, _ = entry
         full = (*path, name)
-        inside = any(full[:n] in matched for n in range(1, len(full) + 1))
-        return not inside and not (name == "_modules" and path in holders)
+        return name != "_modules" and not any(full[:n] in matched for n in range(1, len(full) + 1))
 
     return tuple(entry for entry in recording.state if is_kept(entry))
 

@@ -180,12 +180,12 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
     """Give `model` what was `replaced` back, the newest first, and its own forwards."""
     for path, old in reversed(list(replaced.items())):
         put(model, path, old)
-    for edit in (each for each in known.edits if each.place is not None):
-        for path in edit.modules.values():
-            parent, _, name = path.rpartition(".")
-            delattr(model.get_submodule(parent), name)
     for path in rewired_scopes(known.edits):
         set_edit(model.get_submodule(path), None)
+    for edit in reversed(known.edits):  # a later one may be inside a copy that an earlier one made
+        for path in edit.modules.values() if edit.place is not None else ():
+            parent, _, name = path.rpartition(".")
+            delattr(model.get_submodule(parent), name)
     delattr(model, RECORD)
 
 

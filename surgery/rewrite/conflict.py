@@ -8,7 +8,7 @@ from typing import Literal
 from surgery.config import Config
 from surgery.graph.paths import outers
 from surgery.rewrite.edit import Edit, below
-from surgery.rewrite.replacement import Rewiring
+from surgery.rewrite.replacement import Resizing, Rewiring, parse
 
 
 class Conflict(Config):
@@ -58,7 +58,10 @@ def _conflict(first: Edit, second: Edit, kind: Literal["overlap", "order"]) -> C
 
 
 def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
-    """Edits that claim the same module or node, and those of something inside a module that another one replaces."""
+    """Edits that claim the same module or node, and those of something inside a module that another one replaces.
+
+    Inside a module that another one resizes, too, or right after one: sizes are proven as they were before.
+    """
     modules: dict[str, int] = {}
     nodes: dict[object, int] = {}
     for number, edit in enumerate(edits):
@@ -68,6 +71,11 @@ def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
         for claim in _claimed_nodes(edit):
             if nodes.setdefault(claim, number) != number:
                 yield nodes[claim], number
+    resizing = [(number, edit) for number, edit in enumerate(edits) if isinstance(edit.replacement, Resizing)]
+    resized = {path: number for number, edit in resizing for path in edit.paths}
+    around = {edit.path: number for number, edit in resizing if edit.path == edit.unit}
+    for number, edit in enumerate(edits):
+        yield from ((resized[path], number) for path in _called(edit) if path in resized)
     uncalled = {path: number for number, edit in enumerate(edits) for path in _uncalled(edit)}
     for number, edit in enumerate(edits):
         inside = [above for path in edit.paths for above in outers(path)[:-1]]
@@ -75,6 +83,8 @@ def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
         for path in (*inside, *scope):
             if modules.get(path, number) != number:
                 yield modules[path], number
+            elif around.get(path, number) != number:
+                yield around[path], number
             elif uncalled.get(path, number) != number and path not in _uncalled(edit):
                 yield uncalled[path], number
 
@@ -89,11 +99,20 @@ def _uncalled(edit: Edit) -> set[str]:
     return {below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module"}
 
 
+def _called(edit: Edit) -> list[str]:
+    """The modules whose calls a rewiring matched."""
+    if edit.place is None:
+        return []
+    anchors = [anchor for group in edit.place.nodes.values() for anchor in group]
+    return [below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module"]
+
+
 def _claimed_nodes(edit: Edit) -> Iterator[object]:
-    """The matched nodes of a rewiring, but for those that are only looked at."""
+    """The matched nodes of a rewiring, but for those that stay and whose results others go on to read."""
     if edit.place is not None and isinstance(edit.replacement, Rewiring):
+        looked_at = set(edit.replacement.keeps) - {parse(value)[0] for value in edit.replacement.results}
         for name, anchors in edit.place.nodes.items():
-            if name not in edit.replacement.keeps:
+            if name not in looked_at:
                 yield from ((edit.place.scope, anchor) for anchor in anchors)
 
 

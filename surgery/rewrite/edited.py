@@ -62,6 +62,13 @@ class EditedScope(EditedTrace):
         return twin.train(module.training)
 
 
+def made_names(module: nn.Module) -> set[str]:
+    """The names in `module` of what earlier edits of its graph put in."""
+    before = edit_of(module)
+    steps = before.steps if isinstance(before, EditedScope) else ()
+    return {name for step in steps for bound in step for name in bound.modules.values()}
+
+
 def recorded_scope(module: nn.Module, scope: Scope) -> Scope:
     """The scope whose recordings the next edits of the graph of `module` are made to."""
     before = edit_of(module)

@@ -14,6 +14,7 @@ from surgery.graph import ModelGraph
 from surgery.graph.paths import child_path, opened, outers
 from surgery.graph.roles.flow import is_inside
 from surgery.rewrite.edit import Change, Edit, below
+from surgery.rewrite.edited import made_names
 from surgery.rewrite.match import find_sites
 from surgery.rewrite.misses import why_nothing
 from surgery.rewrite.place import Anchors, Place
@@ -96,7 +97,11 @@ class Planner:
             return [self._sharing(rule, site, replacement)]
         if isinstance(replacement, Resizing):
             return self._resized(rule, group, replacement)
-        return [self._rewired(rule, each, number) for number, each in enumerate(_disjoint(group))]
+        # Several calls of a module may have their edit in one place inside it.
+        places = {
+            frozenset(i.key for i in rule.place(each).items.values()): each for each in reversed(_disjoint(group))
+        }
+        return [self._rewired(rule, each, number) for number, each in enumerate(reversed(places.values()))]
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
@@ -262,12 +267,15 @@ class Planner:
         return Place(scope=site.scope, nodes=nodes, edges=edges)
 
     def _fresh(self, rule: Rule, site: Site, name: str, number: int) -> str:
-        """The path of a new module, called after the first thing that matched, and of several calls numbered."""
+        """The path of a new module, called after the first that matched, and of several calls and commits numbered."""
         first = site.first
         stem = str(first.node.target).replace(".", "_") if first.is_module else first.node.name
-        own = f"{stem}_{name}_{number + 1}" if number else f"{stem}_{name}"
+        module = self._graph.model.get_submodule(site.scope)
+        made = made_names(module)
+        while (own := f"{stem}_{name}_{number + 1}" if number else f"{stem}_{name}") in made:
+            number += 1
         path = below(site.scope, own)
-        if hasattr(self._graph.model.get_submodule(site.scope), own):
+        if hasattr(module, own):
             raise RewriteError(_taken(rule.name, site.path, path, name))
         return path
 

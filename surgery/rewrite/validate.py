@@ -66,8 +66,13 @@ class Contract:
     def _run(self, site: Site, rewiring: Rewiring) -> Cost:
         costs: list[Cost] = []
         operators = [new.operator for new in rewiring.modules.values() if isinstance(new, New)]
-        any_length = all(operator.takes_any_length for operator in operators)
-        for number, resize in enumerate(_sizes(_tokens(site), any_length)):
+        tokens = _tokens(site)
+        given = [_traced_value(site, value) for call in rewiring.calls for value in call.arguments.values()
+                 if parse(value)[0] in site.items]  # fmt: skip
+        # How long a mask is with more tokens is not known.
+        masked = any(_is_mask(leaf, tokens) for leaf in pytree.tree_leaves(given))
+        any_length = all(operator.takes_any_length for operator in operators) and not masked
+        for number, resize in enumerate(_sizes(tokens, any_length)):
             run = _Run(self, site, rewiring, resize)
             for old, new in rewiring.results.items():
                 _require_alike(site.path, run.value(new), resize(_traced_value(site, old)), f"{new} for {old}")
@@ -259,16 +264,15 @@ def _sizes(tokens: tuple[int, ...], any_length: bool = True) -> Iterator[Resize]
 def _resized(values: Any, tokens: tuple[int, ...], to: tuple[int, int]) -> Any:
     """Meta tensors like `tokens` but for the width, at another batch size and token count.
 
-    Of heads, keys of another number keep it; a mask leaves all tokens as many as they are.
+    Of heads, keys of another number keep it.
     """
     heads = tokens[1:-2]
-    masked = heads and any(_is_mask(leaf, tokens) for leaf in pytree.tree_leaves(values))
 
     def resized(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.dim() < len(tokens) - (not heads):
             return value
         if heads and value.shape[0] == tokens[0]:
-            length = to[1] if value.shape[-2] == tokens[-2] and not masked else value.shape[-2]
+            length = to[1] if value.shape[-2] == tokens[-2] and not _is_mask(value, tokens) else value.shape[-2]
             return value.new_empty((to[0], *value.shape[1:-2], length, value.shape[-1]))
         if not heads and tuple(value.shape[:2]) == tokens[:2]:
             return value.new_empty((*to, *value.shape[2:]))
@@ -278,7 +282,10 @@ def _resized(values: Any, tokens: tuple[int, ...], to: tuple[int, int]) -> Any:
 
 
 def _is_mask(value: Any, tokens: tuple[int, ...]) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[-1] != tokens[-1]
+    """Whether `value`, beside heads (B, H, N, K), is none such."""
+    if not isinstance(value, torch.Tensor) or len(tokens) != 4:
+        return False
+    return value.dtype == torch.bool or (*value.shape[1:-2], value.shape[-1]) != (*tokens[1:-2], tokens[-1])
 
 
 def _built(path: str, new: Replacement | New, like: nn.Parameter | None) -> nn.Module:

@@ -125,11 +125,12 @@ def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recor
 
 
 def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, torch.Tensor]]]:
-    """`inputs` on the meta device, and every meta tensor in them with the real one."""
-    stand_ins, pairs = [], []
+    """`inputs` on the meta device, one tensor given twice still being one, and every meta tensor with the real one."""
+    stand_ins, pairs = list[Any](), list[tuple[torch.Tensor, torch.Tensor]]()
+    known: dict[int, torch.Tensor] = {}
     for value in inputs:
         if isinstance(value, torch.Tensor):
-            meta = blank(value).requires_grad_(value.requires_grad)
+            meta = known.setdefault(id(value), blank(value).requires_grad_(value.requires_grad))
             pairs.append((meta, value))
         elif is_object(value):
             meta, inside = on_meta(value)

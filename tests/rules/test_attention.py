@@ -18,6 +18,7 @@ from surgery.operators import (
 )
 from surgery.rewrite import indices
 from surgery.rules import replace_attention
+from surgery.testing import check_rule
 from tests.rules.students import check_student, graph, output
 
 OPERATORS = [HyenaX(kernel=3), LinearAttention(), SlidingWindow(window=1), GroupedQueryAttention(groups=1), Mamba2()]
@@ -79,3 +80,31 @@ def test_what_cannot_be_replaced_says_why():
         surgery.plan(graph("pixart"), [replace_attention(HyenaX(), role="cross_attention")])
     with pytest.raises(MatchError, match="its core can be replaced with inherit='projections'"):
         surgery.plan(graph("flux"), [replace_attention(HyenaX(), inherit="random")])
+
+
+class Masked(torch.nn.Module):
+    """Attention with a mask of keys, or of pairs of queries and keys."""
+
+    def __init__(self, of_pairs: bool) -> None:
+        super().__init__()
+        self.qkv, self.out, self.of_pairs = torch.nn.Linear(16, 48), torch.nn.Linear(16, 16), of_pairs
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        seen = mask[:, None, None]
+        if self.of_pairs:
+            seen = seen & mask[:, None, :, None]
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return x + self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("of_pairs", [False, True])
+@pytest.mark.parametrize("tokens", [9, 8])  # 8 is the width of a head, too
+@pytest.mark.parametrize(
+    "operator", [FullAttention(), SlidingWindow(window=2), LinearAttention(), GroupedQueryAttention(groups=1)]
+)
+def test_self_attention_with_a_mask(operator, tokens, of_pairs):
+    if of_pairs and isinstance(operator, LinearAttention):
+        pytest.skip("takes masks of keys only")
+    inputs = {"x": torch.randn(3, tokens, 16), "mask": torch.ones(3, tokens, dtype=torch.bool)}
+    check_rule(replace_attention(operator), model=Masked(of_pairs).eval(), inputs=inputs)

@@ -143,3 +143,47 @@ def test_in_half_precision_and_on_the_meta_device() -> None:
     with torch.device("meta"):
         empty = Model(written("scores", "@", "single precision", "@")).eval()
         assert len(surgery.plan(empty, rules, {"x": torch.empty(2, 5, 16)}).edits) == 2
+
+
+class WithToQ(nn.Module):
+    """Named as in diffusers, but doing something of its own to queries and keys, or within the softmax."""
+
+    def __init__(self, does: str) -> None:
+        super().__init__()
+        self.does, self.heads = does, 2
+        self.to_q, self.to_k, self.to_v = (nn.Linear(16, 16) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(16, 16)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (to(x).unflatten(2, (2, 8)).transpose(1, 2) for to in (self.to_q, self.to_k, self.to_v))
+        if self.does == "rotary":
+            angle = torch.arange(x.shape[1], device=x.device)[:, None] * 0.1
+            q, k = (h * angle.cos() + h.flip(3) * angle.sin() for h in (q, k))
+        mask = torch.ones(x.shape[1], x.shape[1], device=x.device).tril().bool() if self.does == "mask" else None
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.does == "causal")
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+class Around(nn.Module):
+    def __init__(self, does: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(WithToQ(does) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+@pytest.mark.parametrize("does", ["rotary", "mask"])
+def test_what_names_do_not_tell_is_kept(does: str) -> None:
+    model = Around(does).eval()
+    student = surgery.rewrite(model, [replace_attention(FullAttention())], EXAMPLE)
+    torch.testing.assert_close(student(**EXAMPLE), model(**EXAMPLE))
+    with pytest.raises(MatchError, match="full_attention would lose; its core can be replaced"):
+        surgery.plan(model, [replace_attention(FullAttention(), inherit="random")], EXAMPLE)
+
+
+def test_causal_attention_stays() -> None:
+    with pytest.raises(MatchError, match=r"has is_causal=True, .* would lose; nor can its core .* with is_causal=True"):
+        surgery.plan(Around("causal").eval(), [replace_attention(FullAttention())], EXAMPLE)

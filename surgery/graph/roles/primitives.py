@@ -135,6 +135,14 @@ def bare(node: fx.Node) -> Iterator[fx.Node]:
         yield node
 
 
+def past_splits(node: fx.Node) -> Iterator[fx.Node]:
+    """`node`, and what it is a view, cast or part of, however many parts that was taken into."""
+    yield node
+    while (is_layout(node) or name_of(node) in SPLITS) and inputs_of(node):
+        node = inputs_of(node)[0]
+        yield node
+
+
 def _reads_tensor(node: fx.Node) -> bool:
     sources: list[Any] = inputs_of(node)
     return bool(sources) and isinstance(sources[0].meta.get("val"), torch.Tensor)
