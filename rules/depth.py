@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from surgery.graph.readers import readers_of
+from surgery.graph.state import own_class
 from surgery.graph.streams import Stream
 from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
 from surgery.rewrite.pattern import Pattern, block, consecutive
@@ -143,11 +144,18 @@ def _differ(site: Site) -> str | None:
             return f"{item.path} has other streams than {first.path}"
         if _weights(item.module) != _weights(first.module):
             return f"{item.path} has other weights than {first.path}"
+        if _parts(item.module) != _parts(first.module):
+            return f"{item.path} has other operators than {first.path}"
     return None
 
 
 def _weights(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _parts(module: nn.Module) -> list[tuple[str, type[nn.Module], object]]:
+    """What it consists of, operators of the library with their configs: they may have no weights."""
+    return [(name, own_class(part), getattr(part, "config", None)) for name, part in module.named_modules()]
 
 
 def _apart(site: Site) -> str | None:

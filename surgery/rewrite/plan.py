@@ -19,6 +19,7 @@ from surgery.rewrite.edited import aliases_of, recorded_scope
 from surgery.rewrite.planner import Planner, Skipped, require_distinct_names
 from surgery.rewrite.rule import Rule
 from surgery.rewrite.validate import Cost
+from surgery.rewrite.weights import count_weights
 from surgery.trace import trace
 
 Edited = dict[str, list[Recording]]
@@ -114,15 +115,12 @@ def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Edited:
 
 
 def _total(graph: ModelGraph, edits: Sequence[Edit]) -> Total:
-    params = _sum(graph.root.params, [e.params for e in edits])
-    tensors = (*graph.model.parameters(), *graph.model.buffers())
-    size = max((p.itemsize for p in graph.model.parameters() if p.is_floating_point()), default=4)
-    memory = sum(t.numel() * t.itemsize for t in tensors)
+    params, memory = count_weights(graph.model, edits)
     return Total(
         params=params,
         flops=_sum(graph.flops, [e.flops for e in edits]),
         flops_mixing=_sum(sum(e.flops_mixing.before for e in edits), [e.flops_mixing for e in edits]),
-        memory=Change(before=memory, after=memory + size * (params.after - params.before)),
+        memory=memory,
     )
 
 
