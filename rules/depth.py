@@ -26,8 +26,8 @@ class ParallelPairs(Rule):
     joiner: AnyOperator = ConcatProject()
 
     def check(self, site: Site) -> str | None:
-        """Refuse blocks of which one does not go on with the streams of the other, or another reader comes between."""
-        return _unclear(site) or _differ(site) or _apart(site)
+        """Refuse blocks of which one does not go on with the other's streams, and those with other readers, or none."""
+        return _unclear(site) or _differ(site) or _apart(site) or _idle(site)
 
     def replacement(self, site: Site) -> Rewiring:
         """The second block on the first one's input, and a joiner for each stream that is read afterwards."""
@@ -169,3 +169,10 @@ def _apart(site: Site) -> str | None:
         if other is not None:
             return f"what {a.path} gives is also read by {other}"
     return None
+
+
+def _idle(site: Site) -> str | None:
+    """That nothing reads what the second block gives."""
+    b = site["b"]
+    read = any(readers_of(node) for stream in _streams(site) for node in b.results(stream.items))
+    return None if read else f"nothing reads what {b.path} gives"

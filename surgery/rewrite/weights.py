@@ -13,9 +13,10 @@ from surgery.rewrite.replacement import Resizing, Rewiring, Sharing
 
 def count_weights(model: nn.Module, edits: Sequence[Edit]) -> tuple[Change, Change]:
     """Parameters, and bytes of parameters and buffers."""
-    gone = {path for edit in edits for path in _replaced(edit)}
-    parameters = _with_fate(model.named_parameters(remove_duplicate=False), gone)
-    buffers = _with_fate(model.named_buffers(remove_duplicate=False), gone)
+    slots = _Slots(model)
+    gone = {slots.of(path) for edit in edits for path in _replaced(edit)}
+    parameters = _with_fate(model.named_parameters(remove_duplicate=False), slots, gone)
+    buffers = _with_fate(model.named_buffers(remove_duplicate=False), slots, gone)
     copied = [tensor for edit in edits for module in _copied(model, edit) for tensor in _tensors(module)]
     copies = sum(tensor.numel() for tensor in copied if isinstance(tensor, nn.Parameter))
     new = sum(_new(model, edit) for edit in edits)
@@ -25,6 +26,18 @@ def count_weights(model: nn.Module, edits: Sequence[Edit]) -> tuple[Change, Chan
         Change(before=sum(p.numel() for p, _ in parameters), after=sum(p.numel() for p, s in parameters if s) + new),
         Change(before=_bytes(every), after=_bytes(staying) + _bytes(copied) + size * (new - copies)),
     )
+
+
+class _Slots:
+    """The places for modules in others, of which one that stands in several places itself has no more."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {path: id(module) for path, module in model.named_modules(remove_duplicate=False)}
+
+    def of(self, path: str) -> tuple[int, str]:
+        """The module around the one at `path`, and the name in it."""
+        parent, _, name = path.rpartition(".")
+        return self._modules[parent], name
 
 
 def _replaced(edit: Edit) -> tuple[str, ...]:
@@ -49,12 +62,15 @@ def _new(model: nn.Module, edit: Edit) -> int:
     return edit.params.after
 
 
-def _with_fate(named: Iterable[tuple[str, Tensor]], gone: set[str]) -> list[tuple[Tensor, bool]]:
+def _with_fate(
+    named: Iterable[tuple[str, Tensor]], slots: _Slots, gone: set[tuple[int, str]]
+) -> list[tuple[Tensor, bool]]:
     """Each tensor, and whether it stays in one of its places."""
     found: dict[int, tuple[Tensor, bool]] = {}
     for name, tensor in named:
         _, stays = found.get(id(tensor), (tensor, False))
-        found[id(tensor)] = tensor, stays or not any(outer in gone for outer in outers(name))
+        *modules, _ = outers(name)
+        found[id(tensor)] = tensor, stays or not any(slots.of(path) in gone for path in modules)
     return list(found.values())
 
 

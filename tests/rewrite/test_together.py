@@ -13,6 +13,7 @@ from surgery.errors import RewriteError
 from surgery.operators import JoinerDims, SlidingWindow
 from surgery.rewrite import Call, New, Pattern, Rewiring, Rule, Site, block, indices, node
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention
+from surgery.testing import check_rule
 from tests.classes import all_cases
 from tests.rewrite.gates import Gate
 
@@ -81,6 +82,10 @@ def test_a_gate_after_an_mlp_that_is_resized_is_no_conflict() -> None:
     rules = [GateAfter(pattern=node("mlp"), layers=ONE), mlp_ratio(5, layers=ONE)]
     model = Model()
     torch.testing.assert_close(surgery.rewrite(model, rules, EXAMPLE)(**EXAMPLE), model(**EXAMPLE))
+
+
+def test_a_gate_where_a_forward_computes_what_it_does_not_use() -> None:
+    check_rule(GateAfter(pattern=node("norm")), exact=True)
 
 
 @pytest.mark.parametrize("rule", [duplicate_blocks(layers=ONE), parallel_pairs(), drop_blocks(layers=ONE)])

@@ -9,16 +9,18 @@ from typing import Any
 
 import networkx as nx
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from surgery.artifact import load, save
 from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
+from surgery.graph.paths import child_path
 from surgery.graph.state import own_class
 from surgery.rewrite import Edit, New, Replacement, Resizing, Rewiring, Sharing
 from surgery.rewrite.commit import commit
 from surgery.rewrite.edit import below, rewired_scopes
+from surgery.rewrite.place import Anchors
 from surgery.testing.case import Case
 from surgery.testing.compare import codes, kinds, require, require_close, require_same, state_of, weights
 
@@ -127,7 +129,35 @@ def _require_trainable(case: Case) -> None:
     require(all(bool(g.isfinite().all()) for g in gradients.values()), "a gradient of the student is not finite")
     for edit in case.plan.edits:
         own = [p for path in _new_operators(edit) for p in case.student.get_submodule(path).parameters()]
-        require(not own or any(p in gradients for p in own), f"no gradient reaches the new operator at {edit.path}")
+        reached = not own or any(p in gradients for p in own)
+        require(reached or not _is_read(case.graph, edit), f"no gradient reaches the new operator at {edit.path}")
+
+
+def _is_read(graph: ModelGraph, edit: Edit) -> bool:
+    """Whether the result of what matched is used for that of the forward that it stands in, as not all of it may be."""
+    for path, scope in graph.scopes.items():
+        if edit.place is None:
+            calls = scope.graph.find_nodes(op="call_module")
+            matched = [node for node in calls if child_path(path, node) in edit.paths]
+        else:
+            at_place = edit.place.scope == path
+            (found,) = Anchors(scope.graph).find([edit.place]) if at_place else ({},)
+            matched = [node for nodes in found.values() for node in nodes]
+        if not _used(scope.graph).isdisjoint(matched):
+            return True
+    return False
+
+
+def _used(graph: fx.Graph) -> set[fx.Node]:
+    """What the output is computed from."""
+    used: set[fx.Node] = set()
+    stack = graph.find_nodes(op="output")
+    while stack:
+        node = stack.pop()
+        if node not in used:
+            used.add(node)
+            stack += node.all_input_nodes
+    return used
 
 
 def _new_operators(edit: Edit) -> Iterator[str]:
