@@ -73,10 +73,11 @@ def _copied(graph: fx.Graph) -> fx.Graph:
 
 
 def _state(recording: Recording, bound: Sequence[Bound]) -> Any:
-    """The attributes that the forward read, without what it read of the matched modules and of lists that hold them."""
+    """The attributes that the forward read, without those of matched modules and of what holds old or new ones."""
     anchors = (a for each in bound for group in each.place.nodes.values() for a in group if a.op == "call_module")
     matched = {tuple(anchor.target.split(".")) for anchor in anchors}
-    holders = {path[:-1] for path in matched}
+    new = {tuple(name.split(".")) for each in bound for name in each.modules.values()}
+    holders = {path[:-1] for path in matched | new}
 
     def is_kept(entry: Any) -> bool:
         path, name, _ = entry
