@@ -58,7 +58,7 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     weights = dump_tensors(_unshared(student.state_dict()))
     description = Description(
         model_class=name,
-        base_config=json.loads(student.to_json_string()),  # type: ignore[operator]
+        base_config=json.loads(shadow(student).to_json_string()),  # type: ignore[operator]  # it writes into the config
         commits=record.commits if record else (),
         sha256=hashlib.sha256(weights).hexdigest(),
     )

@@ -19,7 +19,7 @@ from surgery.graph.scope import Recording, Scope, binder, is_input, signature_of
 from surgery.graph.snapshot import Snapshot
 from surgery.graph.state import changed, own_class
 
-Record = Callable[[nn.Module, dict[str, Scope], str, tuple[Any, ...], dict[str, Any]], None]
+Record = Callable[..., None]  # see `surgery.trace.tracer.record`
 MAX_RECORDINGS = 64
 _generated: dict[type[nn.Module], type[nn.Module]] = {}
 

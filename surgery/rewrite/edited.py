@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 from surgery.graph.codegen import EditedTrace, edit_of, set_edit
 from surgery.graph.scope import Recording, Scope
 from surgery.rewrite.apply import Bound, apply
-from surgery.trace.shadow import shadow
+from surgery.trace.shadow import shadow, sharing
 
 Steps = tuple[tuple[Bound, ...], ...]
 
@@ -21,8 +20,8 @@ Steps = tuple[tuple[Bound, ...], ...]
 class EditedScope(EditedTrace):
     """What a module with an edited graph carries.
 
-    A call that no recording covers is recorded from the module as it was before, on the meta device; then the edits are
-    made to that recording as well, each step to the outcome of the one before.
+    A call that no recording covers is recorded from the module as it was before; then the edits are made to that
+    recording as well, each step to the outcome of the one before.
 
     Attributes:
         steps: the edits of each commit.
@@ -41,7 +40,7 @@ class EditedScope(EditedTrace):
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record `module` on inputs, or with attributes, that no recording covers, and edit the new recording."""
         found: dict[str, Scope] = {}
-        self.record(self._before(module), found, self.scope.path, args, kwargs)
+        self.record(self._before(module), found, self.scope.path, args, kwargs, alone=True)
         for recording in found[self.scope.path].recordings:
             for step, aliases in zip(self.steps, self.aliases, strict=True):
                 recording = apply(recording, step, found, aliases)
@@ -49,8 +48,11 @@ class EditedScope(EditedTrace):
             self.scope.add(recording)
 
     def _before(self, module: nn.Module) -> nn.Module:
-        """A copy of `module` on the meta device as it was before any edit of its graph."""
-        twin = shadow(module)
+        """A copy of `module` as it was before any edit of its graph.
+
+        It has the weights that are still there, for a forward that reads values; those of `originals` are unknown.
+        """
+        twin = sharing(module)
         set_edit(twin, None)
         _take_apart(twin, self.aliases[0])
         for bound in (each for step in self.steps for each in step):
@@ -115,4 +117,4 @@ def _take_apart(module: nn.Module, aliases: Mapping[str, str]) -> None:
     for path, first in aliases_of(module).items():
         if path != first and aliases.get(path) == path:
             parent, _, name = path.rpartition(".")
-            module.get_submodule(parent).register_module(name, copy.deepcopy(module.get_submodule(path)))
+            module.get_submodule(parent).register_module(name, sharing(module.get_submodule(path)))

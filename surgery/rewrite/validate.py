@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
@@ -334,6 +335,8 @@ def _told(value: Any) -> Hashable:
         return tuple(map(_told, value))
     if isinstance(value, dict):
         return tuple((key, _told(item)) for key, item in value.items())
+    if isinstance(value, BlockMask):  # its text is made of its values
+        return value.seq_lengths, value.BLOCK_SIZE
     return value if isinstance(value, int | float | str | None) else repr(value)
 
 

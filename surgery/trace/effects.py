@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -27,13 +30,14 @@ def has_effects(node: fx.Node) -> bool:
     name = _name(node)
     if name.strip("_") in RANDOM or name.startswith("random_"):
         return name != "scaled_dot_product_attention" or bool(node.kwargs.get("dropout_p"))
-    return _writes(node, name) and _is_there_before(node.args[0])
+    return writes(name, node.kwargs) and _is_there_before(node.args[0])
 
 
-def _writes(node: fx.Node, name: str) -> bool:
+def writes(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the torch function or method called `name` changes its first argument."""
     is_augmented = name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__")
     is_method = name.endswith("_") and not name.startswith("__")
-    return is_augmented or is_method or name in ("setitem", "__setitem__") or "out" in node.kwargs
+    return is_augmented or is_method or name in ("setitem", "__setitem__") or "out" in kwargs
 
 
 def _is_there_before(value: object) -> bool:

@@ -42,10 +42,12 @@ class Frame:
     Args:
         path: the module's path in the model, "" for the root.
         owned: the model's own tensors by id, see `shadow.owned_tensors`.
+        is_kept: whether the graph is of use; if not, only the sizes of its results are, so values may be guessed.
     """
 
-    def __init__(self, path: str, owned: dict[int, Owned]) -> None:
+    def __init__(self, path: str, owned: dict[int, Owned], is_kept: bool = True) -> None:
         self.path = path
+        self.is_kept = is_kept
         self.graph = fx.Graph()
         self.flops = 0
         self._owned = owned

@@ -15,7 +15,7 @@ from torch import fx
 
 from surgery.errors import TraceError
 from surgery.trace.frame import Frame
-from surgery.trace.values import Values
+from surgery.trace.values import Values, unknown
 
 
 def read(frame: Frame, values: Values | None, name: str, tensor: torch.Tensor) -> Any:
@@ -25,11 +25,10 @@ def read(frame: Frame, values: Values | None, name: str, tensor: torch.Tensor) -
         TraceError: the values are not known, or are floating-point data that decide between branches.
     """
     real = values.of(tensor) if values else None
+    if values is not None and real is None and not frame.is_kept:
+        real = values.guess(tensor)
     if values is None or real is None:
-        raise TraceError(
-            f"the model reads the values of a tensor (Tensor.{name}) without having them; trace it with real inputs "
-            "and weights, or declare the module that does it a leaf"
-        )
+        raise unknown(f"Tensor.{name}")
     if name == "__bool__" and (real.is_floating_point() or values.compares_floats(tensor)):
         raise TraceError(
             "a branch depends on floating-point values of a tensor (Tensor.__bool__), so no graph holds for others; "

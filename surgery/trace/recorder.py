@@ -72,6 +72,7 @@ class Recorder(TorchFunctionMode):
         root: the path of `model` in the user's model, "" for the whole.
         leaves: paths of modules that are not opened.
         values: what is known of the values of tensors; None records without any.
+        alone: whether only the graph of `model` itself is of use, not those of the modules below it.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Recorder(TorchFunctionMode):
         root: str = "",
         leaves: frozenset[str] = frozenset(),
         values: Values | None = None,
+        alone: bool = False,
     ):
         super().__init__()
         self._owned = owned_tensors(model, root)
         if values is not None:
             values.learn_owned(self._owned, root)
         self._values = values
+        self._alone = alone
         self._local = {id(m): path for path, m in model.named_modules()}
         self._paths = {key: _join(root, path) for key, path in self._local.items()}
         self._scopes = scopes
@@ -145,8 +148,9 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if self._values is not None and self._values.know(args, kwargs):
-            return self._values.call(self._local[id(module)], args, kwargs)
+        path = self._local[id(module)]
+        if self._values is not None and self._values.know(args, kwargs) and self._values.know_module(path):
+            return self._values.call(path, args, kwargs)
         return _call(module, *args, **kwargs)
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
@@ -192,7 +196,7 @@ class Recorder(TorchFunctionMode):
     def _record(
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
-        frame = Frame(path, self._owned)
+        frame = Frame(path, self._owned, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), leaves, spec, autocast_state())
         names = _leaf_names(arguments)
         inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
@@ -307,9 +311,15 @@ class Recorder(TorchFunctionMode):
         return frame.read(node, result) if isinstance(result, bool | int | float) else result
 
     def _execute(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if self._values is not None and func not in MODES and self._values.know(args, kwargs):
+        if self._values is None or func in MODES:
+            return run(func, args, kwargs)
+        if self._values.know(args, kwargs):
             return self._values.run(func, args, kwargs)
-        return run(func, args, kwargs)
+        self._values.forget_written(func, args, kwargs)
+        try:
+            return run(func, args, kwargs)
+        except Exception:  # perhaps as sizes depend on values
+            return self._values.size(func, args, kwargs, guess=not self._frames[-1].is_kept)
 
     def _run_opaque(self, call: Callable[[], Any]) -> tuple[Any, int]:
         """Run `call` unrecorded; with its result, the floating point operations that it took."""

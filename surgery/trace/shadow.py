@@ -46,10 +46,20 @@ def shadow(model: nn.Module) -> nn.Module:
     Generated classes are taken back to those that they were generated from, and hooks are left out: they run when a
     module is called, recorded or not.
     """
-    memo: dict[int, Any] = {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())}
-    memo |= {id(hook): None for module in model.modules() for hook in _hooks(module).values()}
     with _MetaCopies():
-        twin = copy.deepcopy(model, memo)
+        return _copied(model, {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """As `shadow`, but with the parameters of `model` itself, and copies of its other tensors."""
+    tensors = (each.tensor for each in owned_tensors(model).values() if isinstance(each.tensor, torch.Tensor))
+    return _copied(model, {id(t): t if isinstance(t, nn.Parameter) else t.detach().clone() for t in tensors})
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy of `model` whose tensors are those of `memo`, by the id of the old ones."""
+    hooks: dict[int, Any] = {id(hook): None for module in model.modules() for hook in _hooks(module).values()}
+    twin = copy.deepcopy(model, memo | hooks)
     for module in twin.modules():
         forget(module)
         for name in _hooks(module):

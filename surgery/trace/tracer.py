@@ -66,17 +66,19 @@ def record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     leaves: frozenset[str] = frozenset(),
+    alone: bool = False,
 ) -> None:
     """Record one call of `module`, which stands at `path`, and add what is new to `scopes`.
 
     A recording on meta tensors is cheap; where it fails, perhaps because the model reads values, one with values follows.
+    If `alone`, only the recording of `module` itself is of use: the modules below it may read values that are not known.
     """
     try:
-        _record(module, scopes, path, args, kwargs, leaves, with_values=False)
+        _record(module, scopes, path, args, kwargs, leaves, alone, with_values=False)
     except Exception:
         if all(t.is_meta for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
             raise
-        _record(module, scopes, path, args, kwargs, leaves, with_values=True)
+        _record(module, scopes, path, args, kwargs, leaves, alone, with_values=True)
 
 
 def _record(
@@ -86,13 +88,14 @@ def _record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     leaves: frozenset[str],
+    alone: bool,
     with_values: bool,
 ) -> None:
     twin = shadow(module)
     inputs, spec = pytree.tree_flatten((args, kwargs))
     stand_ins, pairs = _stand_ins(inputs)
     found: dict[str, Scope] = {}
-    recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None)
+    recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None, alone)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
     if any(edit_of(part) is not None for part in twin.modules()):
         _cover(twin, args, kwargs)

@@ -1,7 +1,8 @@
 """Values of tensors, for models that read them.
 
 The recording runs on meta tensors, which have none. A model that reads values (`mask.sum().item()`, `x[mask]`) is
-recorded once more with this at hand: each meta tensor whose values can be known has a real twin here.
+recorded once more with this at hand: each meta tensor whose values can be known has a real twin here. Those that are
+computed with weights on the meta device cannot; they have sizes only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.errors import TraceError
+from surgery.trace.effects import writes
 from surgery.trace.nested import apply, leaves
 from surgery.trace.shadow import Owned, blank, owned_tensors
 
@@ -56,6 +59,11 @@ class Values:
         """Whether every tensor in `values` has a real twin."""
         return all(id(v) in self._real for v in leaves(values) if isinstance(v, torch.Tensor))
 
+    def know_module(self, path: str) -> bool:
+        """Whether the module at `path` has all of its weights."""
+        module = self._module.get_submodule(path)
+        return not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
+
     def compares_floats(self, meta: torch.Tensor) -> bool:
         """Whether the truth values in `meta` were told from floating-point data, other than by equality."""
         return id(meta) in self._from_floats
@@ -71,6 +79,43 @@ class Values:
             result = function(*real_args, **real_kwargs)
         told = function not in SENTINELS and any(self._tells(v) for v in leaves((args, kwargs)))
         return apply(lambda value: self._twin(value, told), result)
+
+    def size(self, function: Callable[..., Any], args: Any, kwargs: Any, guess: bool) -> Any:
+        """The result of a function whose sizes depend on values, of which some are not known, as meta tensors.
+
+        Raises:
+            TraceError: the sizes depend on the unknown values, and are not to be guessed.
+        """
+        results = [self._filled(function, args, kwargs, number) for number in ((0,) if guess else (0, 1))]
+        found = [[tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in leaves(each)] for each in results]
+        numbers = any(isinstance(v, bool | int | float) for v in found[0])
+        if not guess and (numbers or found[0] != found[1]):
+            raise unknown(getattr(function, "__name__", str(function)))
+        return apply(lambda value: blank(value) if isinstance(value, torch.Tensor) else value, results[0])
+
+    def _filled(self, function: Callable[..., Any], args: Any, kwargs: Any, number: int) -> Any:
+        """The result with every unknown value taken for `number`; arguments are copies, as they may be changed."""
+
+        def fill(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return self._substitute(value)
+            return self._real[id(value)].clone() if self.know(value) else self.guess(value, number)
+
+        with torch.no_grad():
+            return function(*apply(fill, args), **apply(fill, kwargs))
+
+    def guess(self, meta: torch.Tensor, number: int = 0) -> torch.Tensor:
+        """What stands for the unknown values of `meta`."""
+        return torch.full(meta.shape, number, dtype=meta.dtype, device=self.device)
+
+    def forget_written(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """Forget the values of what `function` is about to overwrite with unknown ones, and of all views of it."""
+        if not writes(getattr(function, "__name__", ""), kwargs):
+            return
+        written = self.of(kwargs.get("out", args[0] if args else None))
+        if written is not None:
+            storage = written.untyped_storage().data_ptr()
+            self._real = {key: t for key, t in self._real.items() if t.untyped_storage().data_ptr() != storage}
 
     def _tells(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and (value.is_floating_point() or self.compares_floats(value))
@@ -94,3 +139,11 @@ class Values:
         if not real.is_meta:
             self._real[id(meta)], self._meta[id(real)] = real, meta
             self._alive += [meta, real]
+
+
+def unknown(reader: str) -> TraceError:
+    """The error of a forward that reads, by `reader`, values which are not known."""
+    return TraceError(
+        f"the model reads the values of a tensor ({reader}) without having them; trace it with real inputs and weights, "
+        "or declare the module that does it a leaf"
+    )
