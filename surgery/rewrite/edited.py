@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.graph.codegen import EditedTrace, edit_of, set_edit
@@ -27,11 +28,13 @@ class EditedScope(EditedTrace):
         steps: the edits of each commit.
         aliases: `aliases_of` the module before each step: what stands in several places is recorded under the first.
         originals: modules that were taken out, on the meta device, by their paths below this one.
+        dtype: of the module when they were taken out.
     """
 
     steps: Steps = ()
     aliases: tuple[Mapping[str, str], ...] = ()
     originals: Mapping[str, nn.Module] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
 
     def __deepcopy__(self, memo: Any) -> EditedScope:
         """Copies of the module share its recordings, which say themselves when they apply."""
@@ -58,9 +61,11 @@ class EditedScope(EditedTrace):
         for bound in (each for step in self.steps for each in step):
             for name in bound.modules.values():
                 delattr(twin, name)
+        was_cast = _dtype(twin) != self.dtype  # what is gone has not followed
         for path, original in self.originals.items():
             parent, _, name = path.rpartition(".")
-            twin.get_submodule(parent).register_module(name, shadow(original))
+            old = shadow(original)
+            twin.get_submodule(parent).register_module(name, old.to(_dtype(twin)) if was_cast else old)
         return twin.train(module.training)
 
 
@@ -102,6 +107,7 @@ def edit_scope(
             (*(before.steps if before else ()), tuple(bound)),
             (*(before.aliases if before else ()), aliases),
             {**{path: shadow(old) for path, old in originals.items()}, **(before.originals if before else {})},
+            before.dtype if before else _dtype(module),
         ),
     )
 
@@ -118,3 +124,8 @@ def _take_apart(module: nn.Module, aliases: Mapping[str, str]) -> None:
         if path != first and aliases.get(path) == path:
             parent, _, name = path.rpartition(".")
             module.get_submodule(parent).register_module(name, sharing(module.get_submodule(path)))
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """That of its first floating-point parameter."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)

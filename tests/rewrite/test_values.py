@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,3 +100,16 @@ def test_values_that_rest_on_replaced_weights_cannot_be_read():
     with pytest.raises(GuardError, match=r"reads the values of a tensor \(Tensor.item\) without having them") as caught:
         without_replaced_weights(given=False)(**call(2))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["DiTTransformer2DModel", "MochiTransformer3DModel"])
+def test_a_student_that_lost_a_block_is_cast(name: str, tmp_path: Path) -> None:
+    case = next(case for case in all_cases() if case.name == name)
+    student = surgery.rewrite(case.model(), [drop_blocks(layers=indices(1))], case.example())
+    surgery.save(student, tmp_path / "student")
+    inputs = {
+        key: value.bfloat16() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for key, value in case.example().items()
+    }
+    for each in (student, surgery.load(tmp_path / "student")):
+        assert each.to(torch.bfloat16)(**inputs)[0].dtype == torch.bfloat16
