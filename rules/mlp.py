@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import fx, nn
 
 from surgery.errors import RewriteError
@@ -38,7 +38,7 @@ class MLPRatio(Rule):
     """
 
     pattern: Pattern = node("mlp")
-    ratio: PositiveFloat
+    ratio: PositiveFloat = Field(allow_inf_nan=False)
     inherit: Policy = "projections"
     loss: Literal["l1", "l2", "huber"] = "l2"
 

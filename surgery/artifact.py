@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
+from surgery.operators.registry import is_known
 from surgery.rewrite import Edit
 from surgery.rewrite.commit import Record, make_modules, record_of, rewire, rewired_aliases, set_record
 from surgery.trace.shadow import shadow
@@ -49,12 +51,14 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     Each file appears whole or not at all, the weights first.
 
     Raises:
-        ArtifactError: the model is of no diffusers class, or the folder cannot be written.
+        ArtifactError: the model is of no diffusers class, it has operators that could not be read back, or the folder
+            cannot be written.
     """
     folder = Path(folder)
     name = type(student).__name__
     _model_class(name)
     record = record_of(student)
+    _require_known(record.edits if record else ())
     weights = dump_tensors(_unshared(student.state_dict()))
     description = Description(
         model_class=name,
@@ -65,6 +69,18 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / DESCRIPTION, description.model_dump_json(indent=2).encode())
     return folder
+
+
+def _require_known(edits: Iterable[Edit]) -> None:
+    """Raise ArtifactError if an operator of the student is not in the registry."""
+    for edit in edits:
+        made = getattr(edit.replacement, "modules", {"": edit.replacement}).values()
+        for operator in (getattr(each, "operator", None) for each in made):
+            if operator is not None and not is_known(operator):
+                raise ArtifactError(
+                    f"{edit.path}: {type(operator).__name__} could not be read back: it is no operator of the library; "
+                    "add it to surgery/operators/registry.py"
+                )
 
 
 def load(folder: str | Path) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError
 
@@ -50,6 +50,11 @@ Operator = Annotated[Known, Field(discriminator="kind")]
 """Any known operator config; as a pydantic field it is read back as the right class."""
 
 _ADAPTER: TypeAdapter[Known] = TypeAdapter(Operator)
+
+
+def is_known(operator: OperatorConfig) -> bool:
+    """Whether `operator` is read back from JSON as what it is."""
+    return isinstance(operator, get_args(Known))
 
 
 def operator_from_data(data: Mapping[str, object]) -> Known:

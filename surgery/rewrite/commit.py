@@ -18,10 +18,9 @@ from surgery.graph.state import own_class
 from surgery.rewrite.edit import Edit, rewired_scopes
 from surgery.rewrite.edited import aliases_of, edit_scope
 from surgery.rewrite.make import Maker
-from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try
+from surgery.rewrite.plan import Edited, Plan, edited_recordings, plan_and_try, traced
 from surgery.rewrite.quiet import without_collection
 from surgery.rewrite.rule import Rule
-from surgery.trace import trace
 from surgery.trace.shadow import shadow
 from surgery.trace.tracer import record
 
@@ -68,12 +67,11 @@ def rewrite(
     Raises:
         MatchError, RewriteError: see `plan`; also if two rules claim the same module.
     """
-    if not isinstance(model, ModelGraph):
-        model = trace(model, inputs or {})
+    graph = traced(model, inputs, "rewrite")
     with without_collection():
-        planned, edited = plan_and_try(model, rules)
+        planned, edited = plan_and_try(graph, rules)
         require_no_conflicts(planned)
-        return _commit(model, planned.edits, edited, seed)
+        return _commit(graph, planned.edits, edited, seed)
 
 
 def require_no_conflicts(planned: Plan) -> None:

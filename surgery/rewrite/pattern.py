@@ -303,7 +303,15 @@ def repeated(test: NodeTest, at_least: int = 2, at_most: int | None = None) -> R
 
 
 def _named(tests: Iterable[NodeTest], named: Mapping[str, NodeTest]) -> dict[str, NodeTest]:
-    return dict(zip(names(), tests, strict=False)) | dict(named)
+    lettered = dict(zip(names(), tests, strict=False))
+    twice = next(iter(lettered.keys() & named.keys()), None)
+    if twice is not None:
+        raise MatchError(
+            f"pattern: the name {twice!r} is given twice, as nodes without one are a, b, c, ...; choose another"
+        )
+    if not lettered and not named:
+        raise MatchError("pattern: there are no nodes to match; give one at least, such as node('mlp')")
+    return lettered | dict(named)
 
 
 def _test(pattern: _Pattern) -> _Test:

@@ -73,9 +73,24 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         MatchError: a rule applies nowhere, or names a layer that does not exist.
         RewriteError: a replacement does not keep the shape or dtype of what it replaces, or its graph is not well-formed.
     """
-    if not isinstance(model, ModelGraph) and inputs is None:
-        raise RewriteError("plan: a model that is not traced needs inputs=, the keyword arguments of a forward call")
-    return plan_and_try(model if isinstance(model, ModelGraph) else trace(model, inputs or {}), rules)[0]
+    return plan_and_try(traced(model, inputs, "plan"), rules)[0]
+
+
+def traced(model: nn.Module | ModelGraph, inputs: Mapping[str, Any] | None, what: str) -> ModelGraph:
+    """The graph of `model`.
+
+    Raises:
+        RewriteError: it is none and no model, or has no inputs by name, which `what` needs.
+    """
+    if isinstance(model, ModelGraph):
+        return model
+    if not isinstance(model, nn.Module):
+        raise RewriteError(
+            f"{what}: the model is to be an nn.Module or its graph, and this is neither: {model!r}"[:300]
+        )
+    if not isinstance(inputs, Mapping):
+        raise RewriteError(f"{what}: a model that is not traced needs inputs=, the keyword arguments of a forward call")
+    return trace(model, inputs)
 
 
 def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited]:

@@ -175,6 +175,10 @@ class Planner:
         matched, where = group[0], f"{rule.name} at {group[0].path}"
         site = rule.place(matched)
         require_modules(resizing, site, where)
+        if matched.unit in [item.path for item in site.items.values()]:
+            raise RewriteError(
+                f"{where}: resizes what matched itself; return a Replacement, or match the modules in it"
+            )
         modules = {name: site[name] for name in {**resizing.modules, **_sources(resizing)}}
         places = {name: self._places[id(item.module)] for name, item in modules.items()}
         if id(first := site.first.module) in self._swapped:

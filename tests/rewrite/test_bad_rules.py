@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+import torch
 from torch import nn
 
 import surgery
-from surgery.errors import ConfigError, MatchError, RewriteError
+from surgery.errors import ArtifactError, ConfigError, MatchError, RewriteError
 from surgery.operators import MLP, HyenaX, JoinerDims, MixerDims
 from surgery.rewrite import (
     Call,
@@ -18,17 +19,19 @@ from surgery.rewrite import (
     New,
     Pattern,
     Replacement,
+    Resizing,
     Rewiring,
     Rule,
     Site,
     block,
     chain,
+    consecutive,
     fork,
     indices,
     node,
 )
 from surgery.rewrite.pattern import GraphPattern
-from surgery.rules import drop_blocks, duplicate_blocks, parallel_pairs, replace_attention, share_blocks
+from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from tests.compat.models import inputs as family_inputs
 from tests.compat.models import original
 from tests.rewrite.gates import Gate, whole_state
@@ -412,3 +415,39 @@ def test_the_order_that_matters_may_be_chosen():
 def test_a_layer_that_does_not_exist():
     refused("indices(5): no such layer: 5; the model's layers are 0 to 1",
             lambda: surgery.plan(GRAPH, [UserRule(pattern=block(), layers=indices(5))]), MatchError)  # fmt: skip
+
+
+def test_patterns_without_nodes_or_with_a_name_given_twice():
+    with pytest.raises(MatchError, match="the name 'a' is given twice"):
+        chain(node("mlp"), a=node("norm"))
+    for empty in (chain, lambda: consecutive(node("mlp"), 0)):
+        with pytest.raises(MatchError, match="there are no nodes to match; give one at least"):
+            empty()
+
+
+def test_what_matched_cannot_be_resized_itself():
+    new = New(operator=Gate(), dims=JoinerDims(dim=8))
+    refused_rule(MLP_0 + "resizes what matched itself; return a Replacement", Resizing(modules={"a": new}))
+
+
+@pytest.mark.parametrize("act", [surgery.plan, surgery.rewrite])
+def test_models_and_inputs_that_are_none(act):
+    rules = [duplicate_blocks(layers=indices(1))]
+    for given in (None, torch.ones(1), [torch.ones(1)]):
+        with pytest.raises(RewriteError, match="a model that is not traced needs inputs=, the keyword arguments"):
+            act(original("dit"), rules, given)
+    for model in (None, nn.Linear):
+        with pytest.raises(RewriteError, match=r"the model is to be an nn\.Module or its graph, and this is neither"):
+            act(model, rules, {})
+
+
+def test_a_student_that_could_not_be_read_back_is_not_written(tmp_path):
+    student = surgery.rewrite(GRAPH, [UserRule(gives=gated())])
+    with pytest.raises(ArtifactError, match="Gate could not be read back: it is no operator of the library; add it"):
+        surgery.save(student, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_an_infinite_ratio():
+    with pytest.raises(ConfigError, match=r"MLPRatio\.ratio: must be a finite number"):
+        mlp_ratio(float("inf"))
