@@ -68,8 +68,8 @@ def _with_fate(
     """Each tensor, and whether it stays in one of its places."""
     found: dict[int, tuple[Tensor, bool]] = {}
     for name, tensor in named:
-        _, stays = found.get(id(tensor), (tensor, False))
-        *modules, _ = outers(name)
+        _, stays = found.get(id(tensor), (tensor, not gone))
+        *modules, _ = outers(name) if not stays else [name]
         found[id(tensor)] = tensor, stays or not any(slots.of(path) in gone for path in modules)
     return list(found.values())
 
