@@ -27,15 +27,15 @@ from machine import RESULTS, machine, save
 from torch import nn
 
 from surgery import operators as ops
+from surgery.digits.judge import evaluate_samples, judge_for
 from surgery.errors import RewriteError
-from surgery.evaluate.quality import evaluate_samples, judge_for
 from surgery.models import load_pretrained
 from surgery.operators import MixerConfig, OperatorConfig, Policy
 from surgery.recipe import Recipe
-from surgery.rewrite import every
-from surgery.rewrite.commit import commit
+from surgery.rewriting import every
+from surgery.rewriting.commit import commit
 from surgery.rules import replace_attention, replace_mlp
-from surgery.runner import Prepared, prepare
+from surgery.run.stages import Prepared, prepare
 from surgery.training.batches import Batches
 from surgery.training.diffusion import predict
 from surgery.training.distil import LOSSES, STAGE, Distil, distil, distilled

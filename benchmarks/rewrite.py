@@ -26,8 +26,8 @@ from torch.fx.subgraph_rewriter import replace_pattern
 
 import surgery
 from surgery.operators import JoinerDims, OperatorConfig
-from surgery.rewrite import Call, New, Rewiring, Rule, Site, chain, node
-from surgery.trace.tracer import record
+from surgery.rewriting import Call, New, Rewiring, Rule, Site, chain, node
+from surgery.tracing.tracer import record
 
 SITES = (100, 1000, 3000)
 WIDTH = 8

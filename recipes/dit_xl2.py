@@ -4,7 +4,7 @@ Not a recipe itself. The latents are those of ImageNet at 256 x 256, scaled as t
 """
 
 from surgery.recipe import Distil, Evaluate, Finetune, Recipe
-from surgery.rewrite import Rule
+from surgery.rewriting import Rule
 
 
 def dit_xl2(rule: Rule) -> Recipe:

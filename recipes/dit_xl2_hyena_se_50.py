@@ -6,7 +6,7 @@ surgery plan recipes/dit_xl2_hyena_se_50.py
 from dit_xl2 import dit_xl2
 
 from surgery.operators import HyenaSE
-from surgery.rewrite import every
+from surgery.rewriting import every
 from surgery.rules import replace_attention
 
 recipe = dit_xl2(replace_attention(HyenaSE(kernel=4, causal=True), layers=every(2)))

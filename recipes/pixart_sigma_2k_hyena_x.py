@@ -5,7 +5,7 @@ surgery plan recipes/pixart_sigma_2k_hyena_x.py
 
 from surgery.operators import HyenaX
 from surgery.recipe import Distil, Finetune, Recipe
-from surgery.rewrite import indices
+from surgery.rewriting import indices
 from surgery.rules import replace_attention
 
 LAYERS = (8, 10, 12, 14, 16, 18, 20, 21, 22, 23, 24, 25, 26, 27)

@@ -5,7 +5,7 @@ surgery apply recipes/quickstart.py
 
 from surgery.operators import HyenaX
 from surgery.recipe import Distil, Evaluate, Finetune, Recipe
-from surgery.rewrite import every
+from surgery.rewriting import every
 from surgery.rules import replace_attention
 
 recipe = Recipe(

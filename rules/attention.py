@@ -8,14 +8,14 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from surgery.analysis.readers import readers_of
 from surgery.errors import RewriteError
-from surgery.graph.readers import readers_of
 from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_of, extra_features
-from surgery.rewrite.pattern import Pattern, node
-from surgery.rewrite.replacement import Call, New, Replacement, Rewiring
-from surgery.rewrite.rule import Rule
-from surgery.rewrite.selection import Selection, all_layers
-from surgery.rewrite.site import Site
+from surgery.rewriting.pattern import Pattern, node
+from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
+from surgery.rewriting.rule import Rule
+from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.site import Site
 from surgery.rules.core import PARAMETERS, Core, core_of
 
 Attention = Literal["self_attention", "joint_attention", "cross_attention"]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.graph.roles.primitives import is_linear, past_splits
-from surgery.graph.softmax import WrittenOut
+from surgery.analysis.roles.primitives import is_linear, past_splits
+from surgery.analysis.written_out import WrittenOut
 from surgery.graph.view import Key
-from surgery.rewrite.site import Item, Site, traced
+from surgery.rewriting.site import Item, Site, traced
 
 SOFTMAX_ATTENTION = "scaled_dot_product_attention"
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")

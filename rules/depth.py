@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from surgery.graph.readers import readers_of
-from surgery.graph.state import own_class
-from surgery.graph.streams import Stream
+from surgery.analysis.readers import readers_of
+from surgery.analysis.streams import Stream
 from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
-from surgery.rewrite.pattern import Pattern, block, consecutive
-from surgery.rewrite.replacement import Call, Copy, New, Rewiring, Sharing
-from surgery.rewrite.rule import Rule
-from surgery.rewrite.selection import Selection, all_layers
-from surgery.rewrite.site import Site
+from surgery.recording.state import own_class
+from surgery.rewriting.pattern import Pattern, block, consecutive
+from surgery.rewriting.replacement import Call, Copy, New, Rewiring, Sharing
+from surgery.rewriting.rule import Rule
+from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.site import Site
 
 
 class ParallelPairs(Rule):

@@ -8,10 +8,9 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import fx, nn
 
+from surgery.analysis.hidden_layer import HiddenLinear
+from surgery.analysis.roles.primitives import is_activation, name_of
 from surgery.errors import RewriteError
-from surgery.graph.hidden import HiddenLinear
-from surgery.graph.paths import child_path
-from surgery.graph.roles.primitives import is_activation, name_of
 from surgery.operators import (
     Activation,
     AnyOperator,
@@ -23,11 +22,12 @@ from surgery.operators import (
     Policy,
     linears_of,
 )
-from surgery.rewrite.pattern import Pattern, node
-from surgery.rewrite.replacement import New, Replacement, Resizing
-from surgery.rewrite.rule import Rule
-from surgery.rewrite.selection import Selection, all_layers
-from surgery.rewrite.site import Item, Site
+from surgery.recording.paths import child_path
+from surgery.rewriting.pattern import Pattern, node
+from surgery.rewriting.replacement import New, Replacement, Resizing
+from surgery.rewriting.rule import Rule
+from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.site import Item, Site
 
 
 class MLPRatio(Rule):

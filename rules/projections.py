@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from surgery.graph.roles import Role
+from surgery.analysis.roles import Role
 from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
-from surgery.rewrite.pattern import Pattern, chain, fork, node
-from surgery.rewrite.replacement import Call, New, Rewiring
-from surgery.rewrite.rule import Rule
-from surgery.rewrite.selection import Selection, all_layers
-from surgery.rewrite.site import Site
+from surgery.rewriting.pattern import Pattern, chain, fork, node
+from surgery.rewriting.replacement import Call, New, Rewiring
+from surgery.rewriting.rule import Rule
+from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.site import Site
 
 PIECES = node(function="chunk") | node(function="split") | node(function="tensor_split")
 

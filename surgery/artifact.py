@@ -19,9 +19,9 @@ from surgery.config import Config
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.operators.registry import is_known
-from surgery.rewrite import Edit
-from surgery.rewrite.commit import Record, make_modules, record_of, rewire, rewired_aliases, set_record
-from surgery.trace.shadow import shadow
+from surgery.recording.skeleton import skeleton
+from surgery.rewriting import Edit
+from surgery.rewriting.commit import Record, make_modules, record_of, rewire, rewired_aliases, set_record
 
 DESCRIPTION = "surgery.json"
 WEIGHTS = "model.safetensors"
@@ -62,7 +62,7 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     weights = dump_tensors(_unshared(student.state_dict()))
     description = Description(
         model_class=name,
-        base_config=json.loads(shadow(student).to_json_string()),  # type: ignore[operator]  # it writes into the config
+        base_config=json.loads(skeleton(student).to_json_string()),  # type: ignore[operator]  # it writes into the config
         commits=record.commits if record else (),
         sha256=hashlib.sha256(weights).hexdigest(),
     )
@@ -116,7 +116,7 @@ def _rebuild(description: Description) -> nn.Module:
     for edits in description.commits:
         aliases = rewired_aliases(student, edits)
         for path, old in make_modules(student, edits, seed=None).items():
-            replaced.setdefault(path, shadow(old))
+            replaced.setdefault(path, skeleton(old))
         rewire(student, edits, replaced, {}, aliases)
     if description.commits:
         set_record(student, Record(description.commits, replaced))

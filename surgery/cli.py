@@ -60,9 +60,9 @@ def apply(
         Print the result as JSON.
     """
     from surgery.progress import RichProgress
-    from surgery.runner import apply as run_recipe
-    from surgery.runner import prepare
-    from surgery.terminal import stage_table
+    from surgery.run.stages import apply as run_recipe
+    from surgery.run.stages import prepare
+    from surgery.run.terminal import stage_table
 
     if dry_run:
         return _show_plan(prepare(_load(recipe, set_), device).plan, as_json)
@@ -96,7 +96,7 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     as_json
         Print the plan as JSON.
     """
-    from surgery.runner import plan_recipe
+    from surgery.run.stages import plan_recipe
 
     return _show_plan(plan_recipe(_load(recipe, set_)), as_json)
 
@@ -130,12 +130,12 @@ def inspect(
         raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
 
     from surgery.files import write_atomically
-    from surgery.graph.diagram import draw_model
-    from surgery.graph.outline import outline
+    from surgery.graph.show.diagram import draw_model
+    from surgery.graph.show.tree import outline
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
-    from surgery.terminal import operator_tree
-    from surgery.trace import trace
+    from surgery.run.terminal import operator_tree
+    from surgery.tracing import trace
 
     loaded = load_skeleton(model)
     graph = trace(loaded, example_inputs(loaded))
@@ -165,12 +165,12 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     from dataclasses import asdict
 
     from surgery.files import write_atomically
-    from surgery.graph.diff import diff as compare
-    from surgery.graph.draw import draw_blocks
+    from surgery.graph.show.diff import diff as compare
+    from surgery.graph.show.draw import draw_blocks
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
-    from surgery.terminal import difference_view
-    from surgery.trace import trace
+    from surgery.run.terminal import difference_view
+    from surgery.tracing import trace
 
     one, other = map(load_skeleton, (a, b))
     inputs = example_inputs(one)
@@ -199,7 +199,7 @@ def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed
     seed
         Of the noise that they start from.
     """
-    from surgery.runner import sample_run
+    from surgery.run.stages import sample_run
 
     sample_run(run, out, count, seed, _progress())
     print(out)
@@ -216,8 +216,8 @@ def bench(run: Path, *, as_json: Json = False) -> None:
     as_json
         Print the figures as JSON.
     """
-    from surgery.runner import bench_run
-    from surgery.terminal import bench_table
+    from surgery.run.stages import bench_run
+    from surgery.run.terminal import bench_table
 
     figures = bench_run(run)
     if as_json:
@@ -235,8 +235,8 @@ def report(run: Path) -> None:
     run
         Folder of a finished run.
     """
-    from surgery.run_folder import RunFolder
-    from surgery.run_report import report_of
+    from surgery.run.folder import RunFolder
+    from surgery.run.report import report_of
 
     folder = RunFolder(run)
     folder.write("report.html", report_of(folder).encode())
@@ -276,7 +276,7 @@ def _load(recipe: Path, overrides: tuple[str, ...]) -> Recipe:
 
 
 def _show_plan(planned: Any, as_json: bool) -> None:
-    from surgery.terminal import plan_view
+    from surgery.run.terminal import plan_view
 
     if as_json:
         return _print_json(planned.model_dump(mode="json"))
@@ -288,7 +288,7 @@ def _show_kernels(as_json: bool) -> None:
     from dataclasses import asdict
 
     from surgery.operators.backends.report import devices, kernels
-    from surgery.terminal import kernel_tables
+    from surgery.run.terminal import kernel_tables
 
     known, at_hand = kernels(), devices()
     if as_json:

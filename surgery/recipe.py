@@ -14,7 +14,7 @@ from surgery.config import Config, did_you_mean, nearest
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
-from surgery.rewrite.rule import Rule
+from surgery.rewriting.rule import Rule
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
 

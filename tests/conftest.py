@@ -45,7 +45,7 @@ def write_recipe(tmp_path: Path, tiny_dit: Path) -> Callable[..., Path]:
             textwrap.dedent(f"""\
             from surgery.operators import HyenaX, SlidingWindow
             from surgery.recipe import Distil, Evaluate, Finetune, Recipe
-            from surgery.rewrite import every, indices
+            from surgery.rewriting import every, indices
             from surgery.rules import replace_attention
 
             recipe = Recipe(

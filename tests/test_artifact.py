@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import surgery
 from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import FullAttention, HyenaX, SlidingWindow
-from surgery.rewrite import indices
+from surgery.rewriting import indices
 from surgery.rules import replace_attention
-from tests.trace.test_exact import assert_same, dit, dit_inputs
+from tests.tracing.test_exact import assert_same, dit, dit_inputs
 
 operators = st.one_of(
     st.builds(HyenaX, kernel=st.integers(1, 9), causal=st.booleans()),

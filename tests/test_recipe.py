@@ -16,13 +16,13 @@ from surgery.config import Config
 from surgery.errors import ConfigError, RecipeError
 from surgery.operators import HyenaX, SlidingWindow
 from surgery.recipe import Distil, Evaluate, Finetune, Recipe, load_recipe
-from surgery.rewrite import every
+from surgery.rewriting import every
 from surgery.rules import replace_attention
 
 IMPORTS = """\
 from surgery.operators import HyenaX
 from surgery.recipe import Distil, Evaluate, Finetune, Recipe
-from surgery.rewrite import every
+from surgery.rewriting import every
 from surgery.rules import replace_attention
 """
 GOOD = f"""{IMPORTS}

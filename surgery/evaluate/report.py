@@ -49,7 +49,7 @@ class Report:
         grids: stage -> PNG of samples, all from the same noise.
         edits: keys path, rule, layer, replaced, operator, and params and flops with keys before and after.
         skipped: keys path, rule, layer, reason.
-        graph_svg: an SVG element, put on the page as it is: it must come from `surgery.graph.draw`.
+        graph_svg: an SVG element, put on the page as it is: it must come from `surgery.graph.show.draw`.
         recipe: the resolved recipe.
         versions: package -> version.
     """

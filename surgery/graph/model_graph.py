@@ -10,18 +10,18 @@ from functools import cached_property
 import networkx as nx
 from torch import fx, nn
 
-from surgery.graph.codegen import Record, forget, generate
-from surgery.graph.hidden import HiddenLayer, find_hidden_layer
-from surgery.graph.paths import child_path, outers
-from surgery.graph.roles import Operator, Role, find_operators
-from surgery.graph.roles.layers import block_layers, layer_of
-from surgery.graph.roles.operator import mixes, params_of
-from surgery.graph.roles.primitives import inputs_of, is_linear, shape_of
-from surgery.graph.roles.structure import Structure
-from surgery.graph.scope import Scope
-from surgery.graph.softmax import WrittenOut, find_written_out
-from surgery.graph.streams import Stream, find_streams
+from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
+from surgery.analysis.roles import Operator, Role, find_operators
+from surgery.analysis.roles.layers import block_layers, layer_of
+from surgery.analysis.roles.operator import mixes, params_of
+from surgery.analysis.roles.primitives import inputs_of, is_linear, shape_of
+from surgery.analysis.roles.structure import Structure
+from surgery.analysis.streams import Stream, find_streams
+from surgery.analysis.written_out import WrittenOut, find_written_out
 from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
+from surgery.recording.generated import Record, forget, generate
+from surgery.recording.paths import child_path, outers
+from surgery.recording.scope import Scope
 
 
 class ModelGraph:

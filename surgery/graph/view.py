@@ -9,12 +9,12 @@ import networkx as nx
 import torch
 from torch import fx
 
-from surgery.graph.paths import child_path, opened
-from surgery.graph.roles import Operator
-from surgery.graph.roles.layers import block_layers, layer_of
-from surgery.graph.roles.operator import mixes
-from surgery.graph.roles.primitives import SPLITS, is_layout, name_of, tensors
-from surgery.graph.scope import Scope
+from surgery.analysis.roles import Operator
+from surgery.analysis.roles.layers import block_layers, layer_of
+from surgery.analysis.roles.operator import mixes
+from surgery.analysis.roles.primitives import SPLITS, is_layout, name_of, tensors
+from surgery.recording.paths import child_path, opened
+from surgery.recording.scope import Scope
 
 Key = tuple[str, str]
 """A node of the view: the path of its scope, and its name there."""

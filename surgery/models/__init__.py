@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from surgery.artifact import is_artifact, load
+from surgery.digits import FOLDER as DIGITS_DIT
 from surgery.errors import ArtifactError, RecipeError
-from surgery.models.digits_dit import FOLDER as DIGITS_DIT
 from surgery.models.presets import preset
 
 BUILT_IN = {"digits-dit": DIGITS_DIT}

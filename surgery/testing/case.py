@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import MatchError
 from surgery.graph import ModelGraph
-from surgery.rewrite import Plan, Rule, plan
-from surgery.rewrite.commit import commit
-from surgery.trace import trace
+from surgery.rewriting import Plan, Rule, plan
+from surgery.rewriting.commit import commit
+from surgery.tracing import trace
 
 Inputs = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given, settings
 from torch import nn
 
-from surgery.rewrite import Rule
+from surgery.rewriting import Rule
 from surgery.testing import profiles
 from surgery.testing.case import Case
 from surgery.testing.compare import require

@@ -9,7 +9,7 @@ import networkx as nx
 from networkx.algorithms.isomorphism import DiGraphMatcher
 
 from surgery.graph.view import Key
-from surgery.rewrite.pattern import GraphPattern, Pattern, Repeated
+from surgery.rewriting.pattern import GraphPattern, Pattern, Repeated
 
 Match = frozenset[Key]
 

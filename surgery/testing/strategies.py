@@ -9,7 +9,7 @@ from typing import Any
 import networkx as nx
 from hypothesis import strategies as st
 
-from surgery.graph.roles import Role
+from surgery.analysis.roles import Role
 from surgery.graph.view import Key
 from surgery.operators import (
     ConcatProject,
@@ -23,8 +23,8 @@ from surgery.operators import (
     WeightedSum,
     ZeroJoin,
 )
-from surgery.rewrite import Pattern, Rule, Selection, all_layers, block, chain, every, fork, indices, node, repeated
-from surgery.rewrite.pattern import AnyOf, Except, GraphPattern, NodePattern, NodeTest, consecutive, names
+from surgery.rewriting import Pattern, Rule, Selection, all_layers, block, chain, every, fork, indices, node, repeated
+from surgery.rewriting.pattern import AnyOf, Except, GraphPattern, NodePattern, NodeTest, consecutive, names
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from surgery.testing.case import Case
 from surgery.testing.transformers import BlockSpec, ModelSpec, TinyTransformer, build, inputs

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from surgery.errors import RewriteError
 from surgery.progress import Progress, SilentProgress
-from surgery.rewrite import Edit, New, Resizing, Rewiring, Sharing
+from surgery.rewriting import Edit, New, Resizing, Rewiring, Sharing
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.data import LatentDataset

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from surgery.rewrite.commit import record_of
-from surgery.rewrite.edit import below
+from surgery.rewriting.commit import record_of
+from surgery.rewriting.edit import below
 from surgery.training.diffusion import predict
 
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from surgery.graph.scope import binder, unbind
-from surgery.graph.state import own_class
-from surgery.rewrite import Edit, Resizing, Rewiring
-from surgery.rewrite.edit import below
-from surgery.rewrite.replacement import Call, parse
+from surgery.recording.scope import binder, unbind
+from surgery.recording.state import own_class
+from surgery.rewriting import Edit, Resizing, Rewiring
+from surgery.rewriting.edit import below
+from surgery.rewriting.replacement import Call, parse
 
 
 def can_be_distilled(edit: Edit) -> bool:

@@ -18,9 +18,9 @@ from torch import nn
 
 import surgery
 from surgery.operators import HyenaX, MixerDims, SequenceMixer
-from surgery.rewrite import Replacement, Rule, Site, indices, node
+from surgery.rewriting import Replacement, Rule, Site, indices, node
 from surgery.rules import replace_attention
-from tests.rewrite.operators import Scale, ScaleMixer
+from tests.rewriting.operators import Scale, ScaleMixer
 
 Inputs = dict[str, Any]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.compat.models import FAMILIES, MAKERS, inputs, pair
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 
 def gradients(model: torch.nn.Module, name: str) -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.compat.models import FAMILIES, MAKERS, inputs, pair
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.compat.models import FAMILIES, MAKERS, inputs, original, pair
 from tests.compat.pipelines import pipeline
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 CONFIG = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v", "proj_out"])
 LOADABLE = ["sd3", "flux", "wan"]  # what diffusers has a LoRA loader for

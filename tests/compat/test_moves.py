@@ -11,7 +11,7 @@ from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks import apply_group_offloading
 
 from tests.compat.models import FAMILIES, MAKERS, inputs, pair
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 every_model = pytest.mark.parametrize("name", FAMILIES)
 every_maker = pytest.mark.parametrize("maker", MAKERS)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.compat.models import FAMILIES, MAKERS, pair
 from tests.compat.pipelines import pipeline, sample
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 
 @pytest.mark.parametrize("name", FAMILIES)

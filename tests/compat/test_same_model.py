@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surgery.rewrite.commit import record_of
+from surgery.rewriting.commit import record_of
 from tests.compat.models import FAMILIES, MAKERS, inputs, original, student, traced
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -12,7 +12,7 @@ from torch import nn
 import surgery
 from surgery.errors import GuardError
 from tests.compat.models import FAMILIES, inputs, original, pair, traced
-from tests.trace.test_exact import assert_same
+from tests.tracing.test_exact import assert_same
 
 
 def assert_follows(model: nn.Module, twin: nn.Module, name: str) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 import surgery
 from surgery.cli import main
-from surgery.graph.diff import Flow, Part, diff
+from surgery.graph.show.diff import Flow, Part, diff
 from surgery.models import load_skeleton
 from surgery.models.inputs import example_inputs
 from surgery.operators import HyenaX
-from surgery.rewrite import indices
+from surgery.rewriting import indices
 from surgery.rules import drop_blocks, parallel_pairs, replace_attention
 
 RULES = [

@@ -15,7 +15,7 @@ from surgery.errors import TraceError
 from surgery.models.inputs import example_inputs, probe, search
 from surgery.models.inputs.probe import Probe, unarithmetic
 from surgery.models.inputs.widths import solve
-from surgery.trace.shadow import shadow
+from surgery.recording.skeleton import skeleton
 from tests.classes import all_cases
 
 CASES = {case.name: case for case in all_cases()}
@@ -50,7 +50,7 @@ def test_inputs_of_every_class_run(name):
     with torch.no_grad():
         if is_large:
             with unarithmetic(), Probe():
-                shadow(model)(**pytree.tree_map_only(torch.Tensor, without_values, inputs))
+                skeleton(model)(**pytree.tree_map_only(torch.Tensor, without_values, inputs))
         else:
             model(**inputs)
 

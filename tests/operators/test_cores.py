@@ -27,7 +27,7 @@ from surgery.operators import (
 )
 from tests.operators.parity import build, tokens
 from tests.operators.twins import attend, attend_linearly, features, window_seen
-from tests.rewrite.operators import Scale
+from tests.rewriting.operators import Scale
 
 DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
 CROSS = [FullAttention(), GroupedQueryAttention(groups=1), LinearAttention(), LinearAttention(features="learned")]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.rewrite import Rule, indices
-from surgery.rewrite.commit import record_of
+from surgery.rewriting import Rule, indices
+from surgery.rewriting.commit import record_of
 from tests.classes.check import same_bits
 from tests.pairs.rules import RULES, Model
 

@@ -14,7 +14,7 @@ import surgery
 from surgery.errors import MatchError
 from surgery.graph import ModelGraph
 from surgery.operators import HyenaX, LinearAttention, SlidingWindow
-from surgery.rewrite import Rule, Selection, indices
+from surgery.rewriting import Rule, Selection, indices
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from tests.compat.models import FAMILIES, Inputs
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.rewrite import Rule
+from surgery.rewriting import Rule
 from tests.compat import models
 
 FAMILIES = list(models.FAMILIES)

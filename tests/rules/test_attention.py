@@ -16,7 +16,7 @@ from surgery.operators import (
     NeighbourhoodAttention,
     SlidingWindow,
 )
-from surgery.rewrite import indices
+from surgery.rewriting import indices
 from surgery.rules import replace_attention
 from surgery.testing import check_rule
 from tests.rules.students import check_student, graph, output

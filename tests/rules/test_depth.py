@@ -11,10 +11,10 @@ from torch import nn
 import surgery
 from surgery.errors import GuardError, MatchError, RewriteError
 from surgery.operators import SumDeltas, ZeroJoin
-from surgery.rewrite import indices
+from surgery.rewriting import indices
 from surgery.rules import drop_blocks, duplicate_blocks, parallel_pairs, replace_attention, share_blocks
 from tests.compat import models
-from tests.rewrite.operators import Scale
+from tests.rewriting.operators import Scale
 from tests.rules.students import FAMILIES, check_student, graph, output
 
 RULES = {

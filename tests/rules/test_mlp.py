@@ -7,7 +7,7 @@ import torch
 
 import surgery
 from surgery.operators import MLP, ConvMLP, GatedMLP, HyenaXMLP
-from surgery.rewrite import indices
+from surgery.rewriting import indices
 from surgery.rules import replace_mlp
 from tests.rules.students import check_student, graph, output
 

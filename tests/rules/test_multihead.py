@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import surgery
 from surgery.errors import MatchError
 from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, SlidingWindow
-from surgery.rewrite import every
+from surgery.rewriting import every
 from surgery.rules import drop_blocks, mlp_ratio, parallel_pairs, replace_attention
 from surgery.testing import check_rule
 

@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.graph.scope import forward_signature
 from surgery.models.inputs.makers import Given, Maker, Noise
 from surgery.models.inputs.probe import META, Probe, WidthError, unarithmetic
 from surgery.models.inputs.sizes import Config, candidate_sizes
 from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
-from surgery.rewrite.commit import skeleton_before
+from surgery.recording.scope import forward_signature
+from surgery.rewriting.commit import skeleton_before
 
 TRIALS, STEPS = 500, 150_000  # of forwards and of the torch functions in them, after which a search gives up
 TORCH, OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])

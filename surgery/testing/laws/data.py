@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from surgery.operators import OperatorConfig
 from surgery.operators.registry import Known
-from surgery.rewrite import Edit, Plan
-from surgery.rewrite.commit import commit
-from surgery.rewrite.selection import Top, Where
+from surgery.rewriting import Edit, Plan
+from surgery.rewriting.commit import commit
+from surgery.rewriting.selection import Top, Where
 from surgery.testing.case import Case
 from surgery.testing.compare import require, require_same, weights
 from surgery.testing.laws.matching import pattern_survives_json

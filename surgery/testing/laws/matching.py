@@ -7,8 +7,8 @@ from random import Random
 import networkx as nx
 from pydantic import TypeAdapter
 
-from surgery.rewrite.match import find_matches
-from surgery.rewrite.pattern import Pattern
+from surgery.rewriting.match import find_matches
+from surgery.rewriting.pattern import Pattern
 from surgery.testing import oracle
 from surgery.testing.case import Case
 from surgery.testing.compare import require

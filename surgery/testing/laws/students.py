@@ -15,12 +15,12 @@ from torch.utils import _pytree as pytree
 from surgery.artifact import load, save
 from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
-from surgery.graph.paths import child_path
-from surgery.graph.state import own_class
-from surgery.rewrite import Edit, New, Replacement, Resizing, Rewiring, Sharing
-from surgery.rewrite.commit import commit
-from surgery.rewrite.edit import below, rewired_scopes
-from surgery.rewrite.place import Anchors
+from surgery.recording.paths import child_path
+from surgery.recording.state import own_class
+from surgery.rewriting import Edit, New, Replacement, Resizing, Rewiring, Sharing
+from surgery.rewriting.commit import commit
+from surgery.rewriting.edit import below, rewired_scopes
+from surgery.rewriting.kinds.anchors import Anchors
 from surgery.testing.case import Case
 from surgery.testing.compare import codes, kinds, require, require_close, require_same, state_of, weights
 

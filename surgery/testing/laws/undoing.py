@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from torch import nn
 
 from surgery.errors import MatchError
-from surgery.rewrite import Rule, plan, rewrite, undo, where
-from surgery.rewrite.commit import RECORD, commit
+from surgery.rewriting import Rule, plan, rewrite, undo, where
+from surgery.rewriting.commit import RECORD, commit
 from surgery.testing.case import Case, Inputs
 from surgery.testing.compare import classes, codes, require, require_same, weights
-from surgery.trace import trace
+from surgery.tracing import trace
 
 
 def undo_gives_the_original_back(case: Case) -> None:

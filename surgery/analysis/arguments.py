@@ -1,0 +1,49 @@
+"""The arguments of a node by name, as its callee knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from surgery.analysis.roles.primitives import inputs_of
+from surgery.recording.paths import opened
+from surgery.recording.scope import Scope, binder, unbind
+
+
+def bound_arguments(scopes: Mapping[str, Scope], path: str, nodes: Sequence[fx.Node]) -> dict[str, Any]:
+    """What `nodes` of the scope at `path` are called with, as nodes and constants.
+
+    Of a module by the names of its forward's parameters; of a function by position, "0", and by keyword; of several nodes
+    the one tensor that flows in, as "input", if it is one.
+    """
+    if len(nodes) > 1:
+        entering = dict.fromkeys(s for node in nodes for s in inputs_of(node) if s not in nodes and s.op != "get_attr")
+        return {"input": next(iter(entering))} if len(entering) == 1 else {}
+    node = nodes[0]
+    if node.op == "call_module":
+        return binder(_class(scopes, path, node))(*node.args, **node.kwargs)
+    return {str(position): value for position, value in enumerate(node.args)} | dict(node.kwargs)
+
+
+def with_arguments(
+    scopes: Mapping[str, Scope], path: str, like: fx.Node, new: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments of the module call `like`, with those that are `new`.
+
+    Raises:
+        KeyError: the module takes no argument of that name.
+    """
+    cls = _class(scopes, path, like)
+    bound = binder(cls)(*like.args, **like.kwargs)
+    for name, value in new.items():
+        if name not in bound:
+            raise KeyError(name)
+        bound[name] = value
+    return unbind(cls, bound, len(like.args))
+
+
+def _class(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> Any:
+    inner = opened(scopes, path, node)
+    return scopes[inner].module_class if inner is not None else node.meta["module_class"]

@@ -1,0 +1,144 @@
+"""Attention: a product of three projections of tokens, (q k^T) v, in one call or written out, with softmax or without."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from surgery.analysis.roles.flow import Place
+from surgery.analysis.roles.found import Found, in_order, nodes_in, smallest_scope
+from surgery.analysis.roles.operator import Role
+from surgery.analysis.roles.primitives import (
+    factors_of,
+    inputs_of,
+    is_attention,
+    is_linear,
+    is_module,
+    is_product,
+    is_softmax,
+)
+from surgery.analysis.roles.structure import Structure
+from surgery.recording.paths import child_path
+
+Factors = tuple[frozenset[Place], ...]
+
+
+@dataclass(frozen=True)
+class Core:
+    """One (q k^T) v: where its result is, and the linear maps nearest above each of its three factors."""
+
+    place: Place
+    query: frozenset[Place]
+    key: frozenset[Place]
+    value: frozenset[Place]
+
+    @property
+    def projections(self) -> frozenset[Place]:
+        """All three."""
+        return self.query | self.key | self.value
+
+
+def find_cores(structure: Structure) -> list[Core]:
+    """Every product of three projections, in execution order; `nn.MultiheadAttention` has its own inside and is none."""
+    found = []
+    for place in structure.flow.order:
+        if is_module(place[1], (nn.MultiheadAttention,)):
+            continue
+        factors = _given(place) if is_attention(place[1]) else _written_out(structure, place)
+        projections = [frozenset(_projections(structure, factor)) for factor in factors]
+        if projections and all(projections):
+            found.append(Core(place, *projections))
+    return found
+
+
+def find_attention(structure: Structure, cores: list[Core]) -> list[Found]:
+    """Each attention: the smallest module that encloses a core and its projections, or those nodes of a block."""
+    found = [_multihead(place) for place in structure.flow.order if is_module(place[1], (nn.MultiheadAttention,))]
+    scopes: dict[str, list[Core]] = defaultdict(list)
+    for core in cores:
+        scopes[smallest_scope(structure, [core.place, *core.projections])].append(core)
+    for path, inside in scopes.items():
+        if structure.is_module(path):
+            found.append(Found(_role(structure, inside[0], path), path))
+        else:
+            found += [_subgraph(structure, group, path) for group in _groups(inside)]
+    return found
+
+
+def _multihead(place: Place) -> Found:
+    query, key = (place[1].args + tuple(place[1].kwargs.values()))[:2]
+    return Found("self_attention" if query is key else "cross_attention", child_path(*place))
+
+
+def _given(place: Place) -> list[Place]:
+    """Query, key and value of an attention in one call."""
+    path, node = place
+    given = dict(zip(("query", "key", "value"), node.args, strict=False)) | dict(node.kwargs)
+    return [(path, n) for name in ("query", "key", "value") if isinstance(n := given.get(name), fx.Node)]
+
+
+def _written_out(structure: Structure, place: Place) -> list[Place]:
+    """Query, key and value, if at `place` a product is multiplied once more; a softmax tells which is which."""
+    factors = [(place[0], factor) for factor in factors_of(place[1])]
+    for inner, other in zip(factors, factors[::-1], strict=True):
+        way = list(structure.flow.walk([inner], lambda p: is_product(p[1]) or _ends(structure, p)))
+        product = next((p for p in way if is_product(p[1])), None)
+        if product is not None:
+            first, second = ((product[0], factor) for factor in factors_of(product[1]))
+            return [first, second, other] if any(is_softmax(n) for _, n in way) else [other, first, second]
+    return []
+
+
+def _ends(structure: Structure, place: Place) -> bool:
+    return is_linear(place[1]) or is_attention(place[1]) or place in structure.residuals
+
+
+def _projections(structure: Structure, factor: Place) -> list[Place]:
+    """The linear maps nearest above `factor`."""
+    way = structure.flow.walk([factor], lambda place: _ends(structure, place), above=structure.spine)
+    return [place for place in way if is_linear(place[1])]
+
+
+def _role(structure: Structure, core: Core, path: str) -> Role:
+    query, key = structure.streams(core.query, path), structure.streams(core.key, path)
+    if not query & key:
+        return "cross_attention"
+    return "self_attention" if len(query | key) == 1 else "joint_attention"
+
+
+def _groups(cores: Iterable[Core]) -> list[list[Core]]:
+    """Cores of one scope, those that share projections together."""
+    groups: list[list[Core]] = []
+    for core in cores:
+        near = [g for g in groups if any(core.projections & other.projections for other in g)]
+        joined = [other for group in near for other in group]
+        groups = [g for g in groups if g not in near] + [[*joined, core]]
+    return groups
+
+
+def _subgraph(structure: Structure, cores: list[Core], path: str) -> Found:
+    """The projections, the cores, the output projection and all in between, as nodes of the scope at `path`."""
+    places: set[Place] = set()
+    for core in cores:
+        places |= core.projections | structure.flow.between(core.projections, core.place, path)
+    ends = nodes_in(structure, path, [core.place for core in cores])
+    inner = {*nodes_in(structure, path, places), *_down_to_linear(structure, path, ends)}
+    return Found(_role(structure, cores[0], path), path, in_order(structure, path, inner))
+
+
+def _down_to_linear(structure: Structure, path: str, starts: Iterable[fx.Node]) -> list[fx.Node]:
+    """From the result of an attention to its output projection; nothing if there is none before a residual addition."""
+    seen: list[fx.Node] = []
+    stack = [user for start in starts for user in start.users]
+    while stack:
+        node = stack.pop()
+        if node in seen or (path, node) in structure.residuals or not inputs_of(node):
+            continue
+        seen.append(node)
+        if is_linear(node):
+            return seen
+        stack += list(node.users)
+    return []

@@ -1,0 +1,158 @@
+"""The scopes of a model as one dataflow graph: calls are followed into the scopes that they enter, and out again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from surgery.analysis.roles.primitives import inputs_of, name_of, tensors
+from surgery.recording.paths import child_path, opened
+from surgery.recording.scope import Scope, binder, is_input
+
+Place = tuple[str, fx.Node]
+"""A node of the graph of the scope at a path; identical blocks share their nodes."""
+
+
+def never(place: Place) -> bool:  # noqa: ARG001
+    """Stop nowhere."""
+    return False
+
+
+def is_inside(path: str, outer: str) -> bool:
+    """Whether the module at `path` is that at `outer` or stands in it."""
+    return not outer or path == outer or path.startswith(f"{outer}.")
+
+
+class Flow:
+    """Dataflow through all scopes.
+
+    Attributes:
+        scopes: by path.
+        order: every place by its number in execution order; a call comes before what it runs.
+        callers: the calls of each module, by its path.
+    """
+
+    def __init__(self, scopes: Mapping[str, Scope]) -> None:
+        self.scopes = scopes
+        self.order: dict[Place, int] = {}
+        self.callers: dict[str, list[Place]] = defaultdict(list)
+        self._writes: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        self._above: dict[Place, list[Place]] = {}
+        self._enter("")
+
+    def _enter(self, path: str) -> None:
+        for node in self.scopes[path].graph.nodes:
+            place = (path, node)
+            self.order.setdefault(place, len(self.order))
+            if node.op == "call_module":
+                inner = child_path(path, node)
+                known = inner in self.callers
+                self.callers[inner].append(place)
+                if inner in self.scopes and not known:
+                    self._enter(inner)
+            elif name_of(node) == "setitem":
+                written, value = node.args[0], node.args[2]
+                if isinstance(written, fx.Node) and isinstance(value, fx.Node) and value not in self._writes[written]:
+                    self._writes[written].append(value)
+
+    def entered(self, place: Place) -> str | None:
+        """The path of the scope that the call at `place` enters; None if it enters none."""
+        return opened(self.scopes, *place)
+
+    def above(self, place: Place) -> list[Place]:
+        """What the tensors at `place` are computed from, one step up."""
+        if place not in self._above:
+            self._above[place] = list(dict.fromkeys(self._sources(place)))
+        return self._above[place]
+
+    def _sources(self, place: Place) -> list[Place]:
+        path, node = place
+        if node.op == "placeholder":
+            return self._arguments(path, node)
+        result = self._result(path, node)
+        if result is not None:
+            return [(result[0], leaf) for leaf in pytree.tree_leaves(result[1]) if isinstance(leaf, fx.Node)]
+        return [(path, source) for source in (*inputs_of(node), *self._writes.get(node, ()))]
+
+    def _arguments(self, path: str, node: fx.Node) -> list[Place]:
+        """What the callers of the scope at `path` pass for its placeholder `node`."""
+        recording = self.scopes[path].recordings[0]
+        taken = [i for i, leaf in enumerate(recording.in_leaves) if is_input(leaf)]
+        index = dict(zip(recording.graph.find_nodes(op="placeholder"), taken, strict=False)).get(node)
+        found = []
+        for caller, call in self.callers[path]:
+            leaves = _call_leaves(self.scopes[path], call)
+            if index is not None and len(leaves) == len(recording.in_leaves) and isinstance(leaves[index], fx.Node):
+                found.append((caller, leaves[index]))
+        return [place for place in found if tensors(place[1])]
+
+    def _result(self, path: str, node: fx.Node) -> tuple[str, Any] | None:
+        """If `node` is, or is taken out of, the result of an opened call: that scope, and its nodes in their places."""
+        if name_of(node) == "getitem" and isinstance(node.args[0], fx.Node):
+            outer = self._result(path, node.args[0])
+            if outer is None or not isinstance(outer[1], tuple | list | dict):
+                return None
+            return outer[0], outer[1][node.args[1]]  # type: ignore[index]
+        inner = self.entered((path, node))
+        if inner is None:
+            return None
+        recording = self.scopes[inner].recordings[0]
+        output = next(iter(recording.graph.find_nodes(op="output")))
+        results = output.args[0][: recording.out_spec.num_leaves]
+        return inner, pytree.tree_unflatten(results, recording.out_spec)
+
+    def walk(
+        self,
+        starts: Iterable[Place],
+        stop: Callable[[Place], bool] = never,
+        within: str = "",
+        above: Callable[[Place], list[Place]] | None = None,
+    ) -> Iterator[Place]:
+        """Every place that `starts` depend on, and they themselves, once each.
+
+        Args:
+            starts: where to begin.
+            stop: a place that is given, and not gone above.
+            within: a scope whose inputs are not gone above.
+            above: one step up; by default, all that a place depends on.
+        """
+        stack, step = list(starts), above or self.above
+        seen = set(stack)
+        while stack:
+            place = stack.pop()
+            yield place
+            if stop(place) or (place[0] == within and place[1].op == "placeholder"):
+                continue
+            for source in step(place):
+                if source not in seen and is_inside(source[0], within):
+                    seen.add(source)
+                    stack.append(source)
+
+    def between(self, tops: Collection[Place], bottom: Place, within: str) -> set[Place]:
+        """All places on the ways from any of `tops` down to `bottom` inside a scope, without the tops; maybe none."""
+        below: dict[Place, list[Place]] = defaultdict(list)
+        for place in self.walk([bottom], lambda p: p in tops, within):
+            for source in self.above(place):
+                below[source].append(place)
+        return set(reach((top for top in tops if top in below), lambda place: below[place])) - set(tops)
+
+
+def reach(starts: Iterable[Place], step: Callable[[Place], Iterable[Place]]) -> Iterator[Place]:
+    """`starts`, and all that repeated steps lead to, once each."""
+    stack = list(starts)
+    seen = set(stack)
+    while stack:
+        place = stack.pop()
+        yield place
+        for other in step(place):
+            if other not in seen:
+                seen.add(other)
+                stack.append(other)
+
+
+def _call_leaves(scope: Scope, call: fx.Node) -> list[Any]:
+    return pytree.tree_flatten(binder(scope.module_class)(*call.args, **call.kwargs))[0]

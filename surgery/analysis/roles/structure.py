@@ -1,0 +1,132 @@
+"""What all roles are told from: dataflow, residual additions, and which modules are blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import fx
+
+from surgery.analysis.roles.flow import Flow, Place
+from surgery.analysis.roles.primitives import (
+    ADDS,
+    ELEMENTWISE,
+    bare,
+    has_weights,
+    inputs_of,
+    is_activation,
+    is_attention,
+    is_product,
+    name_of,
+    shape_of,
+)
+from surgery.recording.paths import outers
+from surgery.recording.scope import Scope
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An addition of a sublayer's result to the stream that the sublayer reads.
+
+    Attributes:
+        stream, branch: the two things that are added; the stream is the one that the branch is computed from.
+        sublayer: every place on the ways from the stream to the addition.
+    """
+
+    stream: fx.Node
+    branch: fx.Node
+    sublayer: frozenset[Place]
+
+    @property
+    def is_nonlinear(self) -> bool:
+        """Whether the sublayer is more than one linear map."""
+        return any(is_attention(n) or is_product(n) or is_activation(n) for _, n in self.sublayer)
+
+
+class Structure:
+    """Dataflow of a model, and where it is joined.
+
+    Attributes:
+        flow: dataflow.
+        residuals: by the place of the addition, in execution order.
+        joined: paths of the scopes that hold the residual addition of a nonlinear sublayer: the blocks.
+        blocks: these, the root, and what holds blocks.
+    """
+
+    def __init__(self, scopes: Mapping[str, Scope]) -> None:
+        self.flow = Flow(scopes)
+        self.residuals: dict[Place, Residual] = {}
+        for place in self.flow.order:
+            residual = self._residual(place)
+            if residual is not None:
+                self.residuals[place] = residual
+        self.joined = {place[0] for place, residual in self.residuals.items() if residual.is_nonlinear}
+        self.blocks = {outer for path in self.joined for outer in outers(path) if outer in scopes} | {""}
+
+    def _residual(self, place: Place) -> Residual | None:
+        path, node = place
+        added = inputs_of(node)
+        if name_of(node) not in ADDS or [shape_of(n) for n in added] != 2 * [shape_of(node)]:
+            return None
+        for stream, branch in (added, added[::-1]):
+            for origin in self._origins(path, stream):
+                sublayer = self._sublayer(path, origin, branch)
+                if sublayer:
+                    return Residual(stream, branch, sublayer)
+        return None
+
+    def _origins(self, path: str, stream: fx.Node) -> Iterator[fx.Node]:
+        """What `stream` is a view of, and, where that is a residual sum itself, what that added to, and so on."""
+        while True:
+            *_, origin = bare(stream)
+            yield origin
+            known = self.residuals.get((path, origin))
+            if known is None:
+                return
+            stream = known.stream
+
+    def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[Place]:
+        """The places between two nodes of one graph, if learned weights are among them."""
+        if not self.depends(path, bottom, top):
+            return frozenset()
+        places = self.flow.between({(path, top)}, (path, bottom), path)
+        return frozenset(places if any(has_weights(node) for _, node in places) else ())
+
+    def depends(self, path: str, node: fx.Node, other: fx.Node) -> bool:
+        """Whether `node` may be computed from `other`, of the same graph; what comes before that need not be searched."""
+        order = self.flow.order
+        first = order[path, other]
+        stack, seen = [node], {node}
+        while stack:
+            node = stack.pop()
+            if node is other:
+                return True
+            new = [s for s in inputs_of(node) if s not in seen and order[path, s] >= first]
+            seen.update(new)
+            stack += new
+        return False
+
+    def spine(self, place: Place) -> list[Place]:
+        """One step up along the tokens: past gates, biases and whatever else a sublayer or a modulation brings in."""
+        above = self.flow.above(place)
+        if place in self.residuals:
+            return [(place[0], self.residuals[place].stream)]
+        if is_attention(place[1]):
+            return above[:1]
+        if name_of(place[1]) in ELEMENTWISE:
+            shape = shape_of(place[1])
+            return [source for source in above if shape_of(source[1]) == shape] or above
+        return above
+
+    def streams(self, starts: Iterable[Place], within: str) -> set[Place]:
+        """The inputs (B, N, D) of the scope at `within` that are the tokens which `starts` are computed from."""
+        ends = {p for p in self.flow.walk(starts, within=within, above=self.spine) if _enters(p, within)}
+        return {place for place in ends if len(shape_of(place[1])) >= 3} or ends
+
+    def is_module(self, path: str) -> bool:
+        """Whether the scope at `path` can be one operator: blocks, and what holds blocks, cannot."""
+        return path not in self.blocks
+
+
+def _enters(place: Place, within: str) -> bool:
+    return place[0] == within and place[1].op == "placeholder"

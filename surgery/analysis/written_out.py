@@ -1,0 +1,185 @@
+"""Softmax attention that a forward writes out, softmax(q k^T / sqrt(K)) v: found in its graph and tried with numbers.
+
+There are too many ways to write it to tell them apart by their text: a scale may stand before the product, after it, or
+on both sides, keys may be transposed or an einsum may do it. So the nodes between three factors and a product are run on
+random numbers, and they are this attention if they give what `scaled_dot_product_attention` gives.
+
+Shape legend: B batch, H heads, N queries, M keys, K features of a head.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from surgery.analysis.readers import readers_of
+from surgery.analysis.roles.primitives import (
+    factors_of,
+    inputs_of,
+    is_layout,
+    is_product,
+    is_softmax,
+    name_of,
+    shape_of,
+)
+
+SCALINGS = {"mul", "rmul", "div", "truediv", "transpose", "permute", "swapaxes", "mT", "getattr"}
+"""What may stand between a factor and the product, besides layout: nothing that learns."""
+
+QUERIES, KEYS = 3, 5
+
+ModuleOf = Callable[[fx.Node], nn.Module]
+
+
+@dataclass(frozen=True)
+class WrittenOut:
+    """One attention.
+
+    Attributes:
+        nodes: what computes it from the factors, in execution order; the last gives the result.
+        query, key, value: what makes the factors: (B, H, N, K) and twice (B, H, M, K).
+    """
+
+    nodes: tuple[fx.Node, ...]
+    query: fx.Node
+    key: fx.Node
+    value: fx.Node
+
+    def readers(self, factor: fx.Node) -> Iterator[tuple[fx.Node, str]]:
+        """Which of the nodes read `factor`, and by which position or name they do."""
+        for node in self.nodes:
+            for name, argument in (*enumerate(node.args), *node.kwargs.items()):
+                if argument is factor:
+                    yield node, str(name)
+
+
+def find_written_out(graph: fx.Graph, module_of: ModuleOf) -> list[WrittenOut]:
+    """Every attention that the graph of a recording writes out.
+
+    Args:
+        graph: of a recording.
+        module_of: the module that a node calls; only those without parameters are run.
+    """
+    nodes = list(graph.nodes)
+    found = (_at(node, nodes, module_of) for node in nodes if is_product(node) and len(shape_of(node)) == 4)
+    return [each for each in found if each is not None]
+
+
+def _at(result: fx.Node, nodes: Sequence[fx.Node], module_of: ModuleOf) -> WrittenOut | None:
+    """The attention that `result` is the last product of."""
+    for weights, value in itertools.permutations(factors_of(result)):
+        between = _up_to_product(weights)
+        if between is None or not any(map(is_softmax, between)):
+            continue
+        *_, scores = between
+        for first, second in itertools.permutations(factors_of(scores)):
+            for query_way, key_way in itertools.product(_ways_up(first), _ways_up(second)):
+                inner = {result, *between, *query_way[:-1], *key_way[:-1]}
+                made = WrittenOut(tuple(n for n in nodes if n in inner), query_way[-1], key_way[-1], value)
+                if _is_closed(made) and _fits(made) and _computes_attention(made, module_of):
+                    return made
+    return None
+
+
+def _up_to_product(weights: fx.Node) -> list[fx.Node] | None:
+    """From `weights` up to the product of queries and keys: one tensor at a time, all of one shape."""
+    way = [weights]
+    while not is_product(way[-1]):
+        sources = _changed(way[-1])
+        if len(sources) != 1 or shape_of(sources[0]) != shape_of(weights):
+            return None
+        way += sources
+    return way
+
+
+def _ways_up(factor: fx.Node) -> list[list[fx.Node]]:
+    """From `factor` up through scalings and transpositions, as far as each of them."""
+    ways = [[factor]]
+    while (name_of(factor) in SCALINGS or is_layout(factor)) and len(sources := _changed(factor)) == 1:
+        factor = sources[0]
+        ways.append([*ways[-1], factor])
+    return ways
+
+
+def _changed(node: fx.Node) -> list[fx.Node]:
+    """The tensors that `node` computes with; of a cast not the one whose dtype it takes."""
+    return inputs_of(node)[:1] if is_layout(node) else inputs_of(node)
+
+
+def _is_closed(made: WrittenOut) -> bool:
+    """Whether nothing else reads what is computed on the way."""
+    inside = set(made.nodes)
+    return all(user in inside for node in made.nodes[:-1] for user in readers_of(node))
+
+
+def _fits(made: WrittenOut) -> bool:
+    """Whether the factors are laid out as a core takes them, and are arguments of nodes."""
+    if not all(any(made.readers(factor)) for factor in (made.query, made.key, made.value)):
+        return False
+    query, key, value = (shape_of(node) for node in (made.query, made.key, made.value))
+    same = len(query) == len(key) == 4 and key == value and query[:2] == key[:2] and query[3] == key[3]
+    return same and shape_of(made.nodes[-1]) == query
+
+
+def _computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
+    """Whether the nodes give softmax(q k^T / sqrt(K)) v, at sizes of which no two are equal."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        # Large scores, so that a wrong scale shows.
+        _random(node, tokens, generator) * (2 if node is not made.value else 1)
+        for node, tokens in ((made.query, QUERIES), (made.key, KEYS), (made.value, KEYS))
+    )
+    try:
+        result, precise = _run(made, {made.query: query, made.key: key, made.value: value}, module_of)
+    except Exception:  # whatever these nodes do at other sizes, it is not what is looked for
+        return False
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
+    if result.shape != expected.shape:
+        return False
+    return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)
+
+
+def _random(node: fx.Node, tokens: int, generator: torch.Generator) -> Tensor:
+    """Numbers in the dtype that `node` has."""
+    drawn = torch.randn(1, 2, tokens, shape_of(node)[3], device="cpu", generator=generator)
+    dtype: torch.dtype = node.meta["val"].dtype
+    return drawn.to(dtype)
+
+
+def _run(made: WrittenOut, values: dict[fx.Node, Tensor], module_of: ModuleOf) -> tuple[Tensor, bool]:
+    """The result, and whether single precision or better was kept all the way."""
+    precise = True
+    for node in made.nodes:
+        args = fx.node.map_arg(node.args, lambda n: _value(n, values))
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: _value(n, values))
+        if node.op == "call_function":
+            result = node.target(*args, **kwargs)  # type: ignore[operator]
+        elif node.op == "call_method":
+            result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            result = _without_dropout(module_of(node))(*args, **kwargs)
+        values[node] = result
+        precise = precise and torch.finfo(result.dtype).bits >= 32
+    return values[made.nodes[-1]], precise
+
+
+def _value(node: fx.Node, values: dict[fx.Node, Tensor]) -> Any:
+    """The tensor that is computed, or a number as it was when the model was traced."""
+    if node in values:
+        return values[node]
+    number = node.meta["val"]
+    if isinstance(number, Tensor):
+        raise TypeError(f"{node} is another tensor")
+    return number
+
+
+def _without_dropout(module: nn.Module) -> nn.Module:
+    if next(module.parameters(), None) is not None:
+        raise TypeError("a module that learns")
+    return nn.Identity() if isinstance(module, nn.Dropout) else module

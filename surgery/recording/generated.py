@@ -1,0 +1,250 @@
+"""Modules whose forward is generated from the recordings of their scope."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from surgery.errors import GuardError
+from surgery.recording.autocast import Regions, autocast_state
+from surgery.recording.checkpointing import Checkpointing
+from surgery.recording.guard import GuardFailed
+from surgery.recording.scope import Recording, Scope, binder, is_input, signature_of
+from surgery.recording.snapshot import Snapshot
+from surgery.recording.state import changed, own_class
+
+Record = Callable[..., None]  # see `surgery.tracing.tracer.record`
+MAX_RECORDINGS = 64
+_generated: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+@dataclass
+class Trace:
+    """What a module with a generated forward carries: its scope, and how to record it again."""
+
+    scope: Scope
+    record: Record
+
+    def __deepcopy__(self, memo: Any) -> Trace:
+        """Copies of a module share its recordings, which say themselves when they apply."""
+        return self
+
+    def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
+        carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
+        scopes = {inner.path: inner for inner in carried}
+        self.record(module, scopes, self.scope.path, args, kwargs)
+        generate(module, scopes, self.scope.path, self.record)
+
+
+class EditedTrace(Trace):
+    """A trace whose graphs were edited: the module's own class no longer says what it computes."""
+
+
+def trace_of(module: nn.Module) -> Trace | None:
+    """What `module` carries if its forward is generated."""
+    return vars(module).get("_surgery")
+
+
+def edit_of(module: nn.Module) -> EditedTrace | None:
+    """What `module` carries if its graph was edited."""
+    return vars(module).get("_surgery_edit")
+
+
+def set_edit(module: nn.Module, edit: EditedTrace | None) -> None:
+    """Let the forward of `module` be that of the edited graphs; None gives it its own forward back."""
+    if edit is None:
+        vars(module).pop("_surgery_edit", None)
+    else:
+        for recording in edit.scope.recordings:
+            recording.compile()
+        object.__setattr__(module, "_surgery_edit", edit)
+    module.__class__ = own_class(module) if edit is None else generated_class(own_class(module))
+
+
+def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: Record) -> None:
+    """Let every module at and below `module`, which stands at `path`, run the recordings of its scope."""
+    for below, child in module.named_modules():
+        scope = scopes.get(".".join(filter(None, (path, below))))
+        if scope is None:
+            continue
+        for recording in scope.recordings:
+            recording.compile()
+        if trace_of(child) is None:
+            child.__class__ = generated_class(own_class(child))
+            object.__setattr__(child, "_surgery", Trace(scope, record))
+
+
+def forget(module: nn.Module) -> None:
+    """Give `module` its own class and forward back, or those of its edited graph."""
+    vars(module).pop("_surgery", None)
+    if edit_of(module) is None:
+        module.__class__ = own_class(module)
+
+
+def generated_class(base: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of `base` under the same name whose `forward` runs the recordings that the module carries."""
+    if base not in _generated:
+        _generated[base] = _generate_class(base)
+    return _generated[base]
+
+
+def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
+    own_forward = base.forward  # torch.compile follows a function, but not every class, to its forward
+
+    @functools.wraps(own_forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trace: Trace | None = self._surgery
+        # A graph has no place for the recomputation of its calls, and the outcome is the same: its own code does it.
+        if trace is None or getattr(self, "gradient_checkpointing", False):
+            return own(self, *args, **kwargs)
+        return (run if trace.scope.path else run_root)(self, trace, args, kwargs)
+
+    def own(self: Any, *args: Any, **kwargs: Any) -> Any:
+        edit: EditedTrace | None = self._surgery_edit
+        if edit is None:
+            return own_forward(self, *args, **kwargs)
+        return (run if edit.scope.path else run_root)(self, edit, args, kwargs)
+
+    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+        return (_blank, (base,), *base.__reduce_ex__(self, protocol)[2:])
+
+    bind = staticmethod(binder(base))
+    body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
+    body |= {"_surgery_own_forward": own, "_surgery_edit": None}
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base,), body | names)
+
+
+def _blank(base: type[nn.Module]) -> nn.Module:
+    """An empty instance of the generated class, for unpickling."""
+    made = generated_class(base)
+    return made.__new__(made)
+
+
+def run(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The forward of `module`, from a recording that covers the call; one is made if there is none.
+
+    Raises:
+        GuardError: the module itself does not accept the inputs.
+    """
+    covered, result = _attempt(module, trace, args, kwargs)
+    # Autocast casts no meta tensors, so what it does to a forward cannot be recorded on the meta device.
+    is_own = not isinstance(trace, EditedTrace)
+    if not covered and is_own and (torch.compiler.is_compiling() or autocast_state()):
+        return module._surgery_own_forward(*args, **kwargs)
+    if not covered:
+        _extend(module, trace, args, kwargs, result)
+        covered, result = _attempt(module, trace, args, kwargs)
+    if not covered:
+        raise GuardError(f"{trace.scope.name}: {result}")
+    return result
+
+
+def _attempt(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+    """Whether a recording covers the call, and its result or, if none does, why not."""
+    base = own_class(module)
+    arguments = module._surgery_bind(*args, **kwargs)
+    leaves, spec = pytree.tree_flatten(arguments)
+    # An edited graph has no other code to fall back to: it runs under autocast too, and its guards tell dtypes.
+    signature = signature_of(base, leaves, spec, () if isinstance(trace, EditedTrace) else autocast_state())
+    failure = "no recording covers these inputs"
+    for recording in trace.scope.recordings:
+        if recording.signature != signature:
+            continue
+        change = changed(module, recording.state)
+        if change is not None:
+            failure = f"{change} is not what it was when the forward was recorded"
+            continue
+        inputs = list(filter(is_input, leaves))
+        before = Snapshot(module, inputs) if recording.has_late_guards and not _is_recorded(inputs) else None
+        try:
+            result = _outputs(recording, module, inputs)
+        except GuardFailed as failed:
+            failure = str(failed)
+            if before is not None:
+                before.restore()
+        else:
+            return True, recording.result(result, arguments)
+    return False, failure
+
+
+def _is_recorded(inputs: list[Any]) -> bool:
+    """Whether this call is itself being recorded or compiled, so that there is nothing to put back."""
+    return torch.compiler.is_compiling() or any(isinstance(i, torch.Tensor) and i.is_meta for i in inputs)
+
+
+def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
+    """What the graph gives; no autocast region of it stays open if it ends by an error."""
+    if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
+        outputs: list[Any] = Checkpointing(module, recording.graph).run(*inputs)
+        return outputs
+    if not recording.has_regions or torch.compiler.is_compiling():
+        return recording.function(module, *inputs)
+    before = Regions()
+    try:
+        return recording.function(module, *inputs)
+    except BaseException:
+        before.restore()
+        raise
+
+
+def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:
+    """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
+    scope = trace.scope
+    if len(scope.recordings) >= MAX_RECORDINGS:
+        raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")
+    if torch.compiler.is_compiling():
+        raise GuardError(f"{scope.name}: {why}; call the model once before it is compiled")
+    try:
+        trace.extend(module, args, kwargs)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error
+
+
+def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As `run`; what fails inside is reported as a GuardError that names the inputs at fault."""
+    try:
+        return run(module, trace, args, kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except (GuardError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
+        fault = _blame(own_class(module), trace.scope, args, kwargs)
+        raise GuardError(f"{fault}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _blame(base: type[nn.Module], scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Which inputs differ from the traced ones, in words."""
+    try:
+        now = named_leaves(binder(base)(*args, **kwargs))
+    except TypeError:
+        return "the call does not fit the model's forward"
+    if not scope.recordings:
+        return "the first call"
+    recording = scope.recordings[0]
+    then = named_leaves(pytree.tree_unflatten(recording.in_leaves, recording.in_spec))
+    words = [
+        f"{name} is {_shown(value)}, traced with {_shown(then.get(name))}"
+        for name, value in now.items()
+        if _shown(value) != _shown(then.get(name))
+    ]
+    return "; ".join(words) or "inputs of the traced sizes"
+
+
+def named_leaves(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a call's arguments by a readable name, e.g. `added_cond_kwargs['resolution']`."""
+    leaves, _ = pytree.tree_flatten_with_path(arguments)
+    return {pytree.keystr(path)[2:].replace("']", "", 1): leaf for path, leaf in leaves}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return repr(value)

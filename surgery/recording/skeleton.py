@@ -1,0 +1,131 @@
+"""A copy of the model on the meta device, on which the recording runs: the user's model is neither run nor changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.overrides import TorchFunctionMode
+
+from surgery.recording.generated import forget
+
+DEEPEST = 4  # containers and objects inside each other; deeper ones are taken to hold no tensors
+BOOKKEEPING = set(vars(nn.Module())) - {"training"}
+
+
+def blank(tensor: torch.Tensor) -> torch.Tensor:
+    """A meta tensor of the same sizes, strides and dtype that requires no gradient."""
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(blank(tensor), requires_grad=tensor.requires_grad)
+    return blank(tensor).requires_grad_(tensor.requires_grad and tensor.is_leaf)
+
+
+class _MetaCopies(TorchFunctionMode):
+    """Makes `copy.deepcopy` of a tensor that is neither parameter nor buffer land on the meta device too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), _meta(tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """`model`'s structure and Python state with every tensor on the meta device; gradient checkpointing is off.
+
+    Generated classes are taken back to those that they were generated from, and hooks are left out: they run when a
+    module is called, recorded or not.
+    """
+    with _MetaCopies():
+        return _copied(model, {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """As `skeleton`, but with the parameters of `model` itself, and copies of its other tensors."""
+    tensors = (each.tensor for each in owned_tensors(model).values() if isinstance(each.tensor, torch.Tensor))
+    return _copied(model, {id(t): t if isinstance(t, nn.Parameter) else t.detach().clone() for t in tensors})
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy of `model` whose tensors are those of `memo`, by the id of the old ones."""
+    hooks: dict[int, Any] = {id(hook): None for module in model.modules() for hook in _hooks(module).values()}
+    twin = copy.deepcopy(model, memo | hooks)
+    for module in twin.modules():
+        forget(module)
+        for name in _hooks(module):
+            del vars(module)[name]
+        if getattr(module, "gradient_checkpointing", False):
+            module.gradient_checkpointing = False  # type: ignore[assignment]
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+    return twin
+
+
+def _hooks(module: nn.Module) -> dict[str, Any]:
+    """What accelerate or diffusers put on `module` to move its weights around a call; none of it is the model's."""
+    names = ("_hf_hook", "_old_forward", "_diffusers_hook", "forward")
+    found = {name: vars(module)[name] for name in names if name in vars(module)}
+    return {} if list(found) == ["forward"] else found
+
+
+class Attribute(str):
+    """A key that is the name of an attribute of a plain object."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A tensor, or a block mask, that a module holds.
+
+    `path` is that of the attribute; `keys` lead further if that is a list, tuple, dict or plain object.
+    """
+
+    path: str
+    keys: tuple[Any, ...]
+    tensor: Any
+
+
+def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
+    """Parameters, buffers and plain tensor attributes of `model`, which stands at `root`, by `id`."""
+    found: dict[int, Owned] = {}
+    for path, module in model.named_modules(remove_duplicate=False, prefix=root):
+        attributes = {**vars(module), **module._parameters, **module._buffers}
+        for name, value in attributes.items():
+            if name not in BOOKKEEPING:
+                for keys, tensor in _tensors(value):
+                    found.setdefault(id(tensor), Owned(f"{path}.{name}" if path else name, keys, tensor))
+    return found
+
+
+def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, torch.Tensor | BlockMask):
+        yield keys, value
+    elif len(keys) < DEEPEST:
+        for key, item in _items(value):
+            yield from _tensors(item, (*keys, key))
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """What is in a container or a plain object, such as a helper that caches position embeddings."""
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, list | tuple):
+        return enumerate(value)
+    is_plain = hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) and not _is_code(value)
+    return ((Attribute(name), item) for name, item in vars(value).items()) if is_plain else ()
+
+
+def _is_code(value: Any) -> bool:
+    """Whether `value` is a function, a method or a module of Python, whose attributes are no state of the model."""
+    return isinstance(value, FunctionType | MethodType | ModuleType)

@@ -1,0 +1,50 @@
+"""Takes back what a recording did before one of its guards failed, so that another one starts from the same state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from surgery.recording.objects import is_object
+
+
+class Snapshot:
+    """Buffers of a module, inputs of a call, and the random number generators, as they are now."""
+
+    def __init__(self, module: nn.Module, inputs: Iterable[Any]) -> None:
+        inputs = list(inputs)
+        tensors = {id(t): t for t in (*module.buffers(), *inputs) if isinstance(t, Tensor)}.values()
+        self._tensors = [(tensor, _version(tensor), tensor.detach().clone()) for tensor in tensors]
+        self._objects = [(each, dict(vars(each))) for value in inputs for each in _objects(value)]
+        self._devices = [t.device.index for t in inputs if isinstance(t, Tensor) and t.is_cuda][:1]
+        self._states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._devices)]
+
+    def restore(self) -> None:
+        """Put everything back that has changed."""
+        with torch.no_grad():
+            for tensor, version, before in self._tensors:
+                if version is None or _version(tensor) != version:
+                    tensor.copy_(before)
+        for each, attributes in self._objects:
+            vars(each).clear()
+            vars(each).update(attributes)
+        torch.set_rng_state(self._states[0])
+        for device, state in zip(self._devices, self._states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often `tensor` has been changed; None if it does not tell, as in inference mode."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _objects(value: Any) -> Iterator[Any]:
+    """`value`, if it is an object whose attributes a graph can set, and those inside."""
+    if is_object(value):
+        yield value
+        for item in pytree.tree_leaves(vars(value)):
+            yield from _objects(item)

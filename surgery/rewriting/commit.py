@@ -1,0 +1,203 @@
+"""Committing a plan to a copy of the model, and taking it back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.errors import RewriteError
+from surgery.graph import ModelGraph
+from surgery.recording.generated import set_edit
+from surgery.recording.scope import Scope
+from surgery.recording.skeleton import skeleton
+from surgery.recording.state import own_class
+from surgery.rewriting.collection import without_collection
+from surgery.rewriting.edit import Edit, rewired_scopes
+from surgery.rewriting.edited_module import aliases_of, edit_scope
+from surgery.rewriting.make import Maker
+from surgery.rewriting.plan import Edited, Plan, edited_recordings, plan_and_try, traced
+from surgery.rewriting.rule import Rule
+from surgery.tracing.tracer import record
+
+RECORD = "_surgery_record"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a student carries with it.
+
+    Attributes:
+        commits: the edits of each call of `rewrite`, in order.
+        replaced: what stood where something else stands now, by path, the oldest of each place (on the meta device if
+            the student was loaded).
+    """
+
+    commits: tuple[tuple[Edit, ...], ...]
+    replaced: Mapping[str, nn.Module]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All edits, in order."""
+        return tuple(edit for edits in self.commits for edit in edits)
+
+
+def rewrite(
+    model: nn.Module | ModelGraph,
+    rules: Sequence[Rule],
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> nn.Module:
+    """Apply `rules` to a copy of `model`; all of them, or none.
+
+    Args:
+        model: the teacher, or its graph; never changed.
+        rules: see `plan`.
+        inputs: keyword arguments of a forward call, needed if `model` is not traced yet.
+        seed: of the new operators' random weights; each edit draws from its own stream.
+
+    Returns:
+        The student: an instance of the model's class whose untouched parts have the same weights and names.
+
+    Raises:
+        MatchError, RewriteError: see `plan`; also if two rules claim the same module.
+    """
+    graph = traced(model, inputs, "rewrite")
+    with without_collection():
+        planned, edited = plan_and_try(graph, rules)
+        require_no_conflicts(planned)
+        return _commit(graph, planned.edits, edited, seed)
+
+
+def require_no_conflicts(planned: Plan) -> None:
+    """Raise RewriteError if edits of the plan conflict."""
+    if planned.conflicts:
+        first = planned.conflicts[0]
+        more = f" (and {len(planned.conflicts) - 1} more)" if len(planned.conflicts) > 1 else ""
+        raise RewriteError(f"{first}{more}; {first.remedy}")
+
+
+def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> nn.Module:
+    """A copy of the traced model with `edits` made. It is given out only when every edit has succeeded."""
+    return _commit(graph, edits, edited_recordings(graph, edits), seed)
+
+
+def _commit(graph: ModelGraph, edits: Sequence[Edit], edited: Edited, seed: int) -> nn.Module:
+    student = copy.deepcopy(graph.model)
+    before = record_of(student)
+    replaced = dict(before.replaced) if before else {}
+    aliases = rewired_aliases(student, edits)
+    for path, old in make_modules(student, edits, seed).items():
+        replaced.setdefault(path, old)
+    rewire(student, edits, replaced, edited, aliases)
+    set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
+    return student
+
+
+def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) -> dict[str, nn.Module]:
+    """Put the new modules of `edits` into `student`, with random weights and, unless `seed` is None, what they inherit.
+
+    Returns:
+        What stood in their places before. The caller's random state is left alone.
+    """
+    replaced: dict[str, nn.Module] = {}
+    maker = Maker(student, seed)
+    with torch.random.fork_rng(devices=[]):
+        for edit in edits:
+            for path, new in maker.make(edit).items():
+                parent, _, name = path.rpartition(".")
+                old = student.get_submodule(parent)._modules.get(name)
+                if old is not None:
+                    replaced.setdefault(path, old)
+                put(student, path, new)
+    return replaced
+
+
+def rewired_aliases(student: nn.Module, edits: Sequence[Edit]) -> dict[str, dict[str, str]]:
+    """For each module whose graph `edits` change, what is the same in it before they are made."""
+    return {path: aliases_of(student.get_submodule(path)) for path in rewired_scopes(edits)}
+
+
+def rewire(
+    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], edited: Edited,
+    aliases: Mapping[str, Mapping[str, str]],
+) -> None:  # fmt: skip
+    """Let the modules of `student` whose graphs `edits` change run the edited graphs.
+
+    Args:
+        student: with all new modules.
+        edits: of one commit.
+        replaced: what they have taken out, by path.
+        edited: recordings with the edits made; of a loaded student none, they are recorded when it is called.
+        aliases: `rewired_aliases` from before they were made.
+    """
+    gone = {path for edit in edits if edit.place is not None for path in edit.paths}
+    for path, bound in rewired_scopes(edits).items():
+        module = student.get_submodule(path)
+        prefix = f"{path}." if path else ""
+        originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
+        edit_scope(
+            module, Scope(path, own_class(module)), edited.get(path, []), bound, originals, record, aliases[path]
+        )
+
+
+def undo(student: nn.Module) -> nn.Module:
+    """A copy of `student` with every edit taken back, bit for bit.
+
+    Raises:
+        RewriteError: `student` was not rewritten, or was loaded from an artifact, which holds no replaced weights.
+    """
+    known = record_of(student)
+    if known is None:
+        raise RewriteError(f"undo: this {type(student).__name__} was not rewritten by surgery")
+    missing = [path for path, old in known.replaced.items() if any(p.is_meta for p in old.parameters())]
+    if missing and not all(p.is_meta for p in student.parameters()):
+        raise RewriteError(
+            f"undo: the weights replaced at {missing[0]} are not in an artifact; load the base model instead"
+        )
+    original, old = copy.deepcopy((student, dict(known.replaced)))
+    restore(original, known, old)
+    return original
+
+
+def skeleton_before(model: nn.Module) -> nn.Module:
+    """A copy of `model` on the meta device as it was before any edit."""
+    twin = skeleton(model)
+    known = record_of(twin)
+    if known is not None:
+        restore(twin, known, known.replaced)
+    return twin
+
+
+def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) -> None:
+    """Give `model` what was `replaced` back, the newest first, and its own forwards."""
+    for path, old in reversed(list(replaced.items())):
+        put(model, path, old)
+    for path in rewired_scopes(known.edits):
+        set_edit(model.get_submodule(path), None)
+    for edit in reversed(known.edits):  # a later one may be inside a copy that an earlier one made
+        for path in edit.modules.values() if edit.place is not None else ():
+            parent, _, name = path.rpartition(".")
+            delattr(model.get_submodule(parent), name)
+    delattr(model, RECORD)
+
+
+def record_of(module: nn.Module) -> Record | None:
+    """The record of a student; None for a model that was never rewritten."""
+    return vars(module).get(RECORD)
+
+
+def set_record(student: nn.Module, record: Record) -> None:
+    """Attach `record`; as a plain attribute, so that it adds nothing to the `state_dict`."""
+    object.__setattr__(student, RECORD, record)
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Let the module at `path` be `module`."""
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).register_module(name, module)

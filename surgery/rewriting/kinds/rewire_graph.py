@@ -1,0 +1,261 @@
+"""Applying rewirings to the graph of a recording: a double-pushout rewrite with all matches fixed beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from surgery.analysis.arguments import bound_arguments, with_arguments
+from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, takes
+from surgery.errors import RewriteError
+from surgery.recording.paths import child_path
+from surgery.recording.scope import Recording, Scope
+from surgery.rewriting.kinds.anchors import Anchors, Place
+from surgery.rewriting.replacement import Call, Rewiring, parse
+
+Nodes = Mapping[str, tuple[fx.Node, ...]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A rewiring at its place: `modules` has the name that each new module gets in the module of the scope."""
+
+    rewiring: Rewiring
+    place: Place
+    modules: Mapping[str, str]
+
+
+def rewired(
+    recording: Recording, bound: Sequence[Bound], scopes: Mapping[str, Scope], aliases: Mapping[str, str] | None = None
+) -> Recording:
+    """`recording` with the edits `bound` made to a copy of its graph.
+
+    Args:
+        recording: of the scope that all of the edits are in.
+        bound: edits whose matches do not overlap.
+        scopes: of the model, which tell the parameters of the modules that are called.
+        aliases: other paths of modules by which `bound` knows them.
+
+    Raises:
+        RewriteError: the graph has not the matched nodes, a value that would be taken out is read by others, or the
+            result has a cycle.
+    """
+    graph = _copied(recording.graph)
+    for node in graph.find_nodes(op="call_module"):
+        node.target = (aliases or {}).get(str(node.target), node.target)
+    found = Anchors(graph).find(each.place for each in bound)
+    order = _Order(graph)
+    for each, nodes in zip(bound, found, strict=True):
+        _Edit(graph, each, nodes, scopes, order).make()
+    _restore_order(graph, order, recording.has_effects, bound[0].place.scope)
+    graph.lint()
+    # What was recorded under autocast, or of modules that are gone, says nothing about the edited graph.
+    signature = (recording.signature[0], (), *recording.signature[2:])
+    return dataclasses.replace(recording, graph=graph, signature=signature, state=_state(recording, bound))
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of `graph`. Arguments are set afterwards, as `fx` searches those that a node is created with for symbols."""
+    new, twins = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        twin = twins[node] = new.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+        twin.args = fx.node.map_arg(node.args, twins.__getitem__)
+        if node.kwargs:
+            twin.kwargs = fx.node.map_arg(node.kwargs, twins.__getitem__)
+        twin.meta.update(node.meta)
+    return new
+
+
+def _state(recording: Recording, bound: Sequence[Bound]) -> Any:
+    """The attributes that the forward read, without those of the matched modules, and without what other modules hold.
+
+    The latter is what edits change: a forward that asks for its first parameter reads the list of all of its modules. An
+    edited graph calls modules by their names.
+    """
+    anchors = (a for each in bound for group in each.place.nodes.values() for a in group if a.op == "call_module")
+    matched = {tuple(anchor.target.split(".")) for anchor in anchors}
+
+    def is_kept(entry: Any) -> bool:
+        path, name, _ = entry
+        full = (*path, name)
+        return name != "_modules" and not any(full[:n] in matched for n in range(1, len(full) + 1))
+
+    return tuple(entry for entry in recording.state if is_kept(entry))
+
+
+class _Order:
+    """Where each node stands: the number of an old node, and for new ones that of the node that they follow."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._rank: dict[fx.Node, tuple[int, int]] = {node: (n, 0) for n, node in enumerate(graph.nodes)}
+        self._tail: dict[int, fx.Node] = {n: node for node, (n, _) in self._rank.items()}
+
+    def of(self, node: fx.Node) -> tuple[int, int]:
+        """The rank of `node`."""
+        return self._rank[node]
+
+    def is_new(self, node: fx.Node) -> bool:
+        """Whether `node` was put in."""
+        return self._rank[node][1] > 0
+
+    def after(self, nodes: Iterable[fx.Node]) -> fx.Node:
+        """The last of `nodes`, or what was put in after it."""
+        return self._tail[max(self._rank[node] for node in nodes)[0]]
+
+    def add(self, node: fx.Node, after: fx.Node) -> None:
+        """Note that `node` was put in after the node `after`."""
+        number, place = self._rank[after]
+        self._rank[node] = (number, place + 1)
+        self._tail[number] = node
+
+
+class _Edit:
+    """One rewiring of a graph."""
+
+    def __init__(self, graph: fx.Graph, bound: Bound, nodes: Nodes, scopes: Mapping[str, Scope], order: _Order) -> None:
+        self._graph, self._rewiring, self._bound = graph, bound.rewiring, bound
+        self._nodes = nodes
+        self._scopes, self._path = scopes, bound.place.scope
+        self._order = order
+        self._new: dict[str, fx.Node] = {}
+        kept = bound.rewiring.read | set(bound.rewiring.keeps)
+        gone = [node for name, group in nodes.items() if name not in kept for node in group]
+        self._last = order.after(gone or [node for group in nodes.values() for node in group])
+
+    def make(self) -> None:
+        """Put in the calls, let all others read the new values, and take out what is not read any more."""
+        old = {value: self._existing(value) for value in self._rewiring.results}
+        users = {value: [(node, user) for node in nodes for user in node.users] for value, nodes in old.items()}
+        for call in self._rewiring.calls:
+            self._new[call.name] = self._call(call)
+        for value, by in self._rewiring.results.items():
+            new = self._value(by)
+            for node, user in users[value]:
+                if not is_guard(user):
+                    user.replace_input_with(node, new)
+        self._take_out()
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    def _value(self, value: str) -> Any:
+        """The node or constant that `value` names."""
+        name, argument, items = parse(value)
+        found = self._argument(name, argument) if argument else self._new.get(name) or self._result(name)
+        for item in items:
+            found = self._item(found, item) if isinstance(found, fx.Node) else found[item]
+        return found
+
+    def _argument(self, name: str, argument: str) -> Any:
+        bound = bound_arguments(self._scopes, self._path, self._nodes[name])
+        if argument not in bound:
+            known = ", ".join(bound) or "none"
+            raise RewriteError(f"{self._where(name)} has no argument {argument!r}; it has {known}")
+        return bound[argument]
+
+    def _result(self, name: str) -> fx.Node:
+        """The node whose result is that of the matched `name`: of several, the one that others read."""
+        nodes = self._nodes[name]
+        read = [n for n in nodes if any(user not in nodes and not is_guard(user) for user in n.users)]
+        if len(nodes) > 1 and len(read) != 1:
+            raise RewriteError(f"{self._where(name)} gives {len(read)} results to others; name a single one")
+        return read[0] if len(nodes) > 1 else nodes[0]
+
+    def _item(self, node: fx.Node, item: int | str) -> fx.Node:
+        known = next((user for user in node.users if takes(user, node, item)), None)
+        if known is not None and self._order.of(known) <= self._order.of(self._order.after([self._last])):
+            return known
+        return self._insert(lambda: self._graph.call_function(operator.getitem, (node, item)), [node])
+
+    def _existing(self, value: str) -> list[fx.Node]:
+        """The nodes that hold an old value now."""
+        name, argument, items = parse(value)
+        if argument is not None:
+            raise RewriteError(f"{self._where(name)}: {value} is an argument; only results can be replaced")
+        return items_of(self._result(name), items)
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def _call(self, call: Call) -> fx.Node:
+        given = {name: self._value(value) for name, value in call.arguments.items()}
+        args: tuple[Any, ...] = ()
+        if call.like is not None:
+            like = self._nodes[call.like][0]
+            try:
+                args, given = with_arguments(self._scopes, self._path, like, given)
+            except KeyError as error:
+                raise RewriteError(f"{self._where(call.like)} takes no argument {error}") from None
+        target = self._bound.modules.get(call.module) or str(self._nodes[call.module][0].target)
+        reads: list[fx.Node] = []
+        fx.node.map_arg((args, given), reads.append)
+        return self._insert(lambda: self._graph.call_module(target, args, given), reads)
+
+    def _insert(self, make: Any, reads: Sequence[fx.Node]) -> fx.Node:
+        """Put in a node after all that is taken out, or all that matched, and all that it reads."""
+        after = self._order.after([self._last, *reads])
+        with self._graph.inserting_after(after):
+            node: fx.Node = make()
+        self._order.add(node, after)
+        return node
+
+    def _take_out(self) -> None:
+        kept = self._rewiring.read | set(self._rewiring.keeps)
+        matched = {node: name for name, nodes in self._nodes.items() if name not in kept for node in nodes}
+        for node, name in reversed(matched.items()):
+            leak = next((user for user in readers_of(node) if user not in matched), None)
+            if leak is not None:
+                raise RewriteError(
+                    f"{self._where(name)} is also read by {leak.op if leak.op == 'output' else leak.name}, which is not "
+                    f"part of the match; replace that result too, or keep {name}"
+                )
+        for node in reversed(matched):
+            if not node._erased:
+                _erase(self._graph, node)
+
+    def _where(self, name: str) -> str:
+        node = self._nodes[name][0]
+        return child_path(self._path, node) if node.op == "call_module" else f"{self._path}:{node.name}"
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    """Take out `node`, with guards and views of its result, and views above that nothing else reads."""
+    for user in list(node.users):
+        _erase(graph, user)
+    if node._erased:  # as what the last of its users read
+        return
+    above = node.all_input_nodes
+    graph.erase_node(node)
+    for source in above:
+        if not source.users and is_view(source):
+            _erase(graph, source)
+
+
+def _restore_order(graph: fx.Graph, order: _Order, has_effects: bool, where: str) -> None:
+    """Let every node stand after all that it reads, in the old order as far as that goes."""
+    nodes = list(graph.nodes)
+    if all(order.of(source) <= order.of(node) for node in nodes for source in node.all_input_nodes):
+        return
+    waiting = {node: len(node.all_input_nodes) for node in nodes}
+    ready = [(order.of(node), n, node) for n, node in enumerate(nodes) if not waiting[node]]
+    heapq.heapify(ready)
+    ordered: list[fx.Node] = []
+    while ready:
+        *_, node = heapq.heappop(ready)
+        ordered.append(node)
+        for user in node.users:
+            waiting[user] -= 1
+            if not waiting[user]:
+                heapq.heappush(ready, (order.of(user), len(nodes) + len(ordered), user))
+    if len(ordered) < len(nodes):
+        stuck = next(node for node in nodes if waiting[node] and order.is_new(node))
+        raise RewriteError(f"{where or 'the model'}: the call of {stuck.target} would need its own result: a cycle")
+    old = [order.of(node) for node in ordered if not order.is_new(node)]
+    if has_effects and old != sorted(old):
+        raise RewriteError(f"{where or 'the model'}: the edit would change the order of operations with side effects")
+    for node in ordered:
+        graph._root.prepend(node)

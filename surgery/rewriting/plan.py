@@ -1,0 +1,143 @@
+"""Plans: which edits the rules make, which sites they skip and why, and what it costs. Planning changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import SerializeAsAny
+from torch import nn
+
+from surgery.config import Config
+from surgery.errors import MatchError, RewriteError
+from surgery.graph import ModelGraph
+from surgery.recording.scope import Recording
+from surgery.rewriting.conflict import Conflict, find_conflicts
+from surgery.rewriting.contract import Cost
+from surgery.rewriting.edit import Change, Edit, rewired_scopes
+from surgery.rewriting.edited_module import aliases_of, recorded_scope
+from surgery.rewriting.kinds.rewire_graph import rewired
+from surgery.rewriting.planner import Planner, Skipped, require_distinct_names
+from surgery.rewriting.rule import Rule
+from surgery.rewriting.totals import count_weights
+from surgery.tracing import trace
+
+Edited = dict[str, list[Recording]]
+
+
+class Total(Config):
+    """Counts of the whole model, `flops` for one forward on the traced inputs, `flops_mixing` of the edited operators.
+
+    `memory` is that of parameters and buffers, in bytes.
+    """
+
+    params: Change
+    flops: Change
+    flops_mixing: Change
+    memory: Change
+
+
+class Plan(Config):
+    """What `rules` do to a model.
+
+    Attributes:
+        edits, skipped, conflicts: in execution order of their sites.
+        total: of the whole model.
+    """
+
+    edits: tuple[SerializeAsAny[Edit], ...]
+    skipped: tuple[Skipped, ...]
+    conflicts: tuple[Conflict, ...]
+    total: Total
+
+    @property
+    def before(self) -> Cost:
+        """Cost of the model as it is."""
+        return Cost(self.total.params.before, self.total.flops.before, self.total.flops_mixing.before)
+
+    @property
+    def after(self) -> Cost:
+        """Cost of the student."""
+        return Cost(self.total.params.after, self.total.flops.after, self.total.flops_mixing.after)
+
+
+def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[str, Any] | None = None) -> Plan:
+    """Find where `rules` apply to `model` and check every replacement against the shapes around it.
+
+    Args:
+        model: a model, or its graph.
+        rules: applied together; each sees the model as it was before any of them.
+        inputs: keyword arguments of a forward call, needed if `model` is not traced yet.
+
+    Raises:
+        MatchError: a rule applies nowhere, or names a layer that does not exist.
+        RewriteError: a replacement does not keep the shape or dtype of what it replaces, or its graph is not well-formed.
+    """
+    return plan_and_try(traced(model, inputs, "plan"), rules)[0]
+
+
+def traced(model: nn.Module | ModelGraph, inputs: Mapping[str, Any] | None, what: str) -> ModelGraph:
+    """The graph of `model`.
+
+    Raises:
+        RewriteError: it is none and no model, or has no inputs by name, which `what` needs.
+    """
+    if isinstance(model, ModelGraph):
+        return model
+    if not isinstance(model, nn.Module):
+        raise RewriteError(
+            f"{what}: the model is to be an nn.Module or its graph, and this is neither: {model!r}"[:300]
+        )
+    if not isinstance(inputs, Mapping):
+        raise RewriteError(f"{what}: a model that is not traced needs inputs=, the keyword arguments of a forward call")
+    return trace(model, inputs)
+
+
+def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited]:
+    """The plan, and the edited recordings by scope, which show that the graphs are well-formed; see `plan`."""
+    if not rules:
+        raise MatchError("there are no rules to apply")
+    odd = rules if isinstance(rules, Rule) else next((rule for rule in rules if not isinstance(rule, Rule)), None)
+    if odd is not None:
+        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:300])
+    planner = Planner(graph)
+    for rule in rules:
+        planner.add(rule)
+    conflicts = find_conflicts(planner.edits)
+    if not conflicts:
+        require_distinct_names(planner.edits)
+    planned = Plan(
+        edits=tuple(planner.edits),
+        skipped=tuple(planner.skipped),
+        conflicts=tuple(conflicts),
+        total=_total(graph, planner.edits),
+    )
+    return planned, {} if conflicts else edited_recordings(graph, planner.edits)
+
+
+def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Edited:
+    """The recordings of every scope whose graph `edits` change, as they are afterwards.
+
+    Raises:
+        RewriteError: an edit does not give a well-formed graph.
+    """
+    edited: Edited = {}
+    for path, bound in rewired_scopes(edits).items():
+        module = graph.model.get_submodule(path)
+        known, aliases = recorded_scope(module, graph.scopes[path]), aliases_of(module)
+        edited[path] = [rewired(recording, bound, graph.scopes, aliases) for recording in known.recordings]
+    return edited
+
+
+def _total(graph: ModelGraph, edits: Sequence[Edit]) -> Total:
+    params, memory = count_weights(graph.model, edits)
+    return Total(
+        params=params,
+        flops=_sum(graph.flops, [e.flops for e in edits]),
+        flops_mixing=_sum(sum(e.flops_mixing.before for e in edits), [e.flops_mixing for e in edits]),
+        memory=memory,
+    )
+
+
+def _sum(before: int, changes: Sequence[Change]) -> Change:
+    return Change(before=before, after=before + sum(c.after - c.before for c in changes))

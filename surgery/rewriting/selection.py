@@ -1,0 +1,215 @@
+"""Which of the sites that a pattern matched a rule applies to: `every(2) & ~indices(1)`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from surgery.analysis.roles import block_layers
+from surgery.config import Config
+from surgery.errors import MatchError
+from surgery.rewriting.site import Site
+
+Predicate = Callable[[Site], bool]
+Metric = Callable[[Site], float]
+
+
+class _Selection(Config, ABC):
+    """Base of selections; `&`, `|` and `~` compose them."""
+
+    @abstractmethod
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths of the chosen ones of `sites`, all of one graph.
+
+        Raises:
+            MatchError: a layer is named that the model does not have.
+        """
+
+    def __and__(self, other: _Selection) -> Both:
+        return Both(left=self, right=other)
+
+    def __or__(self, other: _Selection) -> Either:
+        return Either(left=self, right=other)
+
+    def __invert__(self) -> Not:
+        return Not(inner=self)
+
+
+class AllLayers(_Selection):
+    """Every site, those outside of blocks too."""
+
+    kind: Literal["all"] = "all"
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """All paths."""
+        return {site.path for site in sites}
+
+    def __str__(self) -> str:
+        return "all_layers()"
+
+
+class Every(_Selection):
+    """The last of each group of `n` layers: for n = 2 the layers 1, 3, 5, ..., the paper's 50 %."""
+
+    kind: Literal["every"] = "every"
+    n: PositiveInt
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths in every n-th layer."""
+        return {s.path for s in sites if s.first.layer is not None and s.first.layer % self.n == self.n - 1}
+
+    def __str__(self) -> str:
+        return f"every({self.n})"
+
+
+class ThreeOfFour(_Selection):
+    """All but the first of each group of four layers: the paper's 75 %, which contains `every(2)`."""
+
+    kind: Literal["three_of_four"] = "three_of_four"
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths in layers 1, 2, 3, 5, 6, 7, ..."""
+        return {s.path for s in sites if s.first.layer is not None and s.first.layer % 4}
+
+    def __str__(self) -> str:
+        return "three_of_four()"
+
+
+class Indices(_Selection):
+    """The layers listed."""
+
+    kind: Literal["indices"] = "indices"
+    layers: tuple[int, ...] = Field(min_length=1)
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths in these layers; MatchError if the model has no such layer."""
+        there = set(block_layers(sites[0].graph.scopes).values()) if sites else set(self.layers)
+        missing = sorted(set(self.layers) - there)
+        if missing:
+            known = f"0 to {max(there)}" if there else "none"
+            raise MatchError(f"{self}: no such layer: {', '.join(map(str, missing))}; the model's layers are {known}")
+        return {site.path for site in sites if site.first.layer in self.layers}
+
+    def __str__(self) -> str:
+        return f"indices({', '.join(map(str, self.layers))})"
+
+
+class Where(_Selection):
+    """The sites of which a function holds; in JSON only its name is kept."""
+
+    kind: Literal["where"] = "where"
+    name: str
+    predicate: Predicate = Field(exclude=True, repr=False)
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths of which the function holds."""
+        return {site.path for site in sites if self.predicate(site)}
+
+    def __str__(self) -> str:
+        return f"where({self.name})"
+
+
+class Top(_Selection):
+    """The `n` sites of which a function gives the largest numbers; of equal ones the earlier. As `Where` in JSON."""
+
+    kind: Literal["top"] = "top"
+    n: PositiveInt
+    name: str
+    metric: Metric = Field(exclude=True, repr=False)
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths of the first `n` by the metric."""
+        return {site.path for site in sorted(sites, key=self.metric, reverse=True)[: self.n]}
+
+    def __str__(self) -> str:
+        return f"top({self.name}, {self.n})"
+
+
+class Both(_Selection):
+    """What two selections have in common."""
+
+    kind: Literal["and"] = "and"
+    left: Selection
+    right: Selection
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths that both choose."""
+        return self.left.select(sites) & self.right.select(sites)
+
+    def __str__(self) -> str:
+        return f"({self.left} & {self.right})"
+
+
+class Either(_Selection):
+    """What one of two selections chooses, or both."""
+
+    kind: Literal["or"] = "or"
+    left: Selection
+    right: Selection
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths that one chooses."""
+        return self.left.select(sites) | self.right.select(sites)
+
+    def __str__(self) -> str:
+        return f"({self.left} | {self.right})"
+
+
+class Not(_Selection):
+    """What a selection leaves."""
+
+    kind: Literal["not"] = "not"
+    inner: Selection
+
+    def select(self, sites: Sequence[Site]) -> set[str]:
+        """The paths that it does not choose."""
+        return {site.path for site in sites} - self.inner.select(sites)
+
+    def __str__(self) -> str:
+        return f"~{self.inner}"
+
+
+Selection = Annotated[
+    AllLayers | Every | ThreeOfFour | Indices | Where | Top | Both | Either | Not,
+    Field(discriminator="kind"),
+]
+
+for _composed in (Both, Either, Not):
+    _composed.model_rebuild()
+
+
+def all_layers() -> AllLayers:
+    """Select every site."""
+    return AllLayers()
+
+
+def every(n: int) -> Every:
+    """Select the last of each group of `n` layers (every second layer for n = 2: layers 1, 3, 5, ...)."""
+    return Every(n=n)
+
+
+def three_of_four() -> ThreeOfFour:
+    """Select three of each group of four layers, the paper's 75 %: layers 1, 2, 3, 5, 6, 7, ..."""
+    return ThreeOfFour()
+
+
+def indices(*layers: int) -> Indices:
+    """Select the layers with these numbers, counted from 0 in execution order."""
+    return Indices(layers=layers)
+
+
+def where(predicate: Predicate) -> Where:
+    """Select the sites of which `predicate` holds, e.g. `where(lambda site: site.operator.params > 10**6)`."""
+    return Where(name=_name(predicate), predicate=predicate)
+
+
+def top(metric: Metric, n: int) -> Top:
+    """Select the `n` sites with the largest `metric`, e.g. `top(lambda site: site.operator.flops, 4)`."""
+    return Top(n=n, name=_name(metric), metric=metric)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", None) or function)

@@ -1,0 +1,83 @@
+"""Parameters and bytes of a model before and after edits, of which a tensor in several places counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor, nn
+
+from surgery.recording.paths import outers
+from surgery.rewriting.edit import Change, Edit
+from surgery.rewriting.replacement import Resizing, Rewiring, Sharing
+
+
+def count_weights(model: nn.Module, edits: Sequence[Edit]) -> tuple[Change, Change]:
+    """Parameters, and bytes of parameters and buffers."""
+    slots = _Slots(model)
+    gone = {slots.of(path) for edit in edits for path in _replaced(edit)}
+    parameters = _with_fate(model.named_parameters(remove_duplicate=False), slots, gone)
+    buffers = _with_fate(model.named_buffers(remove_duplicate=False), slots, gone)
+    copied = [tensor for edit in edits for module in _copied(model, edit) for tensor in _tensors(module)]
+    copies = sum(tensor.numel() for tensor in copied if isinstance(tensor, nn.Parameter))
+    new = sum(_new(model, edit) for edit in edits)
+    size = max((p.itemsize for p, _ in parameters if p.is_floating_point()), default=4)
+    every, staying = [t for t, _ in (*parameters, *buffers)], [t for t, stays in (*parameters, *buffers) if stays]
+    return (
+        Change(before=sum(p.numel() for p, _ in parameters), after=sum(p.numel() for p, s in parameters if s) + new),
+        Change(before=_bytes(every), after=_bytes(staying) + _bytes(copied) + size * (new - copies)),
+    )
+
+
+class _Slots:
+    """The places for modules in others, of which one that stands in several places itself has no more."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {path: id(module) for path, module in model.named_modules(remove_duplicate=False)}
+
+    def of(self, path: str) -> tuple[int, str]:
+        """The module around the one at `path`, and the name in it."""
+        parent, _, name = path.rpartition(".")
+        return self._modules[parent], name
+
+
+def _replaced(edit: Edit) -> tuple[str, ...]:
+    """The modules that are not in their places any more."""
+    return edit.changed if isinstance(edit.replacement, Sharing) else edit.paths
+
+
+def _copied(model: nn.Module, edit: Edit) -> Iterator[nn.Module]:
+    """The modules of which the student has one more."""
+    averaged = isinstance(edit.replacement, Sharing) and edit.replacement.average
+    if isinstance(edit.replacement, Rewiring) or averaged:
+        yield from map(model.get_submodule, edit.copied[:1] if averaged else edit.copied)
+
+
+def _new(model: nn.Module, edit: Edit) -> int:
+    """How many parameters the new modules of `edit` have."""
+    if isinstance(edit.replacement, Sharing):
+        return edit.params.after if edit.replacement.average else 0
+    if isinstance(edit.replacement, Resizing):
+        old = {id(p): p.numel() for path in edit.paths for p in model.get_submodule(path).parameters()}
+        return edit.params.after - edit.params.before + sum(old.values())
+    return edit.params.after
+
+
+def _with_fate(
+    named: Iterable[tuple[str, Tensor]], slots: _Slots, gone: set[tuple[int, str]]
+) -> list[tuple[Tensor, bool]]:
+    """Each tensor, and whether it stays in one of its places."""
+    found: dict[int, tuple[Tensor, bool]] = {}
+    for name, tensor in named:
+        _, stays = found.get(id(tensor), (tensor, not gone))
+        *modules, _ = outers(name) if not stays else [name]
+        found[id(tensor)] = tensor, stays or not any(slots.of(path) in gone for path in modules)
+    return list(found.values())
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)

@@ -1,0 +1,44 @@
+"""The report of a run, drawn from the files in its folder alone."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from surgery.evaluate.metrics import Metrics
+from surgery.evaluate.report import Report, render_report
+from surgery.rewriting import Plan
+from surgery.run.folder import RECIPE, RunFolder
+from surgery.run.terminal import operator_words
+
+PACKAGES = ("surgery", "torch", "diffusers")
+
+
+def report_of(folder: RunFolder) -> str:
+    """`report.html` as one self-contained page.
+
+    Raises:
+        ArtifactError: a file of the run is missing or damaged.
+    """
+    metrics = Metrics.model_validate(folder.read_json("metrics.json"))
+    plan = Plan.model_validate(folder.read_json("plan.json"))
+    recipe = folder.read_json(RECIPE)
+    grids = {s.stage: folder.sample(s.stage) for s in metrics.stages}
+    return render_report(
+        Report(
+            title=f"{recipe['model']}, {metrics.recipe}",
+            metrics=metrics,
+            losses=folder.read_json("losses.json"),
+            grids={stage: path.read_bytes() for stage, path in grids.items() if path.exists()},
+            edits=[_edit(edit) for edit in plan.edits],
+            skipped=[each.model_dump() for each in plan.skipped],
+            graph_svg=folder.read("graph.svg"),
+            recipe=recipe,
+            versions={name: version(name) for name in PACKAGES},
+        )
+    )
+
+
+def _edit(edit: Any) -> dict[str, Any]:
+    columns = edit.model_dump(include={"path", "rule", "layer", "replaced", "params", "flops"})
+    return {**columns, "operator": operator_words(edit)}

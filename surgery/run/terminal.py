@@ -1,0 +1,173 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from surgery.evaluate.metrics import Metrics
+from surgery.evaluate.report import count
+from surgery.graph import ModelGraph
+from surgery.graph.show.diff import Difference
+from surgery.graph.show.tree import Entry, outline
+from surgery.operators import OperatorConfig
+from surgery.operators.backends.report import Device, Kernel, words
+from surgery.rewriting import Change, Edit, New, Plan, Replacement, Resizing, Rewiring, Skipped
+
+
+def stage_table(metrics: Metrics) -> Table:
+    """The stages of a run, with the Frechet distance also as a ratio to the teacher's."""
+    table = _table("stage", "Frechet", "x teacher", "accuracy", "params", "FLOPs", "latency", "time")
+    teacher = metrics.stages[0]
+    for stage in metrics.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.frechet:.2f}",
+            f"{stage.frechet / teacher.frechet:.2f}",
+            f"{stage.accuracy:.1%}",
+            count(stage.params),
+            count(stage.flops),
+            f"{stage.latency_ms:.1f} ms",
+            f"{stage.seconds:.0f} s",
+        )
+    return table
+
+
+def plan_view(plan: Plan) -> Group:
+    """Edits, skipped sites and totals of a plan."""
+    edits = _table("edit", "from", "to", "params", "FLOPs")
+    for edit in plan.edits:
+        edits.add_row(edit.path, edit.replaced, operator_words(edit), change(edit.params), change(edit.flops))
+    edits.add_section()
+    edits.add_row("whole model", "", "", change(plan.total.params), change(plan.total.flops))
+    edits.add_row("memory of its weights", "", "", change(plan.total.memory, "B"), "")
+    parts: list[Table | Text] = [edits]
+    if plan.skipped:
+        parts.append(_skipped(plan.skipped))
+    parts += [Text(f"conflict: {conflict}", style="bold red") for conflict in plan.conflicts]
+    return Group(*parts)
+
+
+def operator_tree(graph: ModelGraph) -> Table:
+    """The modules and operators of a model as a tree, blocks that are alike once, with the whole model last."""
+    table = _table("operator", "role", "class", "in", "out", "params", "FLOPs")
+    top = outline(graph.scopes)
+    for guides, entry in _rows(top.children):
+        name = Text.assemble((guides, "dim"), entry.name, (f" ({entry.count} x)" if entry.count > 1 else "", "bold"))
+        role = entry.operator.role.replace("_", "-") if entry.operator else ""
+        shapes = (_shape(entry.operator.in_shape), _shape(entry.operator.out_shape)) if entry.operator else ("", "")
+        counts = (_count_or_blank(entry.params), _count_or_blank(entry.flops))
+        table.add_row(name, role, entry.module_class, *shapes, *counts)
+    table.add_section()
+    table.add_row("whole model", "", top.module_class, "", "", count(top.params), count(top.flops))
+    return table
+
+
+def _rows(entries: Sequence[Entry], guides: str = "") -> Iterator[tuple[str, Entry]]:
+    """Every entry with the lines that lead to it, parents first."""
+    for number, entry in enumerate(entries, 1):
+        is_last = number == len(entries)
+        yield guides + ("└ " if is_last else "├ "), entry
+        yield from _rows(entry.children, guides + ("  " if is_last else "│ "))
+
+
+def _count_or_blank(number: int) -> str:
+    return count(number) if number else ""
+
+
+def bench_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
+    """Latency of teacher and student by batch size, in milliseconds, and how many times faster the student is."""
+    table = _table("batch", "teacher", "student", "speed-up")
+    for batch, times in figures.items():
+        ratio = times["teacher_ms"] / times["student_ms"]
+        table.add_row(batch, f"{times['teacher_ms']:.2f} ms", f"{times['student_ms']:.2f} ms", f"{ratio:.2f} x")
+    return table
+
+
+def difference_view(found: Difference, a: str, b: str) -> Group:
+    """What differs from the model called `a` to that called `b`."""
+    parts = _table("", "module", a, b, "params")
+    for part in found.removed:
+        parts.add_row("-", part.path, part.module_class, "", f"-{count(part.params)}", style="red")
+    for part in found.added:
+        parts.add_row("+", part.path, "", part.module_class, f"+{count(part.params)}", style="green")
+    for old, new in found.changed:
+        params = change(Change(before=old.params, after=new.params))
+        parts.add_row("~", old.path, old.module_class, new.module_class, params, style="yellow")
+    parts.add_section()
+    params, flops = (change(Change(before=x, after=y)) for x, y in (found.params, found.flops))
+    parts.add_row("", "whole model", "", "", params)
+    parts.add_row("", "FLOPs of a forward", "", "", flops)
+    if found.is_empty:
+        return Group(Text(f"{a} and {b} have the same architecture"), parts)
+    if not found.flow:
+        return Group(parts)
+    flow = _table("in", "call", f"reads in {a}", f"in {b}")
+    for each in found.flow:
+        flow.add_row(each.scope or "the model", each.call, ", ".join(each.before), ", ".join(each.after))
+    return Group(parts, flow)
+
+
+def kernel_tables(kernels: Sequence[Kernel], devices: Sequence[Device]) -> Group:
+    """The optional kernels, and which one each operator would use on the devices at hand."""
+    known = _table("kernel", "package", "version", "serves")
+    for each in kernels:
+        version = Text(each.version) if each.version else Text("not installed", "dim")
+        known.add_row(each.name, each.package, version, ", ".join(map(words, each.serves)) or each.note)
+        if each.serves and each.note:
+            known.add_row("", "", "", Text(each.note, "dim"))
+    used = _table("operator", *(f"{each.name}, {each.dtype}" for each in devices))
+    for operator in devices[0].used:
+        used.add_row(words(operator), *(each.used[operator] for each in devices))
+    return Group(known, used, Text("torch is the plain PyTorch form, which is always there.", "dim"))
+
+
+def operator_words(edit: Edit) -> str:
+    """The new operator as one would write it in a recipe, e.g. `HyenaX(kernel=4)`."""
+    replacement = edit.replacement
+    if isinstance(replacement, Replacement):
+        return _written(replacement.operator)
+    if isinstance(replacement, Rewiring | Resizing):
+        new = [m for m in replacement.modules.values() if isinstance(m, New)]
+        return ", ".join(dict.fromkeys(_written(each.operator) for each in new)) or edit.rule
+    return edit.rule
+
+
+def _written(operator: OperatorConfig) -> str:
+    fields = operator.model_dump(exclude={"kind"}, exclude_none=True)
+    if fields.get("backend") == "auto":
+        del fields["backend"]
+    written = ", ".join(f"{k}={v!r}" for k, v in fields.items())
+    return f"{type(operator).__name__}({written})"
+
+
+def change(counts: Change, unit: str = "") -> str:
+    """A count before and after, with the difference in percent."""
+    if counts.before == counts.after:
+        return count(counts.before) + unit
+    percent = f" ({100 * (counts.after / counts.before - 1):+.2f} %)" if counts.before else ""
+    return f"{count(counts.before)}{unit} -> {count(counts.after)}{unit}{percent}"
+
+
+def _skipped(skipped: tuple[Skipped, ...]) -> Table:
+    table = _table("skipped", "why")
+    for each in skipped:
+        table.add_row(each.path, each.reason)
+    return table
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    texts = {"role", "class", "from", "to", "why", "in", "out", "package", "version", "serves"}
+    for name in others:
+        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
+    return table

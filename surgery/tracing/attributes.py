@@ -1,0 +1,113 @@
+"""Follows which attributes of the model's modules a forward reads while it is recorded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.errors import TraceError
+from surgery.recording.skeleton import BOOKKEEPING
+from surgery.recording.state import MISSING, State, describe
+from surgery.tracing.frame import Frame
+from surgery.tracing.sizes import Number
+
+# Read by `nn.Module.__call__`, or of no effect on the result (checkpointing: see `codegen`).
+IGNORED = BOOKKEEPING - {"_modules", "_parameters", "_buffers"} | {
+    "forward", "_compiled_call_impl", "gradient_checkpointing", "_gradient_checkpointing_func"}  # fmt: skip
+
+
+class Attributes:
+    """The reads of each frame, and what the forward itself has set.
+
+    Args:
+        frame: gives the frame that the model's own code is being recorded in, None outside of it.
+        paths: of the modules in the model, by id.
+        owned: the model's own tensors by id.
+    """
+
+    def __init__(self, frame: Callable[[], Frame | None], paths: dict[int, str], owned: dict[int, Any]) -> None:
+        self._frame = frame
+        self._paths = paths
+        self._owned = owned
+        self._reads: dict[Frame, dict[tuple[str, str], Any]] = {}
+        self._set_in: dict[tuple[int, str], Frame] = {}
+
+    def state(self, frame: Frame) -> State:
+        """What `frame` has read, with paths that start at its module."""
+        prefix = frame.path.split(".") if frame.path else []
+        reads = self._reads.pop(frame, {}).items()
+        return tuple((_below(prefix, path), name, description) for (path, name), description in reads)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While this context is open, reads and writes of module attributes are followed."""
+        nn.Module.__getattribute__ = self._reader()  # type: ignore[assignment, method-assign]
+        set_attribute = nn.Module.__setattr__
+        nn.Module.__setattr__ = self._writer(set_attribute)  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign]
+            del nn.Module.__getattribute__
+
+    def _reader(self) -> Callable[[nn.Module, str], Any]:
+        def read(module: nn.Module, name: str) -> Any:
+            frame = None if name in IGNORED or name.startswith(("__", "_surgery")) else self._frame()
+            if frame is None:
+                return object.__getattribute__(module, name)
+            try:
+                value = _value(module, name)
+            except AttributeError:
+                self._note(frame, module, name, MISSING)
+                raise
+            if not _is_code(type(module), name) or name in vars(module):
+                self._note(frame, module, name, value)
+            return value
+
+        return read
+
+    def _writer(self, set_attribute: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
+        def write(module: nn.Module, name: str, value: Any) -> None:
+            frame = self._frame()
+            if frame is not None:
+                self._set_in[id(module), name] = frame
+            set_attribute(module, name, value)
+
+        return write
+
+    def _note(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
+        path = self._paths.get(id(module))
+        writer = self._set_in.get((id(module), name), frame)
+        if writer is not frame:
+            raise TraceError(f"module {path!r}: reads {name!r}, which the forward of {writer.path!r} sets as it runs")
+        if path is None or (id(module), name) in self._set_in or self._is_data(value):
+            return
+        reads = self._reads.setdefault(frame, {})
+        if (path, name) not in reads:
+            reads[path, name] = value if value is MISSING else describe(value)
+
+    def _is_data(self, value: Any) -> bool:
+        """Whether `value` was computed during the recording, so that the graph follows it."""
+        return isinstance(value, Number) or (isinstance(value, torch.Tensor) and id(value) not in self._owned)
+
+
+def _value(module: nn.Module, name: str) -> Any:
+    try:
+        return object.__getattribute__(module, name)
+    except AttributeError:
+        return type(module).__getattr__(module, name)
+
+
+def _is_code(module_class: type[nn.Module], name: str) -> bool:
+    """Whether `name` is a method or property: its own reads are followed instead."""
+    return hasattr(inspect.getattr_static(module_class, name, None), "__get__")
+
+
+def _below(prefix: list[str], path: str) -> tuple[str, ...]:
+    parts = path.split(".") if path else []
+    return tuple(parts[len(prefix) :])

@@ -1,0 +1,341 @@
+"""The graph of one module call while it is being recorded."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils import _pytree as pytree
+
+from surgery.errors import TraceError
+from surgery.recording.containers import Change, Container, change_of
+from surgery.recording.guard import layout, require
+from surgery.recording.objects import is_object
+from surgery.recording.scope import Recording, Signature
+from surgery.recording.skeleton import Attribute, Owned
+from surgery.tracing.effects import has_effects
+from surgery.tracing.sizes import Number, Ratio, Size, concrete
+from surgery.tracing.stand_ins import Followed, origin_of, stand_in
+
+SYMBOLS = {
+    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.truediv: "/",
+    operator.mod: "%", operator.pow: "**", operator.eq: "==", operator.ne: "!=", operator.lt: "<",
+    operator.le: "<=", operator.gt: ">", operator.ge: ">=",
+}  # fmt: skip
+
+CODE_NAMES = set(fx.graph._custom_builtins)  # what generated code calls by these names must not be shadowed
+
+
+def is_tracked(value: Any) -> bool:
+    """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
+    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
+
+
+class Frame:
+    """Writes one `torch.fx.Graph`.
+
+    Args:
+        path: the module's path in the model, "" for the root.
+        owned: the model's own tensors by id, see `skeleton.owned_tensors`.
+        is_kept: whether the graph is of use; if not, only the sizes of its results are, so values may be guessed.
+    """
+
+    def __init__(self, path: str, owned: dict[int, Owned], is_kept: bool = True) -> None:
+        self.path = path
+        self.is_kept = is_kept
+        self.graph = fx.Graph()
+        self.flops = 0
+        self._owned = owned
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []
+        self._known: dict[Any, Any] = {}
+        self._devices: dict[torch.device, fx.Node] = {}
+        self._lent: list[tuple[str, tuple[Any, ...], Container, Container]] = []
+        self.has_effects = False
+        self._has_late_guards = False
+
+    # -- values and nodes ------------------------------------------------------------------------------------------
+
+    def bind(self, value: Any, node: fx.Node) -> None:
+        """Let `value` be the result of `node`. The value is kept alive, so that its id stays its own."""
+        self._nodes[id(value)] = node
+        self._alive.append(value)
+
+    def placeholder(self, name: str, leaf: Any) -> Any:
+        """A new input of the graph; numbers come back tracked."""
+        node = self.graph.placeholder(f"{name}_" if name in CODE_NAMES else name)
+        node.meta["text"] = name
+        if isinstance(leaf, torch.device):
+            self._devices.setdefault(leaf, node)
+            return leaf
+        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self._own(leaf)
+        self._describe(node, value)
+        self.bind(value, node)
+        return value
+
+    def _own(self, leaf: Any) -> Any:
+        return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
+
+    def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
+        """Remember what is in `container`, which the model gets.
+
+        If it changes, the caller of the graph can find it by `path` among the arguments; () forbids to change it.
+        """
+        self._lent.append((text, path, container, copy.copy(container)))
+
+    def node_of(self, value: Any) -> fx.Node:
+        """The node that made `value`; one of the module's own tensors becomes a `get_attr` node on first use."""
+        node = self._nodes.get(id(value))
+        if node is not None:
+            return node
+        if isinstance(value, Number) and isinstance(value.tape, Frame):
+            raise TraceError(
+                f"{self._where}: uses a size computed in {value.tape._where} that is not among its arguments; "
+                "pass it as an argument, or declare the module a leaf"
+            )
+        owned = self._owned.get(id(value))
+        if owned is None or not owned.path.startswith(self._prefix):
+            what = f"the tensor {owned.path!r}" if owned else f"a tensor of shape {tuple(value.shape)}"
+            raise TraceError(
+                f"{self._where}: uses {what} that is neither an argument nor a parameter or buffer below it; "
+                "pass it as an argument, or register it as a buffer"
+            )
+        node = self.graph.get_attr(owned.path[len(self._prefix) :])
+        for key in owned.keys:
+            read = getattr if isinstance(key, Attribute) else operator.getitem
+            node = self.graph.call_function(read, (node, str(key) if read is getattr else key))
+        self._describe(node, value)
+        self.bind(value, node)
+        return node
+
+    def is_input(self, value: torch.Tensor) -> bool:
+        """Whether `value` is an argument, whose rank and dtype the signature holds, or the module's own."""
+        return self.is_own(value) or self.node_of(value).op == "placeholder"
+
+    def is_own(self, value: torch.Tensor) -> bool:
+        """Whether `value` is a parameter or buffer, whose sizes are part of the module and thus constant."""
+        return id(value) in self._owned
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.path}." if self.path else ""
+
+    @property
+    def _where(self) -> str:
+        return f"module {self.path!r}" if self.path else "the model's forward"
+
+    def argument(self, value: Any) -> Any:
+        """`value` as a node's argument: tracked values become nodes, the tracing device becomes the run-time one."""
+        if is_tracked(value):
+            return self.node_of(value)
+        if isinstance(value, torch.device):
+            return self.device() if value.type == "meta" else self._devices.get(value, value)
+        if isinstance(value, slice):
+            return slice(*map(self.argument, (value.start, value.stop, value.step)))
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(self.argument, value))
+        if isinstance(value, tuple):
+            return tuple(map(self.argument, value))
+        if isinstance(value, list):
+            return [self.argument(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self.argument(item) for key, item in value.items()}
+        return value
+
+    def device(self) -> fx.Node:
+        """The device that the module runs on: its argument, or at run time that of its first tensor."""
+        here = torch.device("meta")
+        if here not in self._devices:
+            self._devices[here] = self.graph.call_function(getattr, (self._anchor(), "device"))
+        node: fx.Node = self._devices[here]
+        return node
+
+    def _anchor(self) -> fx.Node:
+        """A tensor on the device that the module runs on."""
+        known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
+        if known is not None:
+            return known
+        own = next((o.tensor for o in self._owned.values() if o.path.startswith(self._prefix)), None)
+        if own is None:
+            raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
+        return self.node_of(own)
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    def call(
+        self, kind: str, target: Any, args: Any, kwargs: Any, result: Any, flops: int = 0, guarded: bool = False
+    ) -> fx.Node:
+        """Write a call whose result, already computed, is `result`; its tensors are followed from here on.
+
+        If `guarded`, the layout of the result (how many items, which of them None) is required at run time.
+        """
+        node = self.graph.create_node(kind, target, self.argument(args), self.argument(kwargs))
+        node.meta["flops"] = flops
+        self.flops += flops
+        self.has_effects = self.has_effects or has_effects(node)
+        if guarded:
+            self.guard(layout, (node,), layout(concrete(result)), f"the layout of {node.name}")
+        self.follow(node, result)
+        return node
+
+    def follow(self, node: fx.Node, result: Any) -> None:
+        """Bind `result`, or the items of a tuple, list or dict, to `node`."""
+        self._describe(node, result)
+        if is_tracked(result):
+            self.bind(result, node)
+        elif isinstance(result, tuple | list):
+            for index, item in enumerate(result):
+                self._follow_item(node, index, item)
+        elif isinstance(result, dict):
+            for key, item in result.items():
+                self._follow_item(node, key, item)
+
+    def _follow_item(self, node: fx.Node, key: Any, item: Any) -> None:
+        if any(map(is_tracked, pytree.tree_leaves(item))):
+            self.follow(self.graph.call_function(operator.getitem, (node, key)), item)
+
+    def _describe(self, node: fx.Node, value: Any) -> None:
+        node.meta["val"] = value if isinstance(value, torch.Tensor) else pytree.tree_map(concrete, value)
+        node.meta.setdefault("text", node.name)
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+
+    def size(self, tensor: torch.Tensor, dim: int) -> Any:
+        """`tensor.shape[dim]`, tracked; a constant if `tensor` is the module's own."""
+        if self.is_own(tensor):
+            return tensor.shape[dim]
+        source = self.node_of(tensor)
+        dim %= tensor.dim()
+
+        def write() -> fx.Node:
+            node = self.graph.call_method("size", (source, dim))
+            node.meta["text"] = f"{source.meta['text']}.shape[{dim}]"
+            return node
+
+        return self._once(("size", source, dim), tensor.shape[dim], write)
+
+    def compute(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(*args)` on numbers, written to the graph and tracked (the `Tape` protocol)."""
+        nodes = tuple(map(self.argument, args))
+
+        def write() -> fx.Node:
+            node = self.graph.call_function(function, nodes)
+            node.meta["text"] = _text(function, nodes)
+            node.meta["floats"] = any(map(_tells_floats, nodes))
+            return node
+
+        return self._once((function, nodes), function(*map(concrete, args)), write)
+
+    def pin(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(*args)` as a bare value, which the recording from now on depends on (the `Tape` protocol)."""
+        value = function(*map(concrete, args))
+        nodes = tuple(map(self.argument, args))
+        if any(map(_tells_floats, nodes)):
+            raise TraceError(
+                f"a branch depends on floating-point values of a tensor ({_text(function, nodes)}), so no graph holds "
+                "for others; write it with torch.where, or declare the module that does it a leaf"
+            )
+        self.guard(function, nodes, value, _text(function, nodes))
+        return value
+
+    def guard(self, function: Callable[..., Any], nodes: tuple[Any, ...], value: Any, text: str) -> None:
+        """Require at run time that `function(*nodes)` equals `value`."""
+        key = ("guard", function, nodes)
+        if key not in self._known:
+            self._known[key] = True
+            self.require(self.graph.call_function(function, nodes), value, text)
+
+    def require(self, node: fx.Node, value: Any, text: str) -> None:
+        """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""
+        self._has_late_guards = self._has_late_guards or self.has_effects
+        self.graph.call_function(require, (node, value, text))
+
+    def read(self, node: fx.Node, value: Any) -> Any:
+        """`value`, the result of `node`, for the model's use: numbers are tracked, a truth value becomes a guard."""
+        node.meta["val"] = value
+        if isinstance(value, bool):
+            self.require(node, value, node.meta["text"])
+            return value
+        if isinstance(value, list):
+            return [self.read(self._item_of(node, i), item) for i, item in enumerate(value)]
+        tracked = self.track(value)
+        self.bind(tracked, node)
+        return tracked
+
+    def _item_of(self, node: fx.Node, index: int) -> fx.Node:
+        item = self.graph.call_function(operator.getitem, (node, index))
+        item.meta.update(text=f"{node.meta['text']}[{index}]", floats=_tells_floats(node))
+        return item
+
+    def _once(self, key: Any, value: Any, write: Callable[[], fx.Node]) -> Any:
+        if key not in self._known:
+            node = write()
+            tracked = self.track(value)
+            node.meta["val"] = value
+            self.bind(tracked, node)
+            self._known[key] = tracked
+        return self._known[key]
+
+    def track(self, value: Any) -> Number:
+        """`value` as a tracked number of this frame; the caller binds it to a node."""
+        return Ratio(value, self) if isinstance(value, float) else Size(int(value), self)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
+        """Close the graph with `result` as its output."""
+        out_leaves, out_spec = pytree.tree_flatten(result)
+        changes = list(self._changes())
+        new_items = [leaf for _, leaves in changes for leaf in leaves]
+        self.graph.output([self.argument(leaf) for leaf in (*out_leaves, *new_items)])
+        _drop_unused_sizes(self.graph)
+        self.graph.lint()
+        return Recording(
+            signature,
+            self.graph,
+            in_spec,
+            out_spec,
+            in_leaves,
+            [origin_of(concrete(leaf)) for leaf in out_leaves],
+            self.flops,
+            has_effects=self.has_effects,
+            has_late_guards=self._has_late_guards,
+            changes=tuple(change for change, _ in changes),
+        )
+
+    def _changes(self) -> Iterator[tuple[Change, list[Any]]]:
+        """What the forward did to lists and dicts that it was given, with the leaves of their new items."""
+        for text, path, container, before in self._lent:
+            change = change_of(path, container, before)
+            if change is not None and not path:
+                kind = type(container).__name__
+                raise TraceError(f"{self._where} changes the {kind} {text} in place; let it make a new {kind} instead")
+            if change is not None:
+                yield change
+
+
+def _tells_floats(node: Any) -> bool:
+    """Whether the number that `node` gives was read from floating-point data."""
+    return isinstance(node, fx.Node) and bool(node.meta.get("floats"))
+
+
+def _text(function: Callable[..., Any], nodes: tuple[Any, ...]) -> str:
+    words = [n.meta["text"] if isinstance(n, fx.Node) else repr(n) for n in nodes]
+    if function in SYMBOLS:
+        return f"({words[0]} {SYMBOLS[function]} {words[1]})"
+    name = getattr(function, "__name__", str(function))
+    return f"{name}({', '.join(words)})"
+
+
+def _drop_unused_sizes(graph: fx.Graph) -> None:
+    """Remove reads of sizes and items that nothing uses. Calls on tensors stay: they may draw random numbers."""
+    pure = {getattr, operator.getitem, round, int, *SYMBOLS, operator.neg, operator.pos, operator.abs}
+    for node in reversed(graph.nodes):
+        is_size = node.op == "call_method" and node.target == "size"
+        if not node.users and (is_size or node.op == "get_attr" or node.target in pure):
+            graph.erase_node(node)

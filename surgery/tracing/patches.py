@@ -1,0 +1,95 @@
+"""What the modules that define a model see while it is recorded: `int` and `float` that follow sizes, and no caches.
+
+Python demands that `int(x)` gives a true integer, which would lose track of a size. So the code of the model sees
+stand-ins that give tracked numbers for tracked numbers and are the builtins for all else. A function under
+`functools.lru_cache` is called anew: the cache would hand out what another recording, or a real call, left in it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
+
+
+class _Meta(type):
+    kinds: tuple[type, ...]
+    convert: Callable[..., Any]
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, cls.kinds)
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return issubclass(other, cls.kinds)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls.convert(*args, **kwargs)
+
+
+def _number(builtin: type, *args: Any) -> Any:
+    value = args[0].item() if len(args) == 1 and isinstance(args[0], torch.Tensor) else args[0] if args else 0
+    if isinstance(value, Number):
+        return value.tape.compute(builtin, value)
+    return builtin(value, *args[1:])
+
+
+class TrackedInt(int, metaclass=_Meta):
+    """Stands in for `int`."""
+
+    kinds = (builtins.int, Size)
+    convert = functools.partial(_number, builtins.int)
+
+
+class TrackedFloat(float, metaclass=_Meta):
+    """Stands in for `float`."""
+
+    kinds = (builtins.float, Ratio)
+    convert = functools.partial(_number, builtins.float)
+
+
+STAND_INS = {"int": TrackedInt, "float": TrackedFloat}
+
+
+@contextmanager
+def patched_code(model: nn.Module) -> Iterator[None]:
+    """Let every Python module that a class of `model` comes from see the stand-ins, and functions without caches."""
+    names = {cls.__module__ for module in model.modules() for cls in type(module).__mro__}
+    spaces = [sys.modules[n] for n in names if n in sys.modules and n.split(".")[0] not in ("torch", "builtins")]
+    with ExitStack() as stack:
+        stack.enter_context(recorded_code([vars(space) for space in spaces]))
+        for space in spaces:
+            for name, stand_in in STAND_INS.items():
+                if name not in vars(space):
+                    stack.enter_context(mock.patch.object(space, name, stand_in, create=True))
+            for owner, name, function in _cached(space):
+                stack.enter_context(mock.patch.object(owner, name, function))
+        yield
+
+
+def _cached(space: ModuleType) -> Iterator[tuple[Any, str, Any]]:
+    """Every cached function in a Python module and in the classes that it defines: owner, name, the plain function."""
+    classes = [c for c in vars(space).values() if isinstance(c, type) and c.__module__ == space.__name__]
+    for owner in (space, *classes):
+        for name, value in list(vars(owner).items()):
+            if _has_cache(value):
+                yield owner, name, value.__wrapped__
+
+
+def _has_cache(value: Any) -> bool:
+    """Whether `value` is a function under `lru_cache`, or a wrapper around one."""
+    if isinstance(value, functools._lru_cache_wrapper):
+        return True
+    if not isinstance(value, FunctionType) or not hasattr(value, "__wrapped__"):
+        return False
+    inside = [cell.cell_contents for cell in value.__closure__ or ()]
+    return any(isinstance(v, functools._lru_cache_wrapper) for v in inside)
