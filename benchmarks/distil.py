@@ -29,6 +29,7 @@ from torch import nn
 from surgery import operators as ops
 from surgery.digits.judge import evaluate_samples, judge_for
 from surgery.errors import RewriteError
+from surgery.losses import LOSSES
 from surgery.models import load_pretrained
 from surgery.operators import MixerConfig, OperatorConfig, Policy
 from surgery.recipe import Recipe
@@ -38,7 +39,7 @@ from surgery.rules import replace_attention, replace_mlp
 from surgery.run.stages import Prepared, prepare
 from surgery.training.batches import Batches
 from surgery.training.diffusion import predict
-from surgery.training.distil import LOSSES, STAGE, Distil, distil, distilled
+from surgery.training.distil import STAGE, Distil, Site, distil, sites_of
 
 Figures = dict[str, Any]
 Keep = Callable[[Figures], object]
@@ -106,15 +107,15 @@ def prepared(config: OperatorConfig, policy: Policy, setting: Setting) -> Prepar
 
 def rewritten(run: Prepared) -> nn.Module:
     """The student before it is trained."""
-    return commit(run.graph, run.plan.edits, run.recipe.seed)
+    return commit(run.graph, run.plan.edits, run.recipe.seed, run.recordings)
 
 
 def trained(run: Prepared, lr: float, setting: Setting) -> tuple[float, nn.Module]:
     """The student after stage 1 at this learning rate, and its held-out loss."""
     student = rewritten(run)
-    sites, _ = distilled(run.plan.edits)
     config = Distil(steps=setting.steps, batch_size=setting.batch_size, lr=lr, checkpoint_every=setting.steps)
     teacher, scheduler = run.teacher.model, run.teacher.scheduler
+    sites = sites_of(run.plan.edits, teacher, student)
     loss = distil(teacher, student, sites, run.data, scheduler, config, seed=setting.seed)[-1].validation
     assert loss is not None
     return loss, student
@@ -122,20 +123,19 @@ def trained(run: Prepared, lr: float, setting: Setting) -> tuple[float, nn.Modul
 
 def held_out_loss(run: Prepared, student: nn.Module | None, setting: Setting) -> float:
     """The same loss of any student; without one, that of operators which return zeros."""
-    teacher, sites = run.teacher.model, distilled(run.plan.edits)[0]
+    teacher = run.teacher.model
     sizes = {"batch_size": setting.batch_size, "seed": setting.seed}
     batch = Batches(run.data, run.teacher.scheduler, teacher, stage=STAGE, **sizes).held_out()
     assert batch is not None
     losses: list[float] = []
 
-    def compare(path: str, _: nn.Module, args: Any, kwargs: Any, old: torch.Tensor) -> None:
-        new = torch.zeros_like(old) if student is None else student.get_submodule(path)(*args, **kwargs)
-        losses.append(LOSSES[sites[path]](new, old).item())
+    def compare(site: Site) -> None:
+        new, old = site.lesson.outcome()
+        losses.append(LOSSES[site.loss](torch.zeros_like(old) if student is None else new, old).item())
 
     with ExitStack() as hooks, torch.no_grad():
-        for path in sites:
-            hook = teacher.get_submodule(path).register_forward_hook(partial(compare, path), with_kwargs=True)
-            hooks.enter_context(hook)
+        for site in sites_of(run.plan.edits, teacher, student or teacher):
+            site.lesson.watch(hooks, partial(compare, site))
         predict(teacher, batch.inputs)
     return sum(losses)
 

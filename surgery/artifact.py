@@ -20,8 +20,8 @@ from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.operators.registry import is_known
 from surgery.recording.skeleton import skeleton
-from surgery.rewriting import Edit
 from surgery.rewriting.commit import Record, make_modules, record_of, rewire, rewired_aliases, set_record
+from surgery.rewriting.edit import AnyEdit, Edit
 
 DESCRIPTION = "surgery.json"
 WEIGHTS = "model.safetensors"
@@ -38,10 +38,10 @@ class Description(Config):
         sha256: of the weights file.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     model_class: str
     base_config: dict[str, Any]
-    commits: tuple[tuple[Edit, ...], ...]
+    commits: tuple[tuple[AnyEdit, ...], ...]
     sha256: str
 
 
@@ -74,9 +74,8 @@ def save(student: nn.Module, folder: str | Path) -> Path:
 def _require_known(edits: Iterable[Edit]) -> None:
     """Raise ArtifactError if an operator of the student is not in the registry."""
     for edit in edits:
-        made = getattr(edit.replacement, "modules", {"": edit.replacement}).values()
-        for operator in (getattr(each, "operator", None) for each in made):
-            if operator is not None and not is_known(operator):
+        for operator in edit.operators:
+            if not is_known(operator):
                 raise ArtifactError(
                     f"{edit.path}: {type(operator).__name__} could not be read back: it is no operator of the library; "
                     "add it to surgery/operators/registry.py"

@@ -9,6 +9,16 @@ from torch import fx
 from surgery.recording.scope import Scope
 
 
+def below(path: str, name: str) -> str:
+    """The path of what is called `name` in the module at `path`; either may be ""."""
+    return f"{path}.{name}" if path and name else path or name
+
+
+def is_inside(path: str, outer: str) -> bool:
+    """Whether the module at `path` is that at `outer` or stands in it."""
+    return not outer or path == outer or path.startswith(f"{outer}.")
+
+
 def outers(path: str) -> list[str]:
     """The paths of the modules that the one at `path` stands in, the outermost first, and its own; not the root."""
     parts = path.split(".") if path else []

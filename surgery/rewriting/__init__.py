@@ -2,11 +2,10 @@
 
 from surgery.rewriting.commit import rewrite, undo
 from surgery.rewriting.conflict import Conflict
-from surgery.rewriting.edit import Change, Edit
+from surgery.rewriting.edit import Change, Edit, Skipped
 from surgery.rewriting.match import find_sites
 from surgery.rewriting.pattern import Pattern, block, chain, consecutive, fork, node, repeated
-from surgery.rewriting.plan import Plan, plan
-from surgery.rewriting.planner import Skipped
+from surgery.rewriting.planning import Plan, plan
 from surgery.rewriting.replacement import Call, Copy, New, Replacement, Resizing, Rewiring, Sharing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, all_layers, every, indices, three_of_four, top, where

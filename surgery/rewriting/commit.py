@@ -18,9 +18,9 @@ from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting.collection import without_collection
 from surgery.rewriting.edit import Edit, rewired_scopes
-from surgery.rewriting.edited_module import aliases_of, edit_scope
+from surgery.rewriting.graphs.edited_module import aliases_of, edit_scope
 from surgery.rewriting.make import Maker
-from surgery.rewriting.plan import Edited, Plan, edited_recordings, plan_and_try, traced
+from surgery.rewriting.planning import Plan, Recordings, edited_recordings, prove, traced
 from surgery.rewriting.rule import Rule
 from surgery.tracing.tracer import record
 
@@ -69,9 +69,9 @@ def rewrite(
     """
     graph = traced(model, inputs, "rewrite")
     with without_collection():
-        planned, edited = plan_and_try(graph, rules)
+        planned, recordings = prove(graph, rules)
         require_no_conflicts(planned)
-        return _commit(graph, planned.edits, edited, seed)
+        return commit(graph, planned.edits, seed, recordings)
 
 
 def require_no_conflicts(planned: Plan) -> None:
@@ -82,19 +82,24 @@ def require_no_conflicts(planned: Plan) -> None:
         raise RewriteError(f"{first}{more}; {first.remedy}")
 
 
-def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> nn.Module:
-    """A copy of the traced model with `edits` made. It is given out only when every edit has succeeded."""
-    return _commit(graph, edits, edited_recordings(graph, edits), seed)
+def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0, recordings: Recordings | None = None) -> nn.Module:
+    """A copy of the traced model with `edits` made. It is given out only when every edit has succeeded.
 
-
-def _commit(graph: ModelGraph, edits: Sequence[Edit], edited: Edited, seed: int) -> nn.Module:
+    Args:
+        graph: the traced model.
+        edits: without conflicts.
+        seed: see `rewrite`.
+        recordings: what planning the edits has made, see `prove`; for edits that were read back they are made now.
+    """
+    if recordings is None:
+        recordings = edited_recordings(graph, edits)
     student = copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
     aliases = rewired_aliases(student, edits)
     for path, old in make_modules(student, edits, seed).items():
         replaced.setdefault(path, old)
-    rewire(student, edits, replaced, edited, aliases)
+    rewire(student, edits, replaced, recordings, aliases)
     set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
     return student
 
@@ -109,7 +114,7 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     maker = Maker(student, seed)
     with torch.random.fork_rng(devices=[]):
         for edit in edits:
-            for path, new in maker.make(edit).items():
+            for path, new in edit.make(maker).items():
                 parent, _, name = path.rpartition(".")
                 old = student.get_submodule(parent)._modules.get(name)
                 if old is not None:
@@ -124,7 +129,7 @@ def rewired_aliases(student: nn.Module, edits: Sequence[Edit]) -> dict[str, dict
 
 
 def rewire(
-    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], edited: Edited,
+    student: nn.Module, edits: Sequence[Edit], replaced: Mapping[str, nn.Module], recordings: Recordings,
     aliases: Mapping[str, Mapping[str, str]],
 ) -> None:  # fmt: skip
     """Let the modules of `student` whose graphs `edits` change run the edited graphs.
@@ -133,17 +138,17 @@ def rewire(
         student: with all new modules.
         edits: of one commit.
         replaced: what they have taken out, by path.
-        edited: recordings with the edits made; of a loaded student none, they are recorded when it is called.
+        recordings: with the edits made; of a loaded student none, they are recorded when it is called.
         aliases: `rewired_aliases` from before they were made.
     """
-    gone = {path for edit in edits if edit.place is not None for path in edit.paths}
-    for path, bound in rewired_scopes(edits).items():
+    scopes = rewired_scopes(edits)
+    gone = {path for bounds in scopes.values() for bound in bounds for path in bound.removed}
+    for path, bound in scopes.items():
         module = student.get_submodule(path)
         prefix = f"{path}." if path else ""
         originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
-        edit_scope(
-            module, Scope(path, own_class(module)), edited.get(path, []), bound, originals, record, aliases[path]
-        )
+        scope = Scope(path, own_class(module))
+        edit_scope(module, scope, list(recordings.get(path, ())), bound, originals, record, aliases[path])
 
 
 def undo(student: nn.Module) -> nn.Module:
@@ -181,7 +186,7 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
     for path in rewired_scopes(known.edits):
         set_edit(model.get_submodule(path), None)
     for edit in reversed(known.edits):  # a later one may be inside a copy that an earlier one made
-        for path in edit.modules.values() if edit.place is not None else ():
+        for path in edit.added.values():
             parent, _, name = path.rpartition(".")
             delattr(model.get_submodule(parent), name)
     delattr(model, RECORD)

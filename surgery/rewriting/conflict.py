@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from surgery.config import Config
+from surgery.errors import RewriteError
 from surgery.recording.paths import outers
-from surgery.rewriting.edit import Edit, below
-from surgery.rewriting.replacement import Resizing, Rewiring, parse
+from surgery.rewriting.edit import Claims, Edit
+from surgery.rewriting.words import name_is_taken
 
 
 class Conflict(Config):
@@ -43,11 +44,12 @@ class Conflict(Config):
 def find_conflicts(edits: Sequence[Edit]) -> list[Conflict]:
     """Overlaps first, each pair of edits at most once."""
     found: dict[tuple[int, int], Conflict] = {}
-    for a, b in _overlaps(edits):
+    claims = [edit.claims for edit in edits]
+    for a, b in _overlaps(claims):
         pair = (min(a, b), max(a, b))
         first, second = edits[a], edits[b]
         found.setdefault(pair, _conflict(first, second, "overlap"))
-    for a, b in _orders(edits):
+    for a, b in _orders(claims):
         if (min(a, b), max(a, b)) not in found:
             found[min(a, b), max(a, b)] = _conflict(edits[a], edits[b], "order")
     return list(found.values())
@@ -57,71 +59,55 @@ def _conflict(first: Edit, second: Edit, kind: Literal["overlap", "order"]) -> C
     return Conflict(paths=(first.path, second.path), rules=(first.rule, second.rule), kind=kind)
 
 
-def _overlaps(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
+def _overlaps(claims: Sequence[Claims]) -> Iterator[tuple[int, int]]:
     """Edits that claim the same module or node, and those of something inside a module that another one replaces.
 
     Inside a module that another one resizes, too, or right after one: sizes are proven as they were before.
     """
-    modules: dict[str, int] = {}
-    nodes: dict[object, int] = {}
-    for number, edit in enumerate(edits):
-        for path in edit.paths:
-            if modules.setdefault(path, number) != number:
-                yield modules[path], number
-        for claim in _claimed_nodes(edit):
-            if nodes.setdefault(claim, number) != number:
-                yield nodes[claim], number
-    resizing = [(number, edit) for number, edit in enumerate(edits) if isinstance(edit.replacement, Resizing)]
-    resized = {path: number for number, edit in resizing for path in edit.paths}
-    around = {edit.path: number for number, edit in resizing if edit.path == edit.unit}
-    for number, edit in enumerate(edits):
-        yield from ((resized[path], number) for path in _called(edit) if path in resized)
-    uncalled = {path: number for number, edit in enumerate(edits) for path in _uncalled(edit)}
-    for number, edit in enumerate(edits):
-        inside = [above for path in edit.paths for above in outers(path)[:-1]]
-        scope = [] if edit.place is None else outers(edit.place.scope)
-        for path in (*inside, *scope):
+    modules, nodes = dict[object, int](), dict[object, int]()
+    for number, each in enumerate(claims):
+        for owners, claimed in ((modules, each.modules), (nodes, each.nodes)):
+            for one in claimed:
+                if owners.setdefault(one, number) != number:
+                    yield owners[one], number
+    resized = {path: number for number, each in enumerate(claims) for path in each.resized}
+    for number, each in enumerate(claims):
+        yield from ((resized[path], number) for path in each.calls if path in resized)
+    yield from _insides(claims, modules)
+
+
+def _insides(claims: Sequence[Claims], modules: Mapping[object, int]) -> Iterator[tuple[int, int]]:
+    """Edits inside something that another one needs whole; `modules` says which one claims each module."""
+    whole = {path: number for number, each in enumerate(claims) for path in each.whole}
+    ended = {path: number for number, each in enumerate(claims) for path in each.ended}
+    for number, each in enumerate(claims):
+        inside = [above for path in each.modules for above in outers(path)[:-1]]
+        scopes = [above for path in each.scopes for above in outers(path)]
+        for path in (*inside, *scopes):
             if modules.get(path, number) != number:
                 yield modules[path], number
-            elif around.get(path, number) != number:
-                yield around[path], number
-            elif uncalled.get(path, number) != number and path not in _uncalled(edit):
-                yield uncalled[path], number
+            elif whole.get(path, number) != number:
+                yield whole[path], number
+            elif ended.get(path, number) != number and path not in each.ended:
+                yield ended[path], number
 
 
-def _uncalled(edit: Edit) -> set[str]:
-    """The modules of which a rewiring takes a call out; one that is shared stays in its places, though it may be idle."""
-    if edit.place is None or not isinstance(edit.replacement, Rewiring):
-        return set()
-    rewiring = edit.replacement
-    again = {call.module for call in rewiring.calls} | rewiring.read | set(rewiring.keeps)
-    anchors = (anchor for name, group in edit.place.nodes.items() if name not in again for anchor in group)
-    return {below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module"}
-
-
-def _called(edit: Edit) -> list[str]:
-    """The modules whose calls a rewiring matched."""
-    if edit.place is None:
-        return []
-    anchors = [anchor for group in edit.place.nodes.values() for anchor in group]
-    return [below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module"]
-
-
-def _claimed_nodes(edit: Edit) -> Iterator[object]:
-    """The matched nodes of a rewiring, but for those that stay and whose results others go on to read."""
-    if edit.place is not None and isinstance(edit.replacement, Rewiring):
-        looked_at = set(edit.replacement.keeps) - {parse(value)[0] for value in edit.replacement.results}
-        for name, anchors in edit.place.nodes.items():
-            if name not in looked_at:
-                yield from ((edit.place.scope, anchor) for anchor in anchors)
-
-
-def _orders(edits: Sequence[Edit]) -> Iterator[tuple[int, int]]:
+def _orders(claims: Sequence[Claims]) -> Iterator[tuple[int, int]]:
     """Edits that copy a module, and those that change something at or in it."""
     copying: dict[str, list[int]] = {}
-    for number, edit in enumerate(edits):
-        for path in edit.copied:
+    for number, each in enumerate(claims):
+        for path in each.copied:
             copying.setdefault(path, []).append(number)
-    for number, edit in enumerate(edits):
-        for path in dict.fromkeys(p for each in edit.changed for p in outers(each)):
+    for number, each in enumerate(claims):
+        for path in dict.fromkeys(p for changed in each.changed for p in outers(changed)):
             yield from ((other, number) for other in copying.get(path, ()) if other != number)
+
+
+def require_distinct_names(edits: Sequence[Edit]) -> None:
+    """Raise RewriteError if two edits, which do not conflict otherwise, call their new modules the same."""
+    known: set[str] = set()
+    for edit in edits:
+        for name, path in edit.added.items():
+            if path in known:
+                raise RewriteError(name_is_taken(f"{edit.rule} at {edit.path}", path, name))
+            known.add(path)

@@ -1,16 +1,27 @@
-"""Edits: what a plan consists of and what a student remembers, as plain data."""
+"""Edits: what a plan consists of and what a student remembers, as plain data.
+
+An edit is of one of several kinds. Each kind is a class with a `kind`, which is known once it is defined, and answers for
+all that is particular to it; what it has to say is declared here, and nothing outside of its file tells kinds apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny
+from torch import nn
 
 from surgery.config import Config
-from surgery.rewriting.kinds.anchors import Place
-from surgery.rewriting.kinds.rewire_graph import Bound
-from surgery.rewriting.replacement import AnyReplacement, Copy, Resizing, Rewiring, Sharing
+from surgery.losses import LossName
+from surgery.operators.base import OperatorConfig
+from surgery.rewriting.application import Application
+from surgery.rewriting.graphs.rewired import Bound
+from surgery.rewriting.lesson import Lesson
+from surgery.rewriting.make import Maker
+from surgery.rewriting.site import Site
 
 
 class Change(Config):
@@ -19,46 +30,116 @@ class Change(Config):
     before: int
     after: int
 
+    def times(self, runs: int) -> Change:
+        """That of `runs` calls."""
+        return Change(before=runs * self.before, after=runs * self.after)
 
-class Edit(Config):
+    @staticmethod
+    def total(changes: Iterable[Change]) -> Change:
+        """The sum."""
+        listed = list(changes)
+        return Change(before=sum(c.before for c in listed), after=sum(c.after for c in listed))
+
+
+class Skipped(Config):
+    """A site that a rule's pattern matched and that it leaves alone."""
+
+    path: str
+    rule: str
+    layer: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What an edit needs for itself; two edits conflict if these meet.
+
+    Attributes:
+        modules: paths of what it replaces, shares or takes out.
+        nodes: what it changes in graphs.
+        scopes: paths of the modules whose graphs it changes.
+        calls: paths of the modules that it is proven with as they are.
+        ended: paths of the modules of which it takes a call out.
+        resized: paths of the modules that get other sizes.
+        whole: paths of the modules that were run as a whole to prove it.
+        copied: paths of the modules whose structure or weights it copies to other places.
+        changed: paths of the modules that are not what they were afterwards.
+    """
+
+    modules: tuple[str, ...] = ()
+    nodes: tuple[object, ...] = ()
+    scopes: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What an edit does to the weights of a model.
+
+    Attributes:
+        gone: paths of the modules that are not in their places any more.
+        copied: paths of the modules of which there is one more.
+        new: how many parameters are new, those of copies among them.
+    """
+
+    gone: tuple[str, ...]
+    copied: tuple[str, ...]
+    new: int
+
+
+class Edit(Config, ABC):
     """One edit at one site.
 
     Attributes:
+        kind: tells the kinds of edits apart in JSON.
         path: of the module that is replaced, or of all that matched, joined by " + ".
         rule: name of the rule.
         layer: number of its block, None outside of blocks.
         replaced: class of the old module, or of the old modules.
         replacement: what takes the place.
-        paths: of the modules that are replaced (several for a module that stands in several places), shared or, by a
-            rewiring, taken out.
-        place: of a rewiring, the nodes that matched.
-        modules: of a rewiring, the paths of the new modules by name; of a resizing, those of the replaced ones.
         loss: of its distillation.
         params, flops: parameters, and floating point operations of the calls on the traced inputs.
         flops_mixing: those of mixing tokens, without projections and featuriser filters, as the paper's table counts.
     """
 
+    kinds: ClassVar[dict[str, type[Edit]]] = {}
+    """All kinds by name."""
+    made_by: ClassVar[type[Config]]
+    """The right-hand side of a rule that edits of this kind are planned for."""
+
+    kind: str
     path: str
     rule: str
     layer: int | None
     replaced: str
-    replacement: AnyReplacement
-    paths: tuple[str, ...]
-    place: Place | None = None
-    modules: dict[str, str] = Field(default={})
-    loss: Literal["l1", "l2", "huber"]
+    replacement: SerializeAsAny[Config]
+    loss: LossName
     params: Change
     flops: Change
     flops_mixing: Change
 
-    @property
-    def label(self) -> str:
-        """What takes the place, in a word: the class of an operator's config, or the kind of edit."""
-        if isinstance(self.replacement, Rewiring | Resizing):
-            new = [m for m in self.replacement.modules.values() if not isinstance(m, Copy)]
-            return type(new[0].operator).__name__ if new else self.rule
-        operator = getattr(self.replacement, "operator", None)
-        return type(operator).__name__ if operator is not None else self.rule
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        Edit.kinds[cls.model_fields["kind"].default] = cls
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, application: Application, group: Sequence[Site], given: Any) -> Sequence[Self]:
+        """The edits of one rule at `group`, the calls of one and the same module, or a single match of anything else.
+
+        Args:
+            application: the rule, the model, and what has been planned.
+            group: the sites.
+            given: what the rule puts at the first of them.
+
+        Raises:
+            RewriteError: it does not fit.
+        """
 
     @property
     def unit(self) -> str:
@@ -66,37 +147,70 @@ class Edit(Config):
         return self.path.partition(":")[0]
 
     @property
-    def copied(self) -> tuple[str, ...]:
-        """Paths of the modules whose structure or weights it copies to other places."""
-        if not isinstance(self.replacement, Rewiring) or self.place is None:
-            return self.paths if isinstance(self.replacement, Sharing) else ()
-        named = [module.of for module in self.replacement.modules.values() if isinstance(module, Copy)]
-        return tuple(below(self.place.scope, self.place.nodes[name][0].target) for name in named)
+    def label(self) -> str:
+        """What takes the place, in a word: the class of an operator's config, or the rule."""
+        return type(self.operators[0]).__name__ if self.operators else self.rule
 
     @property
-    def changed(self) -> tuple[str, ...]:
-        """Paths of the modules that are not what they were afterwards; of those that share weights, the first one is."""
-        if isinstance(self.replacement, Sharing) and not self.replacement.average:
-            return self.paths[1:]
-        return self.paths if self.place is None else (*self.paths, self.place.scope)
+    @abstractmethod
+    def operators(self) -> tuple[OperatorConfig, ...]:
+        """The configs of the new operators."""
 
-    def bound(self) -> Bound:
-        """The rewiring at its place."""
-        assert isinstance(self.replacement, Rewiring)
-        assert self.place is not None
-        scope = f"{self.place.scope}." if self.place.scope else ""
-        return Bound(self.replacement, self.place, {n: path.removeprefix(scope) for n, path in self.modules.items()})
+    @property
+    @abstractmethod
+    def new(self) -> tuple[str, ...]:
+        """The paths, in the student, of the modules with weights that the teacher has not."""
+
+    @property
+    def added(self) -> Mapping[str, str]:
+        """The paths of the modules that come to where none stood, by the names that the rule gives them."""
+        return {}
+
+    @property
+    def rewired(self) -> Bound | None:
+        """What becomes of the graph of a scope."""
+        return None
+
+    @property
+    @abstractmethod
+    def claims(self) -> Claims:
+        """What may meet another edit's."""
+
+    @abstractmethod
+    def weights(self, model: nn.Module) -> Weights:
+        """What it does to the weights of `model`, the teacher."""
+
+    @abstractmethod
+    def make(self, maker: Maker) -> dict[str, nn.Module]:
+        """What it puts into the student, by path.
+
+        Raises:
+            RewriteError: a module that it needs is not there, or cannot be inherited from.
+        """
+
+    @abstractmethod
+    def lessons(self, teacher: nn.Module, student: nn.Module) -> list[Lesson]:
+        """What its new modules are to learn in distillation; none, if it has no new weights."""
 
 
-def below(path: str, name: str) -> str:
-    """The path of what is called `name` in the module at `path`."""
-    return f"{path}.{name}" if path else name
+def _read(value: Any) -> Any:
+    """An edit from JSON."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    if kind not in Edit.kinds:
+        raise ValueError(f"there is no kind of edit {kind!r}; import the module that defines it")
+    return Edit.kinds[str(kind)].model_validate(value)
+
+
+AnyEdit = Annotated[SerializeAsAny[Edit], BeforeValidator(_read)]
+"""A pydantic field for an edit of any kind."""
 
 
 def rewired_scopes(edits: Iterable[Edit]) -> dict[str, list[Bound]]:
-    """The rewirings among `edits`, by the scope whose graph they change."""
+    """What `edits` do to graphs, by the path of the scope."""
     found: dict[str, list[Bound]] = {}
-    for edit in edits:
-        if edit.place is not None:
-            found.setdefault(edit.place.scope, []).append(edit.bound())
+    for bound in (edit.rewired for edit in edits):
+        if bound is not None:
+            found.setdefault(bound.place.scope, []).append(bound)
     return found

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from surgery.config import nearest
 from surgery.graph import ModelGraph
+from surgery.rewriting.edit import Skipped
 from surgery.rewriting.pattern import Except, NodePattern
 from surgery.rewriting.rule import Rule
-
-if TYPE_CHECKING:
-    from surgery.rewriting.planner import Skipped
 
 SPELLED = {"module_class": "module of class", "function": "function", "scope_class": "forward of class"}
 

@@ -1,42 +1,19 @@
 """The right-hand sides of rules, as plain data: what goes to the place that a pattern matched.
 
-Values of the matched nodes and of new calls are written as they would be in code: `b` is the result of the node that the
-pattern calls `b`, `b[1]` an item of it, `b(hidden_states)` what that node is called with; of a function, `b(0)` is its
-first positional argument; of an operator made of several nodes, `b(input)` is the one tensor that flows in.
+Values are written as `surgery.rewriting.values` says: `b`, `b[1]`, `b(hidden_states)`.
 """
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from surgery.config import Config
 from surgery.errors import RewriteError
 from surgery.operators import AnyDims, AnyOperator, MixerConfig, MixerDims, Policy
-
-_VALUE = re.compile(r"(?P<name>\w+)(\((?P<argument>\w+)\))?(?P<items>(\[\w+\])*)")
-
-
-def _checked(value: str) -> str:
-    if not _VALUE.fullmatch(value):
-        raise RewriteError(f"{value!r} is no value; write b, b[1] or b(hidden_states) for a node called b")
-    return value
-
-
-Value = Annotated[str, AfterValidator(_checked)]
-
-
-@cache
-def parse(value: str) -> tuple[str, str | None, tuple[int | str, ...]]:
-    """The node's name, the argument's name or None, and the items that a value is written with."""
-    found = _VALUE.fullmatch(value)
-    assert found is not None
-    items = re.findall(r"\[(\w+)\]", found["items"])
-    return found["name"], found["argument"], tuple(int(i) if i.isdigit() else i for i in items)
+from surgery.rewriting.values import Value, parse
 
 
 class Replacement(Config):
@@ -168,25 +145,3 @@ class Sharing(Config):
 
     kind: Literal["sharing"] = "sharing"
     average: bool = False
-
-
-AnyReplacement = Annotated[Replacement | Rewiring | Resizing | Sharing, Field(discriminator="kind")]
-
-
-def require_names(rewiring: Rewiring, matched: Any, where: str) -> None:
-    """Raise RewriteError if `rewiring` names a node that the pattern does not, or its own names hide one."""
-    own = {*rewiring.modules, *(call.name for call in rewiring.calls)}
-    hidden = sorted(own & set(matched))
-    if hidden:
-        raise RewriteError(f"{where}: {hidden[0]!r} is both a matched node and a new name; choose another name")
-    values = [v for call in rewiring.calls for v in call.arguments.values()]
-    read = [parse(v)[0] for v in (*values, *rewiring.results.values())]
-    callees = [call.module for call in rewiring.calls if call.module not in rewiring.modules]
-    likes = [call.like for call in rewiring.calls if call.like is not None]
-    sources = [s for m in rewiring.modules.values() for s in (m.sources if isinstance(m, New) else (m.of,))]
-    old = [parse(value)[0] for value in rewiring.results]
-    calls = {call.name for call in rewiring.calls}
-    named = [*callees, *likes, *sources, *old, *rewiring.keeps, *(name for name in read if name not in calls)]
-    missing = next((name for name in named if name not in matched), None)
-    if missing is not None:
-        raise RewriteError(f"{where}: no node is called {missing!r}; the pattern names {', '.join(matched)}")

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from surgery.recording.paths import outers
 from surgery.rewriting.edit import Change, Edit
-from surgery.rewriting.replacement import Resizing, Rewiring, Sharing
 
 
 def count_weights(model: nn.Module, edits: Sequence[Edit]) -> tuple[Change, Change]:
     """Parameters, and bytes of parameters and buffers."""
     slots = _Slots(model)
-    gone = {slots.of(path) for edit in edits for path in _replaced(edit)}
+    changes = [edit.weights(model) for edit in edits]
+    gone = {slots.of(path) for each in changes for path in each.gone}
     parameters = _with_fate(model.named_parameters(remove_duplicate=False), slots, gone)
     buffers = _with_fate(model.named_buffers(remove_duplicate=False), slots, gone)
-    copied = [tensor for edit in edits for module in _copied(model, edit) for tensor in _tensors(module)]
+    copied = [t for each in changes for path in each.copied for t in _tensors(model.get_submodule(path))]
     copies = sum(tensor.numel() for tensor in copied if isinstance(tensor, nn.Parameter))
-    new = sum(_new(model, edit) for edit in edits)
+    new = sum(each.new for each in changes)
     size = max((p.itemsize for p, _ in parameters if p.is_floating_point()), default=4)
     every, staying = [t for t, _ in (*parameters, *buffers)], [t for t, stays in (*parameters, *buffers) if stays]
     return (
@@ -38,28 +38,6 @@ class _Slots:
         """The module around the one at `path`, and the name in it."""
         parent, _, name = path.rpartition(".")
         return self._modules[parent], name
-
-
-def _replaced(edit: Edit) -> tuple[str, ...]:
-    """The modules that are not in their places any more."""
-    return edit.changed if isinstance(edit.replacement, Sharing) else edit.paths
-
-
-def _copied(model: nn.Module, edit: Edit) -> Iterator[nn.Module]:
-    """The modules of which the student has one more."""
-    averaged = isinstance(edit.replacement, Sharing) and edit.replacement.average
-    if isinstance(edit.replacement, Rewiring) or averaged:
-        yield from map(model.get_submodule, edit.copied[:1] if averaged else edit.copied)
-
-
-def _new(model: nn.Module, edit: Edit) -> int:
-    """How many parameters the new modules of `edit` have."""
-    if isinstance(edit.replacement, Sharing):
-        return edit.params.after if edit.replacement.average else 0
-    if isinstance(edit.replacement, Resizing):
-        old = {id(p): p.numel() for path in edit.paths for p in model.get_submodule(path).parameters()}
-        return edit.params.after - edit.params.before + sum(old.values())
-    return edit.params.after
 
 
 def _with_fate(

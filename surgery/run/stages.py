@@ -26,12 +26,13 @@ from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.rewriting import Plan, plan
 from surgery.rewriting.commit import commit, require_no_conflicts
+from surgery.rewriting.planning import Recordings, prove
 from surgery.run.folder import RECIPE, RunFolder
 from surgery.run.report import report_of
 from surgery.tracing import trace
 from surgery.training.data import LatentDataset, load_data
 from surgery.training.diffusion import noised_batch
-from surgery.training.distil import distil, distilled
+from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune
 from surgery.training.record import LossRecord
 
@@ -57,6 +58,7 @@ class Prepared:
     data: LatentDataset
     graph: ModelGraph
     plan: Plan
+    recordings: Recordings
 
 
 def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
@@ -69,9 +71,9 @@ def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
     data = load_data(recipe.data)
     inputs = noised_batch(data, teacher.scheduler, 0, 1, recipe.seed, device=device).inputs
     graph = trace(teacher.model, inputs)
-    planned = plan(graph, recipe.rules)
+    planned, recordings = prove(graph, recipe.rules)
     require_no_conflicts(planned)
-    return Prepared(recipe, teacher, data, graph, planned)
+    return Prepared(recipe, teacher, data, graph, planned, recordings)
 
 
 def plan_recipe(recipe: Recipe) -> Plan:
@@ -116,7 +118,7 @@ def apply(
 class _Runner:
     def __init__(self, prepared: Prepared, judge: Judge, folder: RunFolder, name: str, progress: Progress) -> None:
         self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
-        self._graph, self._plan = prepared.graph, prepared.plan
+        self._graph, self._plan, self._recordings = prepared.graph, prepared.plan, prepared.recordings
         self._folder, self._name, self._progress = folder, name, progress
         self._stages = folder.stages()
         self._judge = judge
@@ -128,7 +130,7 @@ class _Runner:
         self._folder.write("graph.svg", draw_blocks(self._graph, edits).encode())
         self._measure("teacher", self._teacher.model, 0.0)
         with _clock() as seconds:
-            student = commit(self._graph, self._plan.edits, self._recipe.seed)
+            student = commit(self._graph, self._plan.edits, self._recipe.seed, self._recordings)
         self._measure("rewritten", student, seconds())
         losses = self._train(student)
         self._folder.write_json("losses.json", [asdict(record) for record in losses])
@@ -146,13 +148,13 @@ class _Runner:
         }
         models = self._teacher.model, student
         data = self._data, self._teacher.scheduler
-        sites, regions = distilled(self._plan.edits)
+        sites = sites_of(self._plan.edits, *models)
         losses: list[LossRecord] = []
-        if sites or regions:
+        if sites:
             with _clock() as seconds:
-                losses += distil(*models, sites, *data, self._recipe.distil, regions=regions, **common)
+                losses += distil(*models, sites, *data, self._recipe.distil, **common)
             self._measure("distilled", student, seconds())
-        new = [*sites, *(path for edit in self._plan.edits for path in edit.modules.values())]
+        new = [path for edit in self._plan.edits for path in edit.new]
         with _clock() as seconds:
             losses += finetune(*models, new, *data, self._recipe.finetune, **common)
         self._measure("finetuned", student, seconds())

@@ -16,7 +16,7 @@ from surgery.graph.show.diff import Difference
 from surgery.graph.show.tree import Entry, outline
 from surgery.operators import OperatorConfig
 from surgery.operators.backends.report import Device, Kernel, words
-from surgery.rewriting import Change, Edit, New, Plan, Replacement, Resizing, Rewiring, Skipped
+from surgery.rewriting import Change, Edit, Plan, Skipped
 
 
 def stage_table(metrics: Metrics) -> Table:
@@ -128,13 +128,7 @@ def kernel_tables(kernels: Sequence[Kernel], devices: Sequence[Device]) -> Group
 
 def operator_words(edit: Edit) -> str:
     """The new operator as one would write it in a recipe, e.g. `HyenaX(kernel=4)`."""
-    replacement = edit.replacement
-    if isinstance(replacement, Replacement):
-        return _written(replacement.operator)
-    if isinstance(replacement, Rewiring | Resizing):
-        new = [m for m in replacement.modules.values() if isinstance(m, New)]
-        return ", ".join(dict.fromkeys(_written(each.operator) for each in new)) or edit.rule
-    return edit.rule
+    return ", ".join(dict.fromkeys(map(_written, edit.operators))) or edit.rule
 
 
 def _written(operator: OperatorConfig) -> str:

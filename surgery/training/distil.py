@@ -6,19 +6,21 @@ q(t), of L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from surgery.errors import RewriteError
+from surgery.losses import LOSSES, Loss, LossName
 from surgery.progress import Progress, SilentProgress
-from surgery.rewriting import Edit, New, Resizing, Rewiring, Sharing
+from surgery.rewriting import Edit
+from surgery.rewriting.lesson import Lesson
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.data import LatentDataset
@@ -26,15 +28,8 @@ from surgery.training.diffusion import predict
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
-from surgery.training.region import can_be_distilled, region_of
 
 STAGE = "distil"
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "huber": F.huber_loss,
-}
 
 
 class Distil(StageConfig):
@@ -45,55 +40,65 @@ class Distil(StageConfig):
     clip: PositiveFloat = 10.0
 
 
-def distilled(edits: Iterable[Edit]) -> tuple[dict[str, str], list[Edit]]:
-    """What of ``edits`` is distilled: the modules at these paths, each with its loss; and these, of several modules.
+@dataclass(frozen=True)
+class Site:
+    """One lesson, and the loss that it is learnt by."""
 
-    An edit without new weights, such as a dropped block, is not.
+    lesson: Lesson
+    loss: LossName
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            known = ", ".join(LOSSES)
+            raise RewriteError(f"site {self.lesson.path}: unknown loss {self.loss!r}, choose one of {known}")
+
+
+def sites_of(edits: Iterable[Edit], teacher: nn.Module, student: nn.Module) -> list[Site]:
+    """What the new operators of `edits` are to learn. An edit without new weights, such as a dropped block, is not in it.
+
+    Raises:
+        RewriteError: a module is missing in one of the models.
     """
-    sites: dict[str, str] = {}
-    regions = []
-    for edit in edits:
-        if isinstance(edit.replacement, Sharing):
-            sites |= dict.fromkeys(edit.paths, edit.loss)
-        elif isinstance(edit.replacement, Resizing):
-            regions.append(edit)
-        elif not isinstance(edit.replacement, Rewiring):
-            sites[edit.paths[0]] = edit.loss
-        elif not any(isinstance(module, New) for module in edit.replacement.modules.values()):
-            continue
-        elif can_be_distilled(edit):
-            regions.append(edit)
-        else:
-            sites[edit.path] = edit.loss
-    return sites, regions
+    return [Site(lesson, edit.loss) for edit in edits for lesson in edit.lessons(teacher, student)]
 
 
 def distil(
     teacher: nn.Module,
     student: nn.Module,
-    sites: Mapping[str, str],
+    sites: Sequence[Site],
     dataset: LatentDataset,
     scheduler: Any,
     config: Distil,
     *,
     seed: int,
-    regions: Sequence[Edit] = (),
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
 ) -> list[LossRecord]:
-    """Train the student's operators at ``sites`` on the teacher's activations; return the loss of each step.
+    """Train the student's new operators on the teacher's activations.
 
-    ``sites`` maps the path of a module, the same in both models, to its loss: "l1", "l2" or "huber". One
-    pass of the teacher in a step feeds all of them: while it runs, each new operator is called with the
-    arguments that the teacher's was called with, and its loss is differentiated at once, so only one site's
-    activations are held. The terms are summed. All else in the student, and all of the teacher, stays as it
-    is. Continues from a checkpoint. ``regions`` are edits of several modules: what is new learns what the
-    matched modules made of the same inputs.
+    One pass of the teacher in a step feeds all sites: while it runs, each new operator is called with the arguments that
+    the teacher's was called with, and its loss is differentiated at once, so only one site's activations are held. The
+    terms are summed. All else in the student, and all of the teacher, stays as it is.
 
-    Raises RewriteError if a site is missing or cannot be compared; otherwise like
-    ``surgery.training.loop.train``.
+    Args:
+        teacher: only read.
+        student: changed in place.
+        sites: what is learnt, see `sites_of`.
+        dataset: what z_t is made from.
+        scheduler: how.
+        config: how long and how fast.
+        seed: of the batches.
+        checkpoints: where to continue from and to write to; None writes none.
+        progress: shows how far the training has come.
+
+    Returns:
+        The losses of each step.
+
+    Raises:
+        RewriteError: a site does not run in the teacher, or its results cannot be compared.
+        TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
-    pairs = _Pairs(teacher, student, sites, regions)
+    pairs = _Pairs(teacher, student, sites)
     batches = Batches(dataset, scheduler, teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
     identity = identity_of(
         config,
@@ -101,7 +106,7 @@ def distil(
         scheduler,
         pairs.parameters,
         seed=seed,
-        sites=dict(sites) | {edit.path: edit.loss for edit in regions},
+        sites={site.lesson.path: site.loss for site in sites},
         teacher=digest(teacher.state_dict()),
     )
     task = Task(
@@ -126,74 +131,43 @@ def _validate(pairs: _Pairs, batches: Batches) -> float | None:
 class _Pairs:
     """The operators of teacher and student at each site."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, sites: Mapping[str, str], regions: Sequence[Edit]
-    ) -> None:
-        self._teacher = teacher
-        self._regions = [(e.path, region_of(teacher, student, e), _loss(e.path, e.loss)) for e in regions]
-        self._sites = {
-            path: (
-                _submodule(teacher, path, "teacher"),
-                _submodule(student, path, "student"),
-                _loss(path, name),
-            )
-            for path, name in sites.items()
-        }
-        learning = [operator for _, operator, _ in self._sites.values()]
-        learning += [module for _, region, _ in self._regions for module in region.modules]
-        self.parameters = _trainable(student, learning)
+    def __init__(self, teacher: nn.Module, student: nn.Module, sites: Sequence[Site]) -> None:
+        self._teacher, self._sites = teacher, sites
+        self.parameters = _trainable(student, [module for site in sites for module in site.lesson.modules])
         if not self.parameters:
-            raise RewriteError(f"nothing to distil: no parameter in the student at sites {list(sites)}")
+            raise RewriteError(f"nothing to distil: no parameter in the student at sites {self._paths}")
         _require_apart(teacher, self.parameters)
 
+    @property
+    def _paths(self) -> list[str]:
+        return [site.lesson.path for site in self._sites]
+
     def losses(self, inputs: dict[str, Tensor], *, backward: bool) -> dict[str, Tensor]:
-        """Run the teacher once; return the loss of each site, and add its gradients if ``backward``."""
+        """The loss of each site, a scalar, from one pass of the teacher; if `backward`, its gradients are added."""
         losses: dict[str, Tensor] = {}
         with ExitStack() as hooks, torch.no_grad():
-            for path, (original, operator, loss) in self._sites.items():
-                hook = _hook(path, operator, loss, losses, backward)
-                hooks.enter_context(original.register_forward_hook(hook, with_kwargs=True))
-            for path, region, loss in self._regions:
-                region.watch(hooks, partial(_learn, path, region.outcome, loss, losses, backward))
+            for site in self._sites:
+                site.lesson.watch(hooks, partial(_learn, site, losses, backward))
             predict(self._teacher, inputs)
-        names = [*self._sites, *(path for path, _, _ in self._regions)]
-        missing = [path for path in names if path not in losses]
+        missing = [path for path in self._paths if path not in losses]
         if missing:
             raise RewriteError(f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled")
-        return {path: losses[path] for path in names}
+        return {path: losses[path] for path in self._paths}
 
 
-def _hook(
-    path: str,
-    operator: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    losses: dict[str, Tensor],
-    backward: bool,
-) -> Callable[[nn.Module, Any, Any, Any], None]:
-    def regress(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        _learn(path, lambda: (operator(*args, **kwargs), output), loss, losses, backward)
-
-    return regress
-
-
-def _learn(
-    path: str,
-    outcome: Callable[[], tuple[Any, Any]],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    losses: dict[str, Tensor],
-    backward: bool,
-) -> None:
-    """Add the loss of the new output against the old one to ``losses``, and its gradients if ``backward``."""
+def _learn(site: Site, losses: dict[str, Tensor], backward: bool) -> None:
+    """Add the loss of the new output against the old one to `losses`, and its gradients if `backward`."""
+    path = site.lesson.path
     with torch.set_grad_enabled(backward):
-        new, old = outcome()
-        term = _regression(path, new, old, loss)
+        new, old = site.lesson.outcome()
+        term = _regression(path, new, old, LOSSES[site.loss])
     if term.requires_grad:
         term.backward()  # type: ignore[no-untyped-call]
     term = term.detach()
     losses[path] = losses[path] + term if path in losses else term
 
 
-def _regression(path: str, output: Any, target: Any, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _regression(path: str, output: Any, target: Any, loss: Loss) -> Tensor:
     """Return the sum of the losses of all tensors in the output, each against its twin in the target."""
     outputs, targets = _tensors(output), _tensors(target)
     shapes, wanted = [tuple(t.shape) for t in outputs], [tuple(t.shape) for t in targets]
@@ -213,21 +187,6 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):
         value = list(value.values())
     return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
-
-
-def _submodule(model: nn.Module, path: str, role: str) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise RewriteError(
-            f"site {path} does not exist in the {role}, a {type(model).__name__}: check the path"
-        ) from error
-
-
-def _loss(path: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    if name not in LOSSES:
-        raise RewriteError(f"site {path}: unknown loss {name!r}, choose one of {', '.join(LOSSES)}")
-    return LOSSES[name]
 
 
 def _trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgery.rewriting.commit import record_of
-from surgery.rewriting.edit import below
 from surgery.training.diffusion import predict
 
 
@@ -36,8 +35,7 @@ def imitation_loss(teacher: nn.Module, student: nn.Module, inputs: dict[str, Ten
 def rewired_modules(student: nn.Module) -> set[str]:
     """Paths of the modules whose calls an edit has rewired: what they give is not what the teacher's give."""
     record = record_of(student)
-    places = [edit.place for edit in record.edits if edit.place is not None] if record else []
-    return {below(p.scope, anchor.target) for p in places for anchors in p.nodes.values() for anchor in anchors}
+    return {path for edit in record.edits for path in edit.claims.calls} if record else set()
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:

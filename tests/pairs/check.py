@@ -93,8 +93,7 @@ def _train(student: nn.Module, model: Model) -> None:
 def _new_parameters(student: nn.Module) -> list[tuple[str, nn.Parameter]]:
     record = record_of(student)
     assert record is not None
-    swapped = [path for edit in record.edits if edit.place is None for path in edit.paths]
-    places = [*swapped, *(path for edit in record.edits for path in edit.modules.values())]
+    places = [path for edit in record.edits for path in (*edit.new, *edit.added.values())]
     return [(name, p) for name, p in student.named_parameters() if any(name.startswith(f"{at}.") for at in places)]
 
 

@@ -48,7 +48,7 @@ def check_student(name: str, rules: list[Rule], folder: Path) -> nn.Module:
     student.train().requires_grad_(True)
     student(**models.inputs(name)).sample.square().mean().backward()
     new = [
-        p for edit in planned.edits for path in edit.modules.values() for p in student.get_submodule(path).parameters()
+        p for edit in planned.edits for path in edit.added.values() for p in student.get_submodule(path).parameters()
     ]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in new)
     return student.eval()

@@ -22,7 +22,8 @@ BOTH = {OTHER_SITE: "l1", SITE: "l2"}
 def run(
     teacher: nn.Module, student: nn.Module, sites: dict[str, str], config: Distil = FAST, **more: Any
 ) -> list[LossRecord]:
-    return distil(teacher, student, sites, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
+    lessons = tiny.sites(teacher, student, sites)
+    return distil(teacher, student, lessons, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
 
 
 def test_the_loss_is_that_of_equation_2() -> None:

@@ -43,7 +43,10 @@ def train(
     options["optimizer"] = optimizer
     common: dict[str, Any] = {"seed": seed, "checkpoints": store, "progress": progress}
     if stage == "distil":
-        records = distil(tiny.teacher(), student, SITES, data, noise, Distil(**options), **common)
+        teacher = tiny.teacher()
+        records = distil(
+            teacher, student, tiny.sites(teacher, student, SITES), data, noise, Distil(**options), **common
+        )
     else:
         records = finetune(tiny.teacher(), student, (tiny.SITE,), data, noise, Finetune(**options), **common)
     return tiny.weights(student), records
@@ -128,7 +131,7 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     config = Distil(steps=STEPS, batch_size=4, lr=1e-2, warmup=2, checkpoint_every=2)
     student, data, noise = tiny.student(), tiny.dataset(), tiny.scheduler()
     with pytest.raises(ArtifactError, match="differs in teacher "):
-        distil(other, student, SITES, data, noise, config, seed=0, checkpoints=store)
+        distil(other, student, tiny.sites(other, student, SITES), data, noise, config, seed=0, checkpoints=store)
 
 
 def test_other_seeds_give_other_weights() -> None:

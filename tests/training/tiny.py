@@ -12,7 +12,9 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
+from surgery.rewriting.lesson import ModuleLesson
 from surgery.training.data import LatentDataset
+from surgery.training.distil import Site
 
 SITE = "transformer_blocks.1.attn1"
 OTHER_SITE = "transformer_blocks.0.attn1"
@@ -54,6 +56,11 @@ def _teacher() -> nn.Module:
 
 def teacher() -> nn.Module:
     return copy.deepcopy(_teacher())
+
+
+def sites(teacher: nn.Module, student: nn.Module, losses: dict[str, Any]) -> list[Site]:
+    """Lessons of the modules at the paths of `losses`."""
+    return [Site(ModuleLesson(teacher, student, path), loss) for path, loss in losses.items()]
 
 
 def student(*paths: str) -> nn.Module:

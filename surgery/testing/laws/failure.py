@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch
 
 from surgery.rewriting import commit as committing
-from surgery.rewriting import edited_module as editing
 from surgery.rewriting.commit import commit
-from surgery.rewriting.kinds import rewire_graph as applying
+from surgery.rewriting.graphs import edited_module as editing
+from surgery.rewriting.graphs import rewired as applying
 from surgery.rewriting.replacement import New, Replacement
 from surgery.testing.case import Case
 from surgery.testing.compare import codes, require, require_same, state_of, weights

@@ -17,10 +17,9 @@ from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
 from surgery.recording.paths import child_path
 from surgery.recording.state import own_class
-from surgery.rewriting import Edit, New, Replacement, Resizing, Rewiring, Sharing
+from surgery.rewriting import Edit
 from surgery.rewriting.commit import commit
-from surgery.rewriting.edit import below, rewired_scopes
-from surgery.rewriting.kinds.anchors import Anchors
+from surgery.rewriting.graphs.anchors import Anchors
 from surgery.testing.case import Case
 from surgery.testing.compare import codes, kinds, require, require_close, require_same, state_of, weights
 
@@ -61,15 +60,17 @@ def nothing_else_changes(case: Case) -> None:
     require_same(before, state_of(case.model), "the teacher after a rewrite")
     require_same(code, codes(case.graph), "the teacher's graphs after a rewrite")
     require(not _memory(case.model) & _memory(student), "student and teacher share memory")
-    edited = [path for edit in case.plan.edits for path in (*edit.paths, *edit.modules.values())]
+    claims = [edit.claims for edit in case.plan.edits]
+    added = [path for edit in case.plan.edits for path in edit.added.values()]
+    edited = [*added, *(path for each in claims for path in each.modules)]
     touched = [name for path in edited for name in _names_of(case.model, path)]
     for what, ours, theirs in (
         ("weights", weights(case.model), weights(student)),
         ("classes", _own_classes(case.model), _own_classes(student)),
     ):
         require_same(_outside(ours, touched), _outside(theirs, touched), f"{what} outside of the edits")
-    changed = {*rewired_scopes(case.plan.edits), *_callers_of_shared(case.plan.edits)}
-    matched = [path for edit in case.plan.edits for path in _matched(edit)]
+    changed = {path for each in claims for path in each.scopes}
+    matched = [path for each in claims for path in each.calls]  # some stay although nothing calls them any more
     graphs = _outside(_traced_code(case.graph), [*touched, *matched])
     kept = {path: code for path, code in graphs.items() if path not in changed}
     after = _traced_code(case.student_graph)
@@ -128,7 +129,7 @@ def _require_trainable(case: Case) -> None:
     gradients = {p: g for p, g in zip(parameters.values(), found, strict=True) if g is not None}
     require(all(bool(g.isfinite().all()) for g in gradients.values()), "a gradient of the student is not finite")
     for edit in case.plan.edits:
-        own = [p for path in _new_operators(edit) for p in case.student.get_submodule(path).parameters()]
+        own = [p for path in edit.new for p in case.student.get_submodule(path).parameters()]
         reached = not own or any(p in gradients for p in own)
         require(reached or not _is_read(case.graph, edit), f"no gradient reaches the new operator at {edit.path}")
 
@@ -136,12 +137,12 @@ def _require_trainable(case: Case) -> None:
 def _is_read(graph: ModelGraph, edit: Edit) -> bool:
     """Whether the result of what matched is used for that of the forward that it stands in, as not all of it may be."""
     for path, scope in graph.scopes.items():
-        if edit.place is None:
+        bound = edit.rewired
+        if bound is None:
             calls = scope.graph.find_nodes(op="call_module")
-            matched = [node for node in calls if child_path(path, node) in edit.paths]
+            matched = [node for node in calls if child_path(path, node) in edit.claims.modules]
         else:
-            at_place = edit.place.scope == path
-            (found,) = Anchors(scope.graph).find([edit.place]) if at_place else ({},)
+            (found,) = Anchors(scope.graph).find([bound.place]) if bound.place.scope == path else ({},)
             matched = [node for nodes in found.values() for node in nodes]
         if not _used(scope.graph).isdisjoint(matched):
             return True
@@ -160,14 +161,6 @@ def _used(graph: fx.Graph) -> set[fx.Node]:
     return used
 
 
-def _new_operators(edit: Edit) -> Iterator[str]:
-    """The paths of new operators; not of copies, as the teacher may itself have parts that do nothing."""
-    if isinstance(edit.replacement, Replacement | Resizing):
-        yield from edit.paths
-    elif isinstance(edit.replacement, Rewiring):
-        yield from (edit.modules[n] for n, new in edit.replacement.modules.items() if isinstance(new, New))
-
-
 def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
     """What `model` gives on a copy of the inputs, as it may change them."""
     with torch.no_grad():
@@ -176,20 +169,6 @@ def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
 
 def _is_finite(values: Any) -> bool:
     return all(bool(v.isfinite().all()) for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor))
-
-
-def _matched(edit: Edit) -> Iterator[str]:
-    """The paths of the modules that a rewiring matched: some stay although nothing calls them any more."""
-    if edit.place is not None:
-        anchors = (anchor for anchors in edit.place.nodes.values() for anchor in anchors)
-        yield from (below(edit.place.scope, anchor.target) for anchor in anchors if anchor.op == "call_module")
-
-
-def _callers_of_shared(edits: Iterable[Edit]) -> Iterator[str]:
-    """Scopes around modules that become one, which are called by the name of the first in all places."""
-    for path in (path for edit in edits if isinstance(edit.replacement, Sharing) for path in edit.paths):
-        parts = path.split(".")
-        yield from (".".join(parts[:n]) for n in range(len(parts)))
 
 
 def _size(model: nn.Module) -> int:

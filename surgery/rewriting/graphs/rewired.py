@@ -16,19 +16,29 @@ from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, ta
 from surgery.errors import RewriteError
 from surgery.recording.paths import child_path
 from surgery.recording.scope import Recording, Scope
-from surgery.rewriting.kinds.anchors import Anchors, Place
-from surgery.rewriting.replacement import Call, Rewiring, parse
+from surgery.rewriting.evaluator import Evaluator
+from surgery.rewriting.graphs.anchors import Anchors, Place
+from surgery.rewriting.replacement import Call, Rewiring
+from surgery.rewriting.values import parse
 
 Nodes = Mapping[str, tuple[fx.Node, ...]]
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A rewiring at its place: `modules` has the name that each new module gets in the module of the scope."""
+    """A rewiring at its place.
+
+    Attributes:
+        rewiring: new calls, and what they stand for.
+        place: the matched nodes.
+        modules: the name that each new module gets in the module of the scope.
+        removed: the paths of the modules that are taken out of the model.
+    """
 
     rewiring: Rewiring
     place: Place
     modules: Mapping[str, str]
+    removed: tuple[str, ...] = ()
 
 
 def rewired(
@@ -52,7 +62,7 @@ def rewired(
     found = Anchors(graph).find(each.place for each in bound)
     order = _Order(graph)
     for each, nodes in zip(bound, found, strict=True):
-        _Edit(graph, each, nodes, scopes, order).make()
+        _Rewriter(graph, each, nodes, scopes, order).rewrite()
     _restore_order(graph, order, recording.has_effects, bound[0].place.scope)
     graph.lint()
     # What was recorded under autocast, or of modules that are gone, says nothing about the edited graph.
@@ -115,27 +125,26 @@ class _Order:
         self._tail[number] = node
 
 
-class _Edit:
-    """One rewiring of a graph."""
+class _Rewriter(Evaluator):
+    """Makes one rewiring of a graph; its values are nodes and constants."""
 
     def __init__(self, graph: fx.Graph, bound: Bound, nodes: Nodes, scopes: Mapping[str, Scope], order: _Order) -> None:
+        super().__init__()
         self._graph, self._rewiring, self._bound = graph, bound.rewiring, bound
         self._nodes = nodes
         self._scopes, self._path = scopes, bound.place.scope
         self._order = order
-        self._new: dict[str, fx.Node] = {}
         kept = bound.rewiring.read | set(bound.rewiring.keeps)
         gone = [node for name, group in nodes.items() if name not in kept for node in group]
         self._last = order.after(gone or [node for group in nodes.values() for node in group])
 
-    def make(self) -> None:
+    def rewrite(self) -> None:
         """Put in the calls, let all others read the new values, and take out what is not read any more."""
         old = {value: self._existing(value) for value in self._rewiring.results}
         users = {value: [(node, user) for node in nodes for user in node.users] for value, nodes in old.items()}
-        for call in self._rewiring.calls:
-            self._new[call.name] = self._call(call)
+        self.make(self._rewiring.calls)
         for value, by in self._rewiring.results.items():
-            new = self._value(by)
+            new = self.of(by)
             for node, user in users[value]:
                 if not is_guard(user):
                     user.replace_input_with(node, new)
@@ -143,57 +152,56 @@ class _Edit:
 
     # -- values ----------------------------------------------------------------------------------------------------
 
-    def _value(self, value: str) -> Any:
-        """The node or constant that `value` names."""
-        name, argument, items = parse(value)
-        found = self._argument(name, argument) if argument else self._new.get(name) or self._result(name)
-        for item in items:
-            found = self._item(found, item) if isinstance(found, fx.Node) else found[item]
-        return found
+    def arguments(self, name: str) -> dict[str, Any]:
+        """What the matched node is called with, as nodes and constants."""
+        return bound_arguments(self._scopes, self._path, self._nodes[name])
 
-    def _argument(self, name: str, argument: str) -> Any:
-        bound = bound_arguments(self._scopes, self._path, self._nodes[name])
-        if argument not in bound:
-            known = ", ".join(bound) or "none"
-            raise RewriteError(f"{self._where(name)} has no argument {argument!r}; it has {known}")
-        return bound[argument]
-
-    def _result(self, name: str) -> fx.Node:
-        """The node whose result is that of the matched `name`: of several, the one that others read."""
+    def result(self, name: str) -> fx.Node:
+        """The node whose result is that of the matched one: of several, the one that others read."""
         nodes = self._nodes[name]
         read = [n for n in nodes if any(user not in nodes and not is_guard(user) for user in n.users)]
         if len(nodes) > 1 and len(read) != 1:
-            raise RewriteError(f"{self._where(name)} gives {len(read)} results to others; name a single one")
+            raise RewriteError(f"{self.where(name)} gives {len(read)} results to others; name a single one")
         return read[0] if len(nodes) > 1 else nodes[0]
 
-    def _item(self, node: fx.Node, item: int | str) -> fx.Node:
-        known = next((user for user in node.users if takes(user, node, item)), None)
+    def item(self, found: Any, item: int | str, value: str) -> Any:
+        """The node that takes the item; a new one, if none does before it is needed."""
+        if not isinstance(found, fx.Node):
+            return super().item(found, item, value)
+        known = next((user for user in found.users if takes(user, found, item)), None)
         if known is not None and self._order.of(known) <= self._order.of(self._order.after([self._last])):
             return known
-        return self._insert(lambda: self._graph.call_function(operator.getitem, (node, item)), [node])
+        return self._insert(lambda: self._graph.call_function(operator.getitem, (found, item)), [found])
 
-    def _existing(self, value: str) -> list[fx.Node]:
-        """The nodes that hold an old value now."""
-        name, argument, items = parse(value)
-        if argument is not None:
-            raise RewriteError(f"{self._where(name)}: {value} is an argument; only results can be replaced")
-        return items_of(self._result(name), items)
-
-    # -- changes ---------------------------------------------------------------------------------------------------
-
-    def _call(self, call: Call) -> fx.Node:
-        given = {name: self._value(value) for name, value in call.arguments.items()}
+    def call(self, call: Call, given: dict[str, Any]) -> fx.Node:
+        """The node of a new call."""
         args: tuple[Any, ...] = ()
         if call.like is not None:
             like = self._nodes[call.like][0]
             try:
                 args, given = with_arguments(self._scopes, self._path, like, given)
             except KeyError as error:
-                raise RewriteError(f"{self._where(call.like)} takes no argument {error}") from None
+                raise RewriteError(f"{self.where(call.like)} takes no argument {error}") from None
         target = self._bound.modules.get(call.module) or str(self._nodes[call.module][0].target)
         reads: list[fx.Node] = []
         fx.node.map_arg((args, given), reads.append)
         return self._insert(lambda: self._graph.call_module(target, args, given), reads)
+
+    def where(self, name: str) -> str:
+        """The path of a matched node."""
+        if name not in self._nodes:
+            return self._path or "the model"
+        node = self._nodes[name][0]
+        return child_path(self._path, node) if node.op == "call_module" else f"{self._path}:{node.name}"
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def _existing(self, value: str) -> list[fx.Node]:
+        """The nodes that hold an old value now."""
+        name, argument, items = parse(value)
+        if argument is not None:
+            raise RewriteError(f"{self.where(name)}: {value} is an argument; only results can be replaced")
+        return items_of(self.result(name), items)
 
     def _insert(self, make: Any, reads: Sequence[fx.Node]) -> fx.Node:
         """Put in a node after all that is taken out, or all that matched, and all that it reads."""
@@ -210,16 +218,12 @@ class _Edit:
             leak = next((user for user in readers_of(node) if user not in matched), None)
             if leak is not None:
                 raise RewriteError(
-                    f"{self._where(name)} is also read by {leak.op if leak.op == 'output' else leak.name}, which is not "
+                    f"{self.where(name)} is also read by {leak.op if leak.op == 'output' else leak.name}, which is not "
                     f"part of the match; replace that result too, or keep {name}"
                 )
         for node in reversed(matched):
             if not node._erased:
                 _erase(self._graph, node)
-
-    def _where(self, name: str) -> str:
-        node = self._nodes[name][0]
-        return child_path(self._path, node) if node.op == "call_module" else f"{self._path}:{node.name}"
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:

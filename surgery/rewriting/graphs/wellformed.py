@@ -1,70 +1,42 @@
-"""Whether what a rule gives for a site can be made there, as far as that shows without running anything."""
+"""Whether a rewiring can be made at a site, as far as that shows without running anything."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from surgery.errors import ConfigError, RewriteError
-from surgery.rewriting.replacement import Copy, Replacement, Resizing, Rewiring, Sharing, parse, require_names
-from surgery.rewriting.rule import Rule
+from surgery.errors import RewriteError
+from surgery.rewriting.replacement import Copy, New, Rewiring
 from surgery.rewriting.site import Site
-
-Given = Replacement | Rewiring | Resizing | Sharing
-
-
-def check_of(rule: Rule, site: Site) -> str | None:
-    """What `rule` says against `site`.
-
-    Raises:
-        RewriteError: that is neither a reason nor None.
-    """
-    reason: Any = _called(rule, site, rule.check)
-    if reason is None or (isinstance(reason, str) and reason):
-        return reason
-    raise RewriteError(f"{rule.name} at {site.path}: its check gives {reason!r}; return a reason in words, or None")
-
-
-def replacement_of(rule: Rule, site: Site) -> Given:
-    """What `rule` puts at `site`.
-
-    Raises:
-        RewriteError: that is no right-hand side.
-    """
-    given: Any = _called(rule, site, rule.replacement)
-    if isinstance(given, Given):
-        return given
-    raise RewriteError(
-        f"{rule.name} at {site.path}: its replacement gives a {type(given).__name__}; "
-        "return a Replacement, a Rewiring, a Resizing or a Sharing"
-    )
-
-
-def _called(rule: Rule, site: Site, callback: Callable[[Site], Any]) -> Any:
-    """What a callback gives; an invalid config made in it is reported with rule and site."""
-    try:
-        return callback(site)
-    except ConfigError as error:
-        raise RewriteError(f"{rule.name} at {site.path}: {error}") from error
+from surgery.rewriting.values import parse
 
 
 def require_well_formed(rewiring: Rewiring, site: Site, where: str) -> None:
     """Raise RewriteError if `rewiring` cannot be made at `site`."""
-    require_names(rewiring, site.items, where)
+    _require_names(rewiring, site.items, where)
     _require_identifiers(rewiring, where)
     _require_order(rewiring, site, where)
     _require_modules(rewiring, site, where)
     _require_use(rewiring, where)
 
 
-def require_modules(resizing: Resizing, site: Site, where: str) -> None:
-    """Raise RewriteError if `resizing` names something at `site` that is no module."""
-    for name, new in resizing.modules.items():
-        for each in (name, *new.sources):
-            if each not in site.items:
-                raise RewriteError(f"{where}: no node is called {each!r}; the pattern names {', '.join(site.items)}")
-            if not site[each].is_module:
-                raise RewriteError(f"{where}: {each} is no module, so it has no place for another; name modules only")
+def _require_names(rewiring: Rewiring, matched: Mapping[str, Any], where: str) -> None:
+    """Raise RewriteError if `rewiring` names a node that the pattern does not, or its own names hide one."""
+    own = {*rewiring.modules, *(call.name for call in rewiring.calls)}
+    hidden = sorted(own & set(matched))
+    if hidden:
+        raise RewriteError(f"{where}: {hidden[0]!r} is both a matched node and a new name; choose another name")
+    values = [v for call in rewiring.calls for v in call.arguments.values()]
+    read = [parse(v)[0] for v in (*values, *rewiring.results.values())]
+    callees = [call.module for call in rewiring.calls if call.module not in rewiring.modules]
+    likes = [call.like for call in rewiring.calls if call.like is not None]
+    sources = [s for m in rewiring.modules.values() for s in (m.sources if isinstance(m, New) else (m.of,))]
+    old = [parse(value)[0] for value in rewiring.results]
+    calls = {call.name for call in rewiring.calls}
+    named = [*callees, *likes, *sources, *old, *rewiring.keeps, *(name for name in read if name not in calls)]
+    missing = next((name for name in named if name not in matched), None)
+    if missing is not None:
+        raise RewriteError(f"{where}: no node is called {missing!r}; the pattern names {', '.join(matched)}")
 
 
 def _require_identifiers(rewiring: Rewiring, where: str) -> None:

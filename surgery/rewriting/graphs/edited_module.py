@@ -12,7 +12,7 @@ from torch import nn
 from surgery.recording.generated import EditedTrace, edit_of, set_edit
 from surgery.recording.scope import Recording, Scope
 from surgery.recording.skeleton import sharing, skeleton
-from surgery.rewriting.kinds.rewire_graph import Bound, rewired
+from surgery.rewriting.graphs.rewired import Bound, rewired
 
 Steps = tuple[tuple[Bound, ...], ...]
 

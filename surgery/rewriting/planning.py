@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import SerializeAsAny
 from torch import nn
 
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
 from surgery.recording.scope import Recording
-from surgery.rewriting.conflict import Conflict, find_conflicts
-from surgery.rewriting.contract import Cost
-from surgery.rewriting.edit import Change, Edit, rewired_scopes
-from surgery.rewriting.edited_module import aliases_of, recorded_scope
-from surgery.rewriting.kinds.rewire_graph import rewired
-from surgery.rewriting.planner import Planner, Skipped, require_distinct_names
+from surgery.rewriting.conflict import Conflict, find_conflicts, require_distinct_names
+from surgery.rewriting.edit import AnyEdit, Change, Edit, Skipped, rewired_scopes
+from surgery.rewriting.graphs.edited_module import aliases_of, recorded_scope
+from surgery.rewriting.graphs.rewired import rewired
+from surgery.rewriting.planner import Planner
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.totals import count_weights
+from surgery.rewriting.trial import Cost
 from surgery.tracing import trace
 
-Edited = dict[str, list[Recording]]
+Recordings = dict[str, list[Recording]]
+"""Recordings by the path of their scope."""
+
+SHOWN = 300
+"""Characters of a thing of the user's that a message shows."""
 
 
 class Total(Config):
@@ -45,7 +48,7 @@ class Plan(Config):
         total: of the whole model.
     """
 
-    edits: tuple[SerializeAsAny[Edit], ...]
+    edits: tuple[AnyEdit, ...]
     skipped: tuple[Skipped, ...]
     conflicts: tuple[Conflict, ...]
     total: Total
@@ -73,7 +76,7 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         MatchError: a rule applies nowhere, or names a layer that does not exist.
         RewriteError: a replacement does not keep the shape or dtype of what it replaces, or its graph is not well-formed.
     """
-    return plan_and_try(traced(model, inputs, "plan"), rules)[0]
+    return prove(traced(model, inputs, "plan"), rules)[0]
 
 
 def traced(model: nn.Module | ModelGraph, inputs: Mapping[str, Any] | None, what: str) -> ModelGraph:
@@ -86,20 +89,24 @@ def traced(model: nn.Module | ModelGraph, inputs: Mapping[str, Any] | None, what
         return model
     if not isinstance(model, nn.Module):
         raise RewriteError(
-            f"{what}: the model is to be an nn.Module or its graph, and this is neither: {model!r}"[:300]
+            f"{what}: the model is to be an nn.Module or its graph, and this is neither: {model!r}"[:SHOWN]
         )
     if not isinstance(inputs, Mapping):
         raise RewriteError(f"{what}: a model that is not traced needs inputs=, the keyword arguments of a forward call")
     return trace(model, inputs)
 
 
-def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited]:
-    """The plan, and the edited recordings by scope, which show that the graphs are well-formed; see `plan`."""
+def prove(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Recordings]:
+    """The plan, and the edited recordings, which prove that the graphs are well-formed and are what a commit uses.
+
+    Raises:
+        MatchError, RewriteError: see `plan`.
+    """
     if not rules:
         raise MatchError("there are no rules to apply")
     odd = rules if isinstance(rules, Rule) else next((rule for rule in rules if not isinstance(rule, Rule)), None)
     if odd is not None:
-        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:300])
+        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:SHOWN])
     planner = Planner(graph)
     for rule in rules:
         planner.add(rule)
@@ -115,13 +122,13 @@ def plan_and_try(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Edited
     return planned, {} if conflicts else edited_recordings(graph, planner.edits)
 
 
-def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Edited:
+def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Recordings:
     """The recordings of every scope whose graph `edits` change, as they are afterwards.
 
     Raises:
         RewriteError: an edit does not give a well-formed graph.
     """
-    edited: Edited = {}
+    edited: Recordings = {}
     for path, bound in rewired_scopes(edits).items():
         module = graph.model.get_submodule(path)
         known, aliases = recorded_scope(module, graph.scopes[path]), aliases_of(module)

@@ -1,0 +1,204 @@
+"""Resize: several modules give way to others at once, so that what flows between them may have other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from surgery.errors import RewriteError
+from surgery.operators.base import OperatorConfig
+from surgery.recording.cost import FlopCounter
+from surgery.recording.scope import unbind
+from surgery.recording.skeleton import skeleton
+from surgery.recording.state import own_class
+from surgery.rewriting.application import Application
+from surgery.rewriting.edit import Change, Claims, Edit, Weights
+from surgery.rewriting.lesson import Lesson, ModuleLesson
+from surgery.rewriting.make import Maker, like
+from surgery.rewriting.other_sizes import other_sizes
+from surgery.rewriting.replacement import Resizing
+from surgery.rewriting.site import Item, Site
+from surgery.rewriting.trial import (
+    Cost,
+    Trial,
+    built,
+    called,
+    first_floating,
+    require_alike,
+    shape_and_dtype,
+    situation,
+)
+
+
+class Resize(Edit):
+    """Modules are replaced in their places by others of other sizes.
+
+    Attributes:
+        modules: the paths of those that are replaced or inherited from, by the names that the pattern gives them.
+        paths: every path of those that are replaced, which may stand in several places.
+    """
+
+    made_by = Resizing
+
+    kind: Literal["resize"] = "resize"
+    replacement: Resizing
+    modules: dict[str, str]
+    paths: tuple[str, ...]
+
+    @classmethod
+    def plan(cls, application: Application, group: Sequence[Site], given: Resizing) -> list[Self]:
+        """One for the modules at `group`, the calls of the same ones, wherever they stand."""
+        matched, facts = group[0], application.facts
+        items = _items(application, matched, given)
+        places = {name: facts.places(item.module) for name, item in items.items()}
+        if not application.is_first(application.rule.place(matched).first.module):
+            return []
+        if application.rule.shared == "apart" and any(len(each) > 1 for each in places.values()):
+            raise RewriteError(
+                f'{application.where(matched)}: modules that are resized cannot be taken apart; use shared="together"'
+            )
+        paths = {name: item.path for name, item in items.items()}
+        old, new = _tried(application.trial, matched, paths, given)
+        flops = _flops(application, group, old, new)
+        operator = matched.operator
+        return [
+            cls(
+                path=matched.path,
+                rule=application.rule.name,
+                layer=operator.layer,
+                replaced=operator.module_class or ", ".join(dict.fromkeys(i.part.module_class for i in items.values())),
+                replacement=given,
+                modules=paths,
+                paths=tuple(path for name in given.modules for path in places[name]),
+                loss=application.rule.loss,
+                params=Change(before=operator.params, after=operator.params + new.params - old.params),
+                flops=flops,
+                flops_mixing=flops,
+            )
+        ]
+
+    @property
+    def operators(self) -> tuple[OperatorConfig, ...]:
+        """Those of the new modules."""
+        return tuple(new.operator for new in self.replacement.modules.values())
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The first path of each new module."""
+        return tuple(self.modules[name] for name in self.replacement.modules)
+
+    @property
+    def claims(self) -> Claims:
+        """The modules; and the one around them, if that is what matched, which was run as a whole."""
+        whole = (self.path,) if self.path == self.unit else ()
+        return Claims(modules=self.paths, resized=self.paths, whole=whole, changed=self.paths)
+
+    def weights(self, model: nn.Module) -> Weights:
+        """Those of the old modules go, those of the new ones come."""
+        old = {id(p): p.numel() for path in self.paths for p in model.get_submodule(path).parameters()}
+        return Weights(gone=self.paths, copied=(), new=self.params.after - self.params.before + sum(old.values()))
+
+    def make(self, maker: Maker) -> dict[str, nn.Module]:
+        """A new module in every place of each old one."""
+        old = {name: maker.at(path) for name, path in self.modules.items()}
+        places = {path: maker.at(path) for path in self.paths}
+        made: dict[str, nn.Module] = {}
+        for name, new in self.replacement.modules.items():
+            sources = [old[source] for source in new.sources]
+            module = maker.initialised(self.path, self.modules[name], new, sources, like(old[name]))
+            made |= {path: module for path, each in places.items() if each is old[name]}
+        return made
+
+    def lessons(self, teacher: nn.Module, student: nn.Module) -> list[Lesson]:
+        """That the module around them gives what it gave."""
+        return [ModuleLesson(teacher, student, self.unit, self.paths)]
+
+
+def _items(application: Application, matched: Site, resizing: Resizing) -> dict[str, Item]:
+    """The modules that are replaced or inherited from, by name.
+
+    Raises:
+        RewriteError: something that `resizing` names is no module, or is what matched as a whole.
+    """
+    where, site = application.where(matched), application.rule.place(matched)
+    sources = {source: None for new in resizing.modules.values() for source in new.sources}
+    for name in {**resizing.modules, **sources}:
+        if name not in site.items:
+            raise RewriteError(f"{where}: no node is called {name!r}; the pattern names {', '.join(site.items)}")
+        if not site[name].is_module:
+            raise RewriteError(f"{where}: {name} is no module, so it has no place for another; name modules only")
+    if matched.unit in [item.path for item in site.items.values()]:
+        raise RewriteError(f"{where}: resizes what matched itself; return a Replacement, or match the modules in it")
+    return {name: site[name] for name in {**resizing.modules, **sources}}
+
+
+def _flops(application: Application, group: Sequence[Site], old: Cost, new: Cost) -> Change:
+    """Linear maps cost the same for each token, however many there are in a call."""
+    operator = group[0].operator
+    changes = []
+    for site in group:
+        before = site.node.meta["flops"] if site.first.is_module else operator.flops
+        after = before + before * (new.flops - old.flops) // operator.flops
+        changes.append(Change(before=before, after=after).times(application.facts.runs[site.scope]))
+    return Change.total(changes)
+
+
+def _tried(trial: Trial, site: Site, paths: Mapping[str, str], resizing: Resizing) -> tuple[Cost, Cost]:
+    """What the module around costs before and after; it is run with the new modules at several sizes.
+
+    Raises:
+        RewriteError: it fails, or its result has another shape or dtype than before.
+    """
+    unit = site.unit
+    below = {name: path.removeprefix(f"{unit}.") for name, path in paths.items()}
+    recording = site.graph.scopes[unit].recordings[0]
+    around = tuple(map(str, map(shape_and_dtype, recording.in_leaves)))
+    key = ("resizing", resizing.model_dump_json(), situation(site), tuple(below.items()), around)
+    costs: tuple[Cost, Cost] = trial.once(key, lambda: _before_and_after(site, below, resizing))
+    return costs
+
+
+def _before_and_after(site: Site, below: Mapping[str, str], resizing: Resizing) -> tuple[Cost, Cost]:
+    module = site.graph.model.get_submodule(site.unit)
+    old, new = skeleton(module), _with_new_modules(site, module, below, resizing)
+    recording = site.graph.scopes[site.unit].recordings[0]
+    arguments = pytree.tree_unflatten(recording.in_leaves, recording.in_spec)
+    kinds = ", ".join(dict.fromkeys(made.operator.kind for made in resizing.modules.values()))
+    costs: list[tuple[Cost, Cost]] = []
+    for resize in other_sizes(site.operator.in_shape):
+        args, kwargs = unbind(own_class(module), resize(arguments), len(arguments))
+        try:
+            before = _counted(site.path, type(module).__name__, old, args, kwargs)
+        except RewriteError:
+            if not costs:
+                raise
+            continue  # other arguments, such as rotary embeddings, are still those of the traced size
+        after = _counted(site.path, kinds, new, args, kwargs)
+        require_alike(site.path, after.result, before.result, kinds)
+        costs.append((before.cost, after.cost))
+    return costs[0]
+
+
+def _with_new_modules(site: Site, module: nn.Module, below: Mapping[str, str], resizing: Resizing) -> nn.Module:
+    """`module` on the meta device with the new modules, whose paths in it are those `below`."""
+    twin = skeleton(module)
+    for name, made in resizing.modules.items():
+        parent, _, last = below[name].rpartition(".")
+        new = built(site.path, made, first_floating(module.get_submodule(below[name])))
+        twin.get_submodule(parent).register_module(last, new)
+    return twin
+
+
+class _Counted(NamedTuple):
+    result: Any
+    cost: Cost
+
+
+def _counted(path: str, what: str, module: nn.Module, args: Any, kwargs: Any) -> _Counted:
+    """A module's result on the meta device, and what it costs."""
+    with FlopCounter() as counter:
+        result = called(path, what, module, args, kwargs)
+    return _Counted(result, Cost(sum(p.numel() for p in module.parameters()), counter.total, 0))
