@@ -82,7 +82,7 @@ def _kind_for(given: Any, where: str) -> type[Edit]:
     by_class = {kind.made_by: kind for kind in Edit.kinds.values()}
     kind = next((by_class[each] for each in type(given).__mro__ if each in by_class), None)
     if kind is None:
-        *others, last = (each.__name__ for each in by_class)
+        *others, last = sorted(each.__name__ for each in by_class)
         raise RewriteError(
             f"{where}: its replacement gives a {type(given).__name__}; return a {', a '.join(others)} or a {last}"
         )

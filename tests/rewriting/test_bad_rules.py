@@ -205,7 +205,7 @@ def test_a_replacement_of_another_shape(case):
 NOT_DATA = {
     "nothing": (
         None,
-        MLP_0 + "its replacement gives a NoneType; return a Replacement, a Rewiring, a Resizing or a Sharing",
+        MLP_0 + "its replacement gives a NoneType; return a Replacement, a Resizing, a Rewiring or a Sharing",
     ),
     "a module": (nn.Identity(), "its replacement gives a "),
     "an operator that does not exist": (

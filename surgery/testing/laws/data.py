@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from surgery.operators import OperatorConfig
 from surgery.operators.registry import Known
-from surgery.rewriting import Edit, Plan
+from surgery.rewriting import Plan
 from surgery.rewriting.commit import commit
 from surgery.rewriting.selection import Top, Where
 from surgery.testing.case import Case
@@ -32,10 +32,8 @@ def data_survives_json(case: Case) -> None:
         return
     planned = Plan.model_validate_json(case.plan.model_dump_json())
     require(planned == case.plan, f"the plan: JSON gives {planned!r} for {case.plan!r}")
-    edits = [Edit.model_validate_json(edit.model_dump_json()) for edit in case.plan.edits]
-    require_same(
-        weights(case.student), weights(commit(case.graph, edits)), "the student of edits that were read from JSON"
-    )
+    student = commit(case.graph, planned.edits)
+    require_same(weights(case.student), weights(student), "the student of edits that were read from JSON")
 
 
 def _is_plain(config: BaseModel) -> bool:
