@@ -19,9 +19,9 @@ from surgery.analysis.roles.structure import Structure
 from surgery.analysis.streams import Stream, find_streams
 from surgery.analysis.written_out import WrittenOut, find_written_out
 from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
-from surgery.recording.generated import Record, forget, generate
-from surgery.recording.paths import child_path, outers
-from surgery.recording.scope import Scope
+from surgery.recording.generated import RecordCall, forget, generate
+from surgery.recording.paths import child_path, module_part, outers
+from surgery.recording.recording import Scope
 
 
 class ModelGraph:
@@ -32,7 +32,7 @@ class ModelGraph:
         scopes: by path, "" being the root, in the order in which the forward first enters them.
     """
 
-    def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: Record) -> None:
+    def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: RecordCall) -> None:
         self.model = model
         self.scopes = scopes
         self._record = record
@@ -149,7 +149,7 @@ class ModelGraph:
 
     def layer_of(self, path: str) -> int | None:
         """The number of the block that what is at `path` is or stands in."""
-        return layer_of(path.partition(":")[0], self._layers)
+        return layer_of(module_part(path), self._layers)
 
     @cached_property
     def _layers(self) -> dict[str, int]:
@@ -161,8 +161,7 @@ class ModelGraph:
         flops: Counter[str] = Counter()
         for operator in self._operators:
             if mixes(operator.role):
-                parts = operator.scope.split(".")
-                flops.update({".".join(parts[:depth]): operator.flops_mixing for depth in range(1, len(parts) + 1)})
+                flops.update(dict.fromkeys(outers(operator.scope), operator.flops_mixing))
         return flops
 
     @cached_property

@@ -13,8 +13,8 @@ from surgery.analysis.roles import Operator
 from surgery.analysis.roles.layers import block_layers, layer_of
 from surgery.analysis.roles.operator import mixes
 from surgery.analysis.roles.primitives import SPLITS, is_layout, name_of, tensors
-from surgery.recording.paths import child_path, opened
-from surgery.recording.scope import Scope
+from surgery.recording.paths import child_path, opened, parent_and_name
+from surgery.recording.recording import Scope
 
 Key = tuple[str, str]
 """A node of the view: the path of its scope, and its name there."""
@@ -140,9 +140,8 @@ class _Roles:
     def _role_around(self, path: str) -> str | None:
         """The role of the smallest operator that the module at `path` is or stands in."""
         if path not in self._around:
-            parent, _, _ = path.rpartition(".")
             role = self._modules.get(path)
-            self._around[path] = role or (self._role_around(parent) if path else None)
+            self._around[path] = role or (self._role_around(parent_and_name(path)[0]) if path else None)
         return self._around[path]
 
 

@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from surgery.errors import GuardError
-from surgery.recording.autocast import Regions, autocast_state
+from surgery.recording.autocast import AutocastState, autocast_state
+from surgery.recording.binding import binder
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
-from surgery.recording.scope import Recording, Scope, binder, is_input, signature_of
+from surgery.recording.paths import below
+from surgery.recording.recording import Recording, Scope
+from surgery.recording.signature import is_input, signature_of
 from surgery.recording.snapshot import Snapshot
 from surgery.recording.state import changed, own_class
+from surgery.recording.torch_private import pytree
 
-Record = Callable[..., None]  # see `surgery.tracing.tracer.record`
+RecordCall = Callable[..., None]  # see `surgery.tracing.tracer.record`
 MAX_RECORDINGS = 64
 _generated: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -29,14 +32,14 @@ class Trace:
     """What a module with a generated forward carries: its scope, and how to record it again."""
 
     scope: Scope
-    record: Record
+    record: RecordCall
 
     def __deepcopy__(self, memo: Any) -> Trace:
         """Copies of a module share its recordings, which say themselves when they apply."""
         return self
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
+        """RecordCall `module` on inputs, or with attributes, that no recording of its scope covers."""
         carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
         scopes = {inner.path: inner for inner in carried}
         self.record(module, scopes, self.scope.path, args, kwargs)
@@ -68,10 +71,10 @@ def set_edit(module: nn.Module, edit: EditedTrace | None) -> None:
     module.__class__ = own_class(module) if edit is None else generated_class(own_class(module))
 
 
-def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: Record) -> None:
+def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: RecordCall) -> None:
     """Let every module at and below `module`, which stands at `path`, run the recordings of its scope."""
-    for below, child in module.named_modules():
-        scope = scopes.get(".".join(filter(None, (path, below))))
+    for name, child in module.named_modules():
+        scope = scopes.get(below(path, name))
         if scope is None:
             continue
         for recording in scope.recordings:
@@ -185,9 +188,9 @@ def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list
     if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
         outputs: list[Any] = Checkpointing(module, recording.graph).run(*inputs)
         return outputs
-    if not recording.has_regions or torch.compiler.is_compiling():
+    if not recording.has_autocast or torch.compiler.is_compiling():
         return recording.function(module, *inputs)
-    before = Regions()
+    before = AutocastState()
     try:
         return recording.function(module, *inputs)
     except BaseException:
@@ -196,7 +199,7 @@ def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list
 
 
 def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:
-    """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
+    """RecordCall `module` on inputs, or with attributes, that no recording of its scope covers."""
     scope = trace.scope
     if len(scope.recordings) >= MAX_RECORDINGS:
         raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.overrides import TorchFunctionMode
 
+from surgery.recording.describe import DEEPEST
 from surgery.recording.generated import forget
+from surgery.recording.paths import below
 
-DEEPEST = 4  # containers and objects inside each other; deeper ones are taken to hold no tensors
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 
 
@@ -104,7 +105,7 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
         for name, value in attributes.items():
             if name not in BOOKKEEPING:
                 for keys, tensor in _tensors(value):
-                    found.setdefault(id(tensor), Owned(f"{path}.{name}" if path else name, keys, tensor))
+                    found.setdefault(id(tensor), Owned(below(path, name), keys, tensor))
     return found
 
 

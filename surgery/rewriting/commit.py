@@ -13,7 +13,7 @@ from torch import nn
 from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
 from surgery.recording.generated import set_edit
-from surgery.recording.scope import Scope
+from surgery.recording.recording import Scope
 from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting.collection import without_collection

@@ -12,8 +12,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
+from surgery.recording.binding import unbind
 from surgery.recording.cost import FlopCounter, cost_of
-from surgery.recording.scope import unbind
 from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting.replacement import Call, Copy, New, Replacement, Resizing, Rewiring, parse

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surgery.recording.generated import EditedTrace, edit_of, set_edit
-from surgery.recording.scope import Recording, Scope
+from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import sharing, skeleton
 from surgery.rewriting.kinds.rewire_graph import Bound, rewired
 

@@ -11,7 +11,7 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.recording.scope import Recording
+from surgery.recording.recording import Recording
 from surgery.rewriting.conflict import Conflict, find_conflicts
 from surgery.rewriting.contract import Cost
 from surgery.rewriting.edit import Change, Edit, rewired_scopes

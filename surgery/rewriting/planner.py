@@ -8,11 +8,10 @@ from functools import cached_property
 
 from torch import nn
 
-from surgery.analysis.roles.flow import is_inside
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.recording.paths import child_path, opened, outers
+from surgery.recording.paths import child_path, is_inside, opened, outers
 from surgery.rewriting.contract import Contract, Cost
 from surgery.rewriting.edit import Change, Edit, below
 from surgery.rewriting.edited_module import made_names

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
+from surgery.recording.paths import names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
 from surgery.tracing.frame import Frame
@@ -39,9 +40,8 @@ class Attributes:
 
     def state(self, frame: Frame) -> State:
         """What `frame` has read, with paths that start at its module."""
-        prefix = frame.path.split(".") if frame.path else []
         reads = self._reads.pop(frame, {}).items()
-        return tuple((_below(prefix, path), name, description) for (path, name), description in reads)
+        return tuple((names_of(relative(path, frame.path)), name, description) for (path, name), description in reads)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -106,8 +106,3 @@ def _value(module: nn.Module, name: str) -> Any:
 def _is_code(module_class: type[nn.Module], name: str) -> bool:
     """Whether `name` is a method or property: its own reads are followed instead."""
     return hasattr(inspect.getattr_static(module_class, name, None), "__get__")
-
-
-def _below(prefix: list[str], path: str) -> tuple[str, ...]:
-    parts = path.split(".") if path else []
-    return tuple(parts[len(prefix) :])

@@ -1,4 +1,4 @@
-"""Values of tensors, for models that read them.
+"""KnownValues of tensors, for models that read them.
 
 The recording runs on meta tensors, which have none. A model that reads values (`mask.sum().item()`, `x[mask]`) is
 recorded once more with this at hand: each meta tensor whose values can be known has a real twin here. Those that are
@@ -23,7 +23,7 @@ SENTINELS = {torch.eq, torch.ne, torch.Tensor.eq, torch.Tensor.ne, torch.Tensor.
              torch.Tensor.isnan, torch.isinf, torch.Tensor.isinf}  # fmt: skip
 
 
-class Values:
+class KnownValues:
     """Real twins of meta tensors.
 
     Args:

@@ -15,10 +15,10 @@ from torch import fx
 
 from surgery.errors import TraceError
 from surgery.tracing.frame import Frame
-from surgery.tracing.known_values import Values, unknown
+from surgery.tracing.known_values import KnownValues, unknown
 
 
-def read(frame: Frame, values: Values | None, name: str, tensor: torch.Tensor) -> Any:
+def read(frame: Frame, values: KnownValues | None, name: str, tensor: torch.Tensor) -> Any:
     """What the method `name` of `tensor`, one of `READERS`, gives to the model while it is recorded.
 
     Raises:

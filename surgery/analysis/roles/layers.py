@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from torch import fx
 
 from surgery.analysis.roles.primitives import ADDS, inputs_of, name_of, shape_of
-from surgery.recording.paths import opened
-from surgery.recording.scope import Scope
+from surgery.recording.paths import below, opened, parent_and_name, relative
+from surgery.recording.recording import Scope
 
 ITEM = re.compile(r".*?\.\d+(?=\.|$)")
 """The first item of a list on a path: "layers.3" of "layers.3.attention"."""
@@ -30,7 +30,7 @@ def block_layers(scopes: Mapping[str, Scope]) -> dict[str, int]:
 def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
     """The number of the block that the module at `path` is or stands in."""
     while path and path not in layers:
-        path = path.rpartition(".")[0]
+        path, _ = parent_and_name(path)
     return layers.get(path)
 
 
@@ -53,7 +53,7 @@ def _items(scopes: Mapping[str, Scope], path: str) -> list[str]:
     calls = scopes[path].graph.find_nodes(op="call_module")
     found = [(node, ITEM.match(node.target)) for node in calls]
     opening = [(node, match[0]) for node, match in found if match and opened(scopes, path, node)]
-    return list(dict.fromkeys(f"{path}.{item}" if path else item for _, item in opening))
+    return list(dict.fromkeys(below(path, item) for _, item in opening))
 
 
 def _repeated(scopes: Mapping[str, Scope], path: str) -> list[str]:
@@ -74,7 +74,7 @@ def _adds(scopes: Mapping[str, Scope], path: str) -> bool:
     if any(_is_sum(node) for node in scopes[path].graph.nodes):
         return True
     inside = _inside(scopes, path)
-    items = {each for each in inside if ITEM.search(each.removeprefix(f"{path}."))}
+    items = {each for each in inside if ITEM.search(relative(each, path))}
     of_one_class = len({scopes[each].module_class for each in items}) == 1  # else they are the sublayers of one block
     return any(_adds(scopes, each) for each in inside if not (of_one_class and each in items))
 

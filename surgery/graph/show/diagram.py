@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 
 from surgery.graph.show.tree import Entry
+from surgery.recording.paths import below, parent_and_name
 
 WIDTH, ROW, PILL, HEADER, INDENT, GAP = 560, 34, 26, 30, 26, 10
 
@@ -34,7 +35,7 @@ STYLE = """
 
 
 def draw_model(top: Entry) -> str:
-    """An SVG of the whole model, `top` being its outline."""
+    """An SVG of the whole model, `top` being its tree of operators."""
     height, inside = _column(top.children, 0, HEADER, WIDTH)
     total = HEADER + height
     title = f'<text class="g-title" x="0" y="14">{escape(top.module_class)}</text>'
@@ -107,5 +108,4 @@ def _sum(x: int, y: int, is_branch: bool) -> tuple[int, str]:
 
 
 def _path(entry: Entry) -> str:
-    parent, _, _ = entry.path.rpartition(".")
-    return f"{parent}.{entry.name}" if parent else entry.name
+    return below(parent_and_name(entry.path)[0], entry.name)
