@@ -25,7 +25,7 @@ from surgery.analysis.roles.primitives import (
     shape_of,
     tensors,
 )
-from surgery.errors import RewriteError
+from surgery.errors import AnalysisError
 from surgery.recording.paths import child_path
 
 Part = int | None
@@ -80,11 +80,11 @@ def find_hidden_layer(flow: Flow, end: ScopedNode) -> HiddenLayer:
     """The hidden layer of the MLP whose result is that of the node at `end`.
 
     Raises:
-        RewriteError: it does not end in one linear map, or what happens to its neurons is not understood.
+        AnalysisError: it does not end in one linear map, or what happens to its neurons is not understood.
     """
     downs = [place for place in flow.walk([end], lambda p: is_linear(p[1])) if is_linear(place[1])]
     if len(downs) != 1:
-        raise RewriteError(f"its result comes from {len(downs)} linear maps, not from one")
+        raise AnalysisError(f"its result comes from {len(downs)} linear maps, not from one")
     down = downs[0]
     _require_linear(down)
     search = _Search(flow)
@@ -92,11 +92,11 @@ def find_hidden_layer(flow: Flow, end: ScopedNode) -> HiddenLayer:
     hidden = [run for run in columns if run.sources]
     if not hidden:
         between = " and ".join(dict.fromkeys(search.stopped))
-        raise RewriteError(
+        raise AnalysisError(
             f"between {_called(down)} and the linear maps before it comes {between}, which is not understood"
         )
     if len(hidden) > 1:
-        raise RewriteError(f"{_called(down)} reads {len(hidden)} hidden layers; only one can change its width")
+        raise AnalysisError(f"{_called(down)} reads {len(hidden)} hidden layers; only one can change its width")
     neurons = hidden[0].width
     starts: dict[ScopedNode, list[int]] = {}
     for place, start in hidden[0].sources:
@@ -144,14 +144,14 @@ class _Search:
         return [_Run(_width(node))]
 
     def require_unread(self, down: ScopedNode) -> None:
-        """Raise RewriteError if something else than the way from the linear maps to `down` reads the neurons."""
+        """Raise AnalysisError if something else than the way from the linear maps to `down` reads the neurons."""
         inside = {place for place, runs in self._known.items() if not runs or any(run.sources for run in runs)} | {down}
         entered = {path for path, _ in inside}
         for path, node in inside - {down}:
             for user in node.users:
                 is_entering = user.op == "call_module" and child_path(path, user) in entered
                 if user.op != "output" and tensors(user) and (path, user) not in inside and not is_entering:
-                    raise RewriteError(f"{user.name} reads its neurons too")
+                    raise AnalysisError(f"{user.name} reads its neurons too")
 
 
 def _is_passed_on(place: ScopedNode, flow: Flow) -> bool:
@@ -249,9 +249,9 @@ def _parts(starts: Sequence[int], neurons: int, width: int) -> tuple[Part, ...]:
 def _require_linear(place: ScopedNode) -> None:
     cls = place[1].meta.get("module_class")
     if cls is None:
-        raise RewriteError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
+        raise AnalysisError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
     if not issubclass(cls, nn.Linear):
-        raise RewriteError(f"{_called(place)} is a {cls.__name__}; only linear layers can change their width")
+        raise AnalysisError(f"{_called(place)} is a {cls.__name__}; only linear layers can change their width")
 
 
 def _width(node: fx.Node) -> int:

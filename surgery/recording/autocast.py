@@ -1,4 +1,4 @@
-"""AutocastState of a forward that run under autocast, opened and closed by nodes of the graph."""
+"""Regions of a forward that run under autocast, opened and closed by nodes of the graph."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _is_recorded(inputs: list[Any]) -> bool:
 def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
     """What the graph gives; no autocast region of it stays open if it ends by an error."""
     if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
-        outputs: list[Any] = Checkpointing(module, recording.graph).run(*inputs)
+        outputs: list[Any] = Checkpointing(module, recording).run(*inputs)
         return outputs
     if not recording.has_autocast or torch.compiler.is_compiling():
         return recording.function(module, *inputs)

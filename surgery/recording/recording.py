@@ -39,7 +39,7 @@ class Recording:
     list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
     and dicts among the arguments. `state` is what the forward read of the module, and `function` the graph as a function
     of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
-    guards are late if they come after. AutocastState are those under autocast.
+    guards are late if they come after. `blocks` are the paths, in the module, of the model's blocks.
     """
 
     signature: Signature
@@ -53,6 +53,7 @@ class Recording:
     has_effects: bool = False
     has_late_guards: bool = False
     changes: tuple[ContainerChange, ...] = ()
+    blocks: frozenset[str] = frozenset()
     has_autocast: bool = field(default=False, init=False, repr=False, compare=False)
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
 

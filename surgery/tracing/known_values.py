@@ -1,4 +1,4 @@
-"""KnownValues of tensors, for models that read them.
+"""Values of tensors, for models that read them.
 
 The recording runs on meta tensors, which have none. A model that reads values (`mask.sum().item()`, `x[mask]`) is
 recorded once more with this at hand: each meta tensor whose values can be known has a real twin here. Those that are

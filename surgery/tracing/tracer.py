@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from surgery.analysis.roles.layers import blocks_by_holder
 from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
 from surgery.recording.binding import forward_signature
@@ -108,6 +109,9 @@ def _record(
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
+    for name, blocks in blocks_by_holder(found, path).items():
+        for recording in found[name].recordings:
+            recording.blocks = blocks
     for name, scope in found.items():
         known = scopes.setdefault(name, Scope(name, scope.module_class, params=scope.params))
         for recording in scope.recordings:

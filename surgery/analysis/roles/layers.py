@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from torch import fx
 
 from surgery.analysis.roles.primitives import ADDS, inputs_of, name_of, shape_of
-from surgery.recording.paths import below, opened, parent_and_name, relative
+from surgery.recording.paths import below, opened, outers, parent_and_name, relative
 from surgery.recording.recording import Scope
 
 ITEM = re.compile(r".*?\.\d+(?=\.|$)")
 """The first item of a list on a path: "layers.3" of "layers.3.attention"."""
 
 
-def block_layers(scopes: Mapping[str, Scope]) -> dict[str, int]:
-    """The paths of the model's blocks, numbered in execution order.
+def block_layers(scopes: Mapping[str, Scope], root: str = "") -> dict[str, int]:
+    """The paths of the blocks of the model at `root`, numbered in execution order.
 
     Blocks are items of lists in which something is added to the stream: no norms, no projections. They are looked for in
     the forward of the root, and one module deeper at a time while there are none. What has the class of a block and is
     called beside it is a block too, whatever its name. In a model without such lists blocks are modules of one class that
     are called side by side and add something, and if there are none either, the items of any list.
     """
-    return {path: number for number, path in enumerate(_blocks(scopes))}
+    return {path: number for number, path in enumerate(_blocks(scopes, root))}
+
+
+def blocks_by_holder(scopes: Mapping[str, Scope], root: str = "") -> dict[str, frozenset[str]]:
+    """For the scopes of the model at `root` that blocks stand in, by path, the paths of these blocks from there."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for block in _blocks(scopes, root):
+        for holder in ("", *outers(parent_and_name(block)[0])):
+            if holder in scopes:
+                found[holder].add(relative(block, holder))
+    return {holder: frozenset(blocks) for holder, blocks in found.items()}
 
 
 def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
@@ -34,10 +44,10 @@ def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
     return layers.get(path)
 
 
-def _blocks(scopes: Mapping[str, Scope]) -> list[str]:
+def _blocks(scopes: Mapping[str, Scope], root: str) -> list[str]:
     without_sum = list[str]()
     for candidates in (_items, _repeated):
-        level = [""]
+        level = [root]
         while level:
             found = [each for path in level for each in candidates(scopes, path)]
             adding = [each for each in found if each in scopes and _adds(scopes, each)]

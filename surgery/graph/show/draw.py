@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from surgery.analysis.roles import Operator, block_layers
+from surgery.analysis.roles import Operator
 from surgery.graph.model_graph import ModelGraph
 
 WIDTH, HEADER, ROW, GAP, COLUMNS = 128, 24, 42, 26, 6
@@ -38,7 +38,7 @@ def draw_blocks(graph: ModelGraph, changed: Mapping[str, str]) -> str:
             there now; these are highlighted.
     """
     changed = {path: new for paths, new in changed.items() for path in paths.split(" + ")}
-    blocks = block_layers(graph.scopes)
+    blocks = graph.layers
     inside: dict[int, list[Operator]] = {number: [] for number in blocks.values()}
     for operator in graph.operators():
         if operator.layer is not None and operator.role in TITLES:
