@@ -26,7 +26,7 @@ class ContainerChange:
     spec: pytree.TreeSpec
 
     def apply(self, arguments: Mapping[str, Any], leaves: Sequence[Any]) -> None:
-        """ContainerChange the container among `arguments` in place; `leaves` are those of the new items."""
+        """Change the container among `arguments` in place; `leaves` are those of the new items."""
         container: Any = arguments
         for key in self.path:
             container = container[key]

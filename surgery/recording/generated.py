@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,9 +22,26 @@ from surgery.recording.snapshot import Snapshot
 from surgery.recording.state import changed, own_class
 from surgery.recording.torch_private import pytree
 
-RecordCall = Callable[..., None]  # see `surgery.tracing.tracer.record`
 MAX_RECORDINGS = 64
+"""Of one module; more would mean that it is recorded at nearly every call, which is an error and not a slow success."""
+
 _generated: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+class RecordCall(Protocol):
+    """Records a call of a module: `surgery.tracing.tracer.record`, which stands above this folder."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        scopes: dict[str, Scope],
+        path: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Add what is new to `scopes`."""
 
 
 @dataclass
@@ -39,7 +56,7 @@ class Trace:
         return self
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """RecordCall `module` on inputs, or with attributes, that no recording of its scope covers."""
+        """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
         carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
         scopes = {inner.path: inner for inner in carried}
         self.record(module, scopes, self.scope.path, args, kwargs)
@@ -199,7 +216,7 @@ def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list
 
 
 def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> None:
-    """RecordCall `module` on inputs, or with attributes, that no recording of its scope covers."""
+    """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
     scope = trace.scope
     if len(scope.recordings) >= MAX_RECORDINGS:
         raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")

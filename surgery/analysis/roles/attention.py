@@ -53,12 +53,12 @@ def find_products(structure: Structure) -> list[AttentionProduct]:
     return found
 
 
-def find_attention(structure: Structure, cores: list[AttentionProduct]) -> list[Recognised]:
-    """Each attention: the smallest module that encloses a core and its projections, or those nodes of a block."""
+def find_attention(structure: Structure, products: list[AttentionProduct]) -> list[Recognised]:
+    """Each attention: the smallest module that encloses a product and its projections, or those nodes of a block."""
     found = [_multihead(place) for place in structure.flow.order if is_module(place[1], (nn.MultiheadAttention,))]
     scopes: dict[str, list[AttentionProduct]] = defaultdict(list)
-    for core in cores:
-        scopes[structure.flow.smallest_scope([core.place, *core.projections])].append(core)
+    for product in products:
+        scopes[structure.flow.smallest_scope([product.place, *product.projections])].append(product)
     for path, inside in scopes.items():
         if structure.is_module(path):
             found.append(Recognised(_role(structure, inside[0], path), path))
@@ -101,31 +101,31 @@ def _projections(structure: Structure, factor: ScopedNode) -> list[ScopedNode]:
     return [place for place in way if is_linear(place[1])]
 
 
-def _role(structure: Structure, core: AttentionProduct, path: str) -> Role:
-    query, key = structure.streams(core.query, path), structure.streams(core.key, path)
+def _role(structure: Structure, product: AttentionProduct, path: str) -> Role:
+    query, key = structure.streams(product.query, path), structure.streams(product.key, path)
     if not query & key:
         return "cross_attention"
     return "self_attention" if len(query | key) == 1 else "joint_attention"
 
 
-def _groups(cores: Iterable[AttentionProduct]) -> list[list[AttentionProduct]]:
+def _groups(products: Iterable[AttentionProduct]) -> list[list[AttentionProduct]]:
     """Cores of one scope, those that share projections together."""
     groups: list[list[AttentionProduct]] = []
-    for core in cores:
-        near = [g for g in groups if any(core.projections & other.projections for other in g)]
+    for product in products:
+        near = [g for g in groups if any(product.projections & other.projections for other in g)]
         joined = [other for group in near for other in group]
-        groups = [g for g in groups if g not in near] + [[*joined, core]]
+        groups = [g for g in groups if g not in near] + [[*joined, product]]
     return groups
 
 
-def _subgraph(structure: Structure, cores: list[AttentionProduct], path: str) -> Recognised:
-    """The projections, the cores, the output projection and all in between, as nodes of the scope at `path`."""
+def _subgraph(structure: Structure, products: list[AttentionProduct], path: str) -> Recognised:
+    """The projections, the products, the output projection and all in between, as nodes of the scope at `path`."""
     places: set[ScopedNode] = set()
-    for core in cores:
-        places |= core.projections | structure.flow.between(core.projections, core.place, path)
-    ends = structure.flow.nodes_in(path, [core.place for core in cores])
+    for product in products:
+        places |= product.projections | structure.flow.between(product.projections, product.place, path)
+    ends = structure.flow.nodes_in(path, [product.place for product in products])
     inner = {*structure.flow.nodes_in(path, places), *_down_to_linear(structure, path, ends)}
-    return Recognised(_role(structure, cores[0], path), path, structure.flow.in_order(path, inner))
+    return Recognised(_role(structure, products[0], path), path, structure.flow.in_order(path, inner))
 
 
 def _down_to_linear(structure: Structure, path: str, starts: Iterable[fx.Node]) -> list[fx.Node]:

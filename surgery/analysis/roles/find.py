@@ -50,9 +50,9 @@ class _Roles:
     def __init__(self, structure: Structure) -> None:
         self.found: list[Recognised] = []
         self._modules: dict[str, Role] = {}
-        cores = find_products(structure)
-        self._add(find_attention(structure, cores))
-        self._add(find_mlps(structure, {core.place for core in cores}, self._is_free))
+        products = find_products(structure)
+        self._add(find_attention(structure, products))
+        self._add(find_mlps(structure, {product.place for product in products}, self._is_free))
         self._add(list(find_mixers(structure, self.found)))
         self._add(find_modulation(structure, self._is_free))
         self._add(find_norms(structure))

@@ -11,17 +11,17 @@ from surgery.analysis.roles.primitives import MULTIPLICATIONS, is_activation, is
 from surgery.analysis.roles.structure import Residual, Structure
 
 
-def find_mlps(structure: Structure, cores: set[ScopedNode], free: Callable[[str], bool]) -> list[Recognised]:
+def find_mlps(structure: Structure, products: set[ScopedNode], free: Callable[[str], bool]) -> list[Recognised]:
     """Each MLP: the smallest module that encloses it, if that is free and no block, or its nodes.
 
     Args:
         structure: of the model.
-        cores: where attention has its results.
+        products: where attention has its results.
         free: whether a module has no role yet.
     """
     found, known = [], set[ScopedNode]()
     for place, residual in structure.residuals.items():
-        places = _Sublayer(structure, place[0], residual, cores).mlp() - known
+        places = _Sublayer(structure, place[0], residual, products).mlp() - known
         if places:
             known |= places
             path = structure.flow.smallest_scope(places)
@@ -33,16 +33,16 @@ def find_mlps(structure: Structure, cores: set[ScopedNode], free: Callable[[str]
 class _Sublayer:
     """What stands between a residual stream and the addition that joins it again."""
 
-    def __init__(self, structure: Structure, path: str, residual: Residual, cores: set[ScopedNode]) -> None:
+    def __init__(self, structure: Structure, path: str, residual: Residual, products: set[ScopedNode]) -> None:
         self._flow = structure.flow
         self._inside = residual.sublayer
-        self._cores = cores & self._inside
+        self._products = products & self._inside
         self._end = (path, residual.branch)
         self._below: dict[ScopedNode, list[ScopedNode]] = defaultdict(list)
         for place in self._inside:
             for source in self._above(place):
                 self._below[source].append(place)
-        self._mixed = set(reach(self._cores, lambda p: () if is_linear(p[1]) else self._below[p]))
+        self._mixed = set(reach(self._products, lambda p: () if is_linear(p[1]) else self._below[p]))
 
     def mlp(self) -> set[ScopedNode]:
         """All linear, activation, linear that ends in the addition, be it one such chain or several; maybe empty."""
@@ -60,7 +60,7 @@ class _Sublayer:
 
     def _up(self, starts: Iterable[ScopedNode]) -> list[ScopedNode]:
         """`starts` and all above, as far as the next linear maps and attentions."""
-        return list(self._flow.walk(starts, lambda p: is_linear(p[1]) or p in self._cores, above=self._ungated))
+        return list(self._flow.walk(starts, lambda p: is_linear(p[1]) or p in self._products, above=self._ungated))
 
     def _ungated(self, place: ScopedNode) -> list[ScopedNode]:
         """One step up; of a product with an attention's result only the attention's side, the other being its gate."""
