@@ -46,7 +46,7 @@ def name_of(path: Path) -> str:
 
 
 def imports_of(name: str, file: Path, known: dict[str, Path]) -> Iterator[str]:
-    """The files that `file` names in its imports: of `from a import b` that of `a.b`, if there is one, else that of `a`."""
+    """What `file` names in its imports: of `from a import b` the file `a.b`, if there is one, else `a`."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name}: relative import"

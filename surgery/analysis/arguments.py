@@ -46,5 +46,6 @@ def with_arguments(
 
 
 def _class(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> Any:
+    """The class of the module that `node` calls, whose forward names the arguments."""
     inner = opened(scopes, path, node)
     return scopes[inner].module_class if inner is not None else node.meta["module_class"]

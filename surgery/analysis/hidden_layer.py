@@ -124,6 +124,7 @@ class _Search:
         return self._known[place]
 
     def _columns(self, place: ScopedNode) -> list[_Run]:
+        """See `columns`."""
         path, node = place
         if is_linear(node):
             return [_Run(shape_of(node)[-1], frozenset([(place, 0)]))]
@@ -208,6 +209,7 @@ def _merged(columns: Sequence[list[_Run]]) -> list[_Run]:
 
 
 def _edges(runs: Iterable[_Run]) -> list[int]:
+    """Where each run begins, and where the last one ends."""
     edges = [0]
     for run in runs:
         edges.append(edges[-1] + run.width)
@@ -247,6 +249,7 @@ def _parts(starts: Sequence[int], neurons: int, width: int) -> tuple[Part, ...]:
 
 
 def _require_linear(place: ScopedNode) -> None:
+    """Raise AnalysisError unless a linear layer is called, whose weights a rule can resize."""
     cls = place[1].meta.get("module_class")
     if cls is None:
         raise AnalysisError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
@@ -255,9 +258,11 @@ def _require_linear(place: ScopedNode) -> None:
 
 
 def _width(node: fx.Node) -> int:
+    """How many features the result of `node` has; 0 of no tensor."""
     shape = shape_of(node)
     return shape[-1] if shape else 0
 
 
 def _called(place: ScopedNode) -> str:
+    """What is at `place`, for messages."""
     return str(place[1].target) if place[1].op == "call_module" else place[1].name

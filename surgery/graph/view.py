@@ -68,6 +68,7 @@ def flow_view(scopes: Mapping[str, Scope]) -> nx.DiGraph:
 
 
 def _flow_edges(path: str, scope: Scope) -> Iterator[tuple[Key, Key]]:
+    """Edges of dataflow between the nodes of one scope."""
     for node, sources in flow_of(scope.graph).items():
         for source in sources:
             yield (path, source.name), (path, node.name)
@@ -98,10 +99,12 @@ def feeds(source: fx.Node, user: fx.Node) -> bool:
 
 
 def _is_transparent(node: fx.Node) -> bool:
+    """Whether dataflow is followed past `node`."""
     return is_layout(node) or name_of(node) in SPLITS
 
 
 def _attributes(node: fx.Node, scope: Scope, order: int) -> dict[str, Any]:
+    """What patterns ask for, but for roles."""
     value = node.meta.get("val")
     tensor = value if isinstance(value, torch.Tensor) else None
     cls = node.meta.get("module_class")

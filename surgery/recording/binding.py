@@ -12,6 +12,7 @@ import torch
 
 @functools.cache
 def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """Kept for each forward, as `inspect.signature` is slow."""
     signature = inspect.signature(forward)
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
@@ -41,6 +42,7 @@ def binder(module_class: type[torch.nn.Module]) -> Callable[..., dict[str, Any]]
 
 @functools.cache
 def _binder(forward: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Compiles what `binder` gives, once for each forward."""
     parameters = _signature(forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     shown = {name: _Default(name) for name in defaults}

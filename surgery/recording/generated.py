@@ -116,6 +116,7 @@ def generated_class(base: type[nn.Module]) -> type[nn.Module]:
 
 
 def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
+    """See `generated_class`."""
     own_forward = base.forward  # torch.compile follows a function, but not every class, to its forward
 
     @functools.wraps(own_forward)
@@ -265,6 +266,7 @@ def named_leaves(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    """A leaf in the words of a message: tensors by shape and dtype."""
     if isinstance(value, torch.Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return repr(value)

@@ -26,6 +26,7 @@ def blank(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` on the meta device, still a parameter if it is one, and still trained if it is."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(blank(tensor), requires_grad=tensor.requires_grad)
     return blank(tensor).requires_grad_(tensor.requires_grad and tensor.is_leaf)
@@ -110,6 +111,7 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
 
 
 def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """The tensors and block masks in an attribute, with the keys that lead to them."""
     if isinstance(value, torch.Tensor | BlockMask):
         yield keys, value
     elif len(keys) < DEEPEST:

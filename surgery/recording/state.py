@@ -23,6 +23,8 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 
 
 class _StateDescriber(Describer):
+    """Describes attributes of modules."""
+
     def other(self, value: Any, depth: int) -> Description:
         """A module by its class, as what the forward reads of it is an entry of its own."""
         return ("module", own_class(value)) if isinstance(value, nn.Module) else super().other(value, depth)
@@ -45,6 +47,7 @@ def changed(module: nn.Module, state: State) -> str | None:
 
 
 def _describe_at(module: nn.Module, path: tuple[str, ...], name: str) -> Description:
+    """As `describe`, of an attribute that need not be there."""
     for part in path:
         if part not in module._modules:
             return MISSING

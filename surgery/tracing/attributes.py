@@ -56,6 +56,8 @@ class Attributes:
             del nn.Module.__getattribute__
 
     def _reader(self) -> Callable[[nn.Module, str], Any]:
+        """What takes the place of `nn.Module.__getattribute__`."""
+
         def read(module: nn.Module, name: str) -> Any:
             frame = None if name in IGNORED or name.startswith(("__", "_surgery")) else self._frame()
             if frame is None:
@@ -72,6 +74,8 @@ class Attributes:
         return read
 
     def _writer(self, set_attribute: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
+        """What takes the place of `nn.Module.__setattr__`."""
+
         def write(module: nn.Module, name: str, value: Any) -> None:
             frame = self._frame()
             if frame is not None:
@@ -81,6 +85,7 @@ class Attributes:
         return write
 
     def _note(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
+        """Add a read of `frame`, if it is one of state and not of what the forward computes itself."""
         path = self._paths.get(id(module))
         writer = self._set_in.get((id(module), name), frame)
         if writer is not frame:
@@ -97,6 +102,7 @@ class Attributes:
 
 
 def _value(module: nn.Module, name: str) -> Any:
+    """As `getattr`, past the stand-in for `__getattribute__`."""
     try:
         return object.__getattribute__(module, name)
     except AttributeError:

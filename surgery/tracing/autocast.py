@@ -59,4 +59,5 @@ def without_autocast() -> Iterator[None]:
 
 
 def _device_type(frame: Frame, name: str) -> Any:
+    """The device type as a constant, or as a node if the model asks a tensor for it."""
     return frame.graph.call_function(getattr, (frame.device(), "type")) if name == "meta" else name

@@ -52,4 +52,5 @@ def _is_there_before(value: object) -> bool:
 
 
 def _name(node: fx.Node) -> str:
+    """The name of what `node` calls, underscores and all: they tell what writes."""
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))

@@ -63,6 +63,7 @@ def call_key(module: nn.Module, leaves: list[Any], spec: Any, cache: dict[int, A
 
 
 def _module(module: nn.Module, cache: dict[int, Any]) -> Hashable:
+    """The fingerprint of a module, or Unique."""
     if id(module) not in cache:
         try:
             cache[id(module)] = _module_parts(module, cache)
@@ -75,6 +76,7 @@ def _module(module: nn.Module, cache: dict[int, Any]) -> Hashable:
 
 
 def _module_parts(module: nn.Module, cache: dict[int, Any]) -> Hashable:
+    """All that a forward of `module` may read."""
     own = {k: v for k, v in vars(module).items() if k not in BOOKKEEPING}
     parts: dict[str, Any] = {**module._parameters, **module._buffers, **own}
     return (

@@ -23,12 +23,7 @@ from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
 from surgery.tracing.effects import has_effects
 from surgery.tracing.lent import LentContainers
 from surgery.tracing.sizes import Number, Ratio, Size, concrete
-from surgery.tracing.stand_ins import Followed, origin_of, stand_in
-
-
-def is_tracked(value: Any) -> bool:
-    """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
-    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
+from surgery.tracing.stand_ins import is_tracked, origin_of, stand_in
 
 
 class Frame:
@@ -75,6 +70,7 @@ class Frame:
         return value
 
     def _own(self, leaf: Any) -> Any:
+        """A number or an object of the caller as this frame follows it."""
         return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
 
     def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
@@ -187,10 +183,12 @@ class Frame:
                 self._follow_item(node, key, item)
 
     def _follow_item(self, node: fx.Node, key: Any, item: Any) -> None:
+        """Follow an item of a result, unless there is nothing in it to follow."""
         if any(map(is_tracked, pytree.tree_leaves(item))):
             self.follow(self.graph.call_function(operator.getitem, (node, key)), item)
 
     def _describe(self, node: fx.Node, value: Any) -> None:
+        """Note the value of `node`, by which analyses know its shape, and how messages call it."""
         node.meta["val"] = value if isinstance(value, torch.Tensor) else pytree.tree_map(concrete, value)
         node.meta.setdefault("text", node.name)
 
@@ -264,6 +262,7 @@ class Frame:
         return item
 
     def _once(self, key: Any, value: Any, write: Callable[[], fx.Node]) -> Any:
+        """The tracked value for `key`, whose node is written at its first use."""
         if key not in self._known:
             node = write()
             tracked = self.track(value)

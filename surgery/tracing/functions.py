@@ -101,6 +101,7 @@ class FunctionRecorder:
         return value
 
     def _compute(self, frame: Frame, func: Any, method: str | None, args: Any, kwargs: Any) -> Any:
+        """A call that computes: it becomes one node."""
         result, flops = self._unrecorded(lambda: self._execute(frame, func, concrete(args), concrete(kwargs)))
         kind, target = ("call_method", method) if method else ("call_function", func)
         guarded = getattr(func, "__name__", "") in COUNTED_PIECES
@@ -108,6 +109,7 @@ class FunctionRecorder:
         return frame.read(node, result) if isinstance(result, bool | int | float) else result
 
     def _execute(self, frame: Frame, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result on the meta device, with real values as far as they are known."""
         if self._values is None or func in MODES:
             return run_on_meta(func, args, kwargs)
         if self._values.know(args, kwargs):

@@ -71,6 +71,7 @@ def _numpy(frame: Frame, tensor: torch.Tensor, real: torch.Tensor) -> Any:
 
 
 def _method(frame: Frame, tensor: torch.Tensor, name: str) -> fx.Node:
+    """The node of a read, with the note whether it tells floating-point data."""
     source = frame.node_of(tensor)
     node = frame.graph.call_method(name, (source,))
     node.meta["text"] = f"{source.meta['text']}.{name}()"

@@ -108,6 +108,7 @@ class Recorder(TorchFunctionMode):
     # -- modules ---------------------------------------------------------------------------------------------------
 
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of a module as one node of the caller's frame."""
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
@@ -128,17 +129,20 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module that is not opened; with values, if its arguments and weights are known."""
         path = self._local[id(module)]
         if self._values is not None and self._values.know(args, kwargs) and self._values.know_module(path):
             return self._values.call(path, args, kwargs)
         return _call(module, *args, **kwargs)
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
+        """Whether a module is called as a whole: those of torch, counted operators, and what the user names."""
         cls = type(module)
         in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
 
     def _target(self, frame: Frame, path: str) -> str:
+        """How the frame of the caller calls the module at `path`."""
         if not is_inside(path, frame.path):
             raise TraceError(
                 f"module {frame.path!r} calls {path!r}, which is not below it; declare {frame.path!r} a leaf"
@@ -175,6 +179,7 @@ class Recorder(TorchFunctionMode):
     def _record(
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
+        """Run a module in a frame of its own; its recording, and the result for the caller."""
         frame = Frame(path, self._owned, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), leaves, spec, autocast_state())
         names = _leaf_names(arguments)
@@ -199,6 +204,7 @@ class Recorder(TorchFunctionMode):
         return pytree.tree_map(lambda v: outer.get(id(v)) if id(v) in outer else self._fresh(v), result)
 
     def _fresh(self, value: Any) -> Any:
+        """A value of the inner frame as the caller's follows it."""
         if isinstance(value, torch.Size):
             return torch.Size(map(self._fresh, value))
         if isinstance(value, Followed) and self._frames:
@@ -221,6 +227,7 @@ class Recorder(TorchFunctionMode):
         return pytree.tree_unflatten([self._twin(v, inputs) for v in recording.out_leaves], recording.out_spec)
 
     def _twin(self, value: Any, inputs: dict[int, Any]) -> Any:
+        """A fresh value like one of a recording, or the caller's own where an input was handed through."""
         if isinstance(value, torch.Tensor):
             if id(value) in inputs:
                 return inputs[id(value)]

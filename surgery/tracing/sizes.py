@@ -101,6 +101,8 @@ class Ratio(Number, torch.SymFloat):
 
 
 def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
+    """An arithmetic method of tracked numbers, or the reflected one."""
+
     def method(self: Number, other: Any) -> Any:
         if not isinstance(other, int | float | Number):
             return NotImplemented
@@ -111,6 +113,8 @@ def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[A
 
 
 def _comparison(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A comparison: a bare truth value, which is guarded."""
+
     def method(self: Number, other: Any) -> Any:
         if not isinstance(other, int | float | Number):
             return NotImplemented

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
 from surgery.recording.guard import layout
@@ -25,6 +26,11 @@ from surgery.tracing.tape import Tape
 
 class Followed:
     """What all stand-ins share; `_surgery` holds their tape, and the object whose place they take."""
+
+
+def is_tracked(value: Any) -> bool:
+    """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
+    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
 
 
 def stand_in(value: Any, tape: Tape) -> Any:
@@ -48,11 +54,13 @@ def on_meta(value: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
 
 @cache
 def _class(base: Any) -> type:
+    """The class of stand-ins for objects of the class `base`."""
     body = {"__getattribute__": _get, "__setattr__": _set, "__delattr__": _refuse, "__reduce_ex__": _refuse}
     return type(base.__name__, (Followed, base), {**body, "__module__": base.__module__, "__hash__": object.__hash__})
 
 
 def _get(self: Any, name: str) -> Any:
+    """`__getattribute__` of stand-ins: data become nodes, methods run as they are."""
     tape, origin = object.__getattribute__(self, "_surgery")
     if name == "__dict__":
         _refuse(self)
@@ -84,6 +92,7 @@ def _leaf(tape: Tape, value: Any) -> Any:
 
 
 def _set(self: Any, name: str, value: Any) -> None:
+    """`__setattr__` of stand-ins."""
     tape, origin = object.__getattribute__(self, "_surgery")
     tape.graph.call_function(setattr, (tape.node_of(self), name, tape.argument(value)))
     tape.has_effects = True
@@ -95,6 +104,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse(self: Any, *_: Any) -> Any:
+    """What a graph cannot do to an object."""
     name = type(self).__name__
     raise TraceError(f"the model copies a {name} that it is given, or deletes from it; declare the module a leaf")
 

@@ -94,6 +94,7 @@ def _record(
     alone: bool,
     with_values: bool,
 ) -> None:
+    """See `record`."""
     twin = skeleton(module)
     inputs, spec = pytree.tree_flatten((args, kwargs))
     stand_ins, pairs = _stand_ins(inputs)
@@ -150,6 +151,7 @@ def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, t
 
 
 def _reason(error: Exception) -> str:
+    """An error in one line; one that is not surgery's is the model's own."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     return reason if isinstance(error, SurgeryError) else f"the forward fails on these inputs: {reason}"
 

@@ -68,6 +68,7 @@ def find_attention(structure: Structure, products: list[AttentionProduct]) -> li
 
 
 def _multihead(place: ScopedNode) -> Recognised:
+    """`nn.MultiheadAttention` is one whole: it tells self-attention by its arguments."""
     query, key = (place[1].args + tuple(place[1].kwargs.values()))[:2]
     return Recognised("self_attention" if query is key else "cross_attention", child_path(*place))
 
@@ -92,6 +93,7 @@ def _written_out(structure: Structure, place: ScopedNode) -> list[ScopedNode]:
 
 
 def _ends(structure: Structure, place: ScopedNode) -> bool:
+    """Whether a search for projections stops at `place`: beyond it are other sublayers."""
     return is_linear(place[1]) or is_attention(place[1]) or place in structure.residuals
 
 
@@ -102,6 +104,7 @@ def _projections(structure: Structure, factor: ScopedNode) -> list[ScopedNode]:
 
 
 def _role(structure: Structure, product: AttentionProduct, path: str) -> Role:
+    """Which attention it is, told from the streams that queries and keys read."""
     query, key = structure.streams(product.query, path), structure.streams(product.key, path)
     if not query & key:
         return "cross_attention"

@@ -60,6 +60,7 @@ class _Roles:
         self._add([Recognised("residual", path, (node,)) for path, node in structure.residuals])
 
     def _add(self, found: list[Recognised]) -> None:
+        """Keep what is new: a module that has a role already gets no second one."""
         for each in found:
             if each.nodes:
                 self.found.append(each)
@@ -68,6 +69,7 @@ class _Roles:
                 self._modules[each.path] = each.role
 
     def _is_free(self, path: str) -> bool:
+        """Whether the module at `path` has no role yet."""
         return path not in self._modules
 
     def _places(self) -> Iterator[ScopedNode]:
@@ -75,6 +77,7 @@ class _Roles:
 
 
 def _start(structure: Structure, each: Recognised) -> int:
+    """When in execution order it begins."""
     place = (each.path, each.nodes[0]) if each.nodes else structure.flow.callers[each.path][0]
     return structure.flow.order[place]
 

@@ -42,6 +42,7 @@ class Flow:
         self._enter("")
 
     def _enter(self, path: str) -> None:
+        """Number the nodes of the scope at `path`, and of those that it calls, at their first call."""
         for node in self.scopes[path].graph.nodes:
             place = (path, node)
             self.order.setdefault(place, len(self.order))
@@ -67,6 +68,7 @@ class Flow:
         return self._above[place]
 
     def _sources(self, place: ScopedNode) -> list[ScopedNode]:
+        """See `above`."""
         path, node = place
         if node.op == "placeholder":
             return self._arguments(path, node)
@@ -169,4 +171,5 @@ def reach(starts: Iterable[ScopedNode], step: Callable[[ScopedNode], Iterable[Sc
 
 
 def _call_leaves(scope: Scope, call: fx.Node) -> list[Any]:
+    """The flattened arguments of a call, in the order of the inputs of its scope."""
     return pytree.tree_flatten(binder(scope.module_class)(*call.args, **call.kwargs))[0]

@@ -45,6 +45,7 @@ def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
 
 
 def _blocks(scopes: Mapping[str, Scope], root: str) -> list[str]:
+    """The paths of the blocks, in execution order; see `block_layers`."""
     without_sum = list[str]()
     for candidates in (_items, _repeated):
         level = [root]

@@ -69,4 +69,5 @@ class _Sublayer:
         return mixed if mixed and name_of(place[1]) in MULTIPLICATIONS else above
 
     def _above(self, place: ScopedNode) -> list[ScopedNode]:
+        """One step up inside the sublayer."""
         return [source for source in self._flow.above(place) if source in self._inside]

@@ -96,6 +96,7 @@ def _sources(structure: Structure, gate: ScopedNode) -> list[ScopedNode]:
 
 
 def _adds_table(structure: Structure, place: ScopedNode) -> bool:
+    """Whether at `place` a learned table is added to something that is none."""
     above = structure.flow.above(place) if name_of(place[1]) in ADDS else []
     learned = [_is_table(structure, source) for source in above]
     return any(learned) and not all(learned)
@@ -108,6 +109,7 @@ def _is_table(structure: Structure, place: ScopedNode) -> bool:
 
 
 def _operator(structure: Structure, source: ScopedNode, free: Callable[[str], bool]) -> Recognised:
+    """The modulation around a linear map or a table: its module, if all of that is about it, or nodes."""
     path, node = source
     if structure.is_module(path) and free(path) and _is_all(structure, source):
         return Recognised("modulation", path)

@@ -143,5 +143,6 @@ def past_splits(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _reads_tensor(node: fx.Node) -> bool:
+    """Whether an item of a tensor is taken, and not one of a tuple."""
     sources: list[Any] = inputs_of(node)
     return bool(sources) and isinstance(sources[0].meta.get("val"), torch.Tensor)

@@ -64,6 +64,7 @@ class Structure:
         self.blocks = {outer for path in self.joined for outer in outers(path) if outer in scopes} | {""}
 
     def _residual(self, place: ScopedNode) -> Residual | None:
+        """The residual addition at `place`, if it is one."""
         path, node = place
         added = inputs_of(node)
         if name_of(node) not in ADDS or [shape_of(n) for n in added] != 2 * [shape_of(node)]:

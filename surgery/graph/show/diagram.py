@@ -59,6 +59,7 @@ def _column(entries: list[Entry], x: int, y: int, width: int) -> tuple[int, str]
 
 
 def _entry(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
+    """The height and drawing of one entry."""
     if entry.operator is not None:
         return ROW, _operator(entry, x + INDENT, y, width - INDENT)
     if entry.count == 1 and not entry.module_class and all(child.operator is None for child in entry.children):
@@ -67,6 +68,7 @@ def _entry(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
 
 
 def _block(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
+    """A box around what is inside, under a title."""
     inner, drawing = _column(entry.children, x + INDENT // 2, y + HEADER, width - INDENT)
     height = HEADER + inner + GAP // 2
     count = f"{entry.count} x " if entry.count > 1 else ""

@@ -79,6 +79,7 @@ def diff(a: ModelGraph, b: ModelGraph) -> Difference:
 
 
 def _compare(a: nn.Module, b: nn.Module, path: str, found: Difference) -> None:
+    """Note where the modules at `path`, or those below, differ."""
     if own_class(a) is not own_class(b) or _own_shapes(a) != _own_shapes(b):
         if path:
             _note(a, b, path, found)
@@ -94,6 +95,7 @@ def _compare(a: nn.Module, b: nn.Module, path: str, found: Difference) -> None:
 
 
 def _note(old: nn.Module | None, new: nn.Module | None, path: str, found: Difference) -> None:
+    """Sort a difference into removed, added or changed."""
     gone, there = (module is None or type(module).__name__ == REMOVED for module in (new, old))
     if gone and old is not None:
         found.removed.append(_part(old, path))
@@ -104,6 +106,7 @@ def _note(old: nn.Module | None, new: nn.Module | None, path: str, found: Differ
 
 
 def _own_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the module's own tensors, which tell two modules of one class apart."""
     own = {**module._parameters, **module._buffers}
     return {name: tuple(tensor.shape) for name, tensor in own.items() if tensor is not None}
 
@@ -113,6 +116,7 @@ def _part(module: nn.Module, path: str) -> Part:
 
 
 def _flow(path: str, a: Scope, b: Scope) -> Iterator[Flow]:
+    """The calls in one scope that read other things than before."""
     if a.graph is b.graph or a.recordings[0].code == b.recordings[0].code:
         return
     before, after = _reads(a.graph), _reads(b.graph)

@@ -57,6 +57,7 @@ def draw_blocks(graph: ModelGraph, changed: Mapping[str, str]) -> str:
 
 
 def _corner(number: int, columns: int, height: int) -> tuple[int, int]:
+    """Where the upper left corner of a block is."""
     return number % columns * (WIDTH + GAP), number // columns * (height + GAP)
 
 
@@ -73,6 +74,7 @@ def _block(path: str, number: int, operators: list[Operator], changed: Mapping[s
 
 
 def _pill(operator: Operator, new: str | None, y: int) -> str:
+    """An operator: its name, or the old one struck out above the new one."""
     title, middle = TITLES[operator.role], WIDTH / 2
     box = f'<rect class="s-{"new" if new else "op"}" x="8" y="{y}" width="{WIDTH - 16}" height="{ROW - 6}" rx="6"/>'
     if new is None:
