@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from surgery.analysis.hidden_layer import HiddenLinear
 from surgery.analysis.roles.primitives import is_activation, name_of
-from surgery.errors import RewriteError
+from surgery.errors import AnalysisError, RewriteError
 from surgery.losses import LossName
 from surgery.operators import (
     Activation,
@@ -45,7 +45,7 @@ class MLPRatio(Rule):
         """Refuse an MLP whose hidden layer cannot be told from the rest, or is not one of linear layers."""
         try:
             _linears(site)
-        except RewriteError as error:
+        except AnalysisError as error:
             return str(error)
         return None
 
@@ -91,7 +91,7 @@ class ReplaceMLP(Rule):
             mlp_dims_of(site)
             if self.inherit != "random":
                 linears_of(site.module)
-        except RewriteError as error:
+        except (AnalysisError, RewriteError) as error:
             return str(error)
         return None
 
@@ -146,7 +146,8 @@ def mlp_dims_of(site: Site) -> MLPDims:
     """Sizes, biases and activation of the MLP at `site`, gated or not.
 
     Raises:
-        RewriteError: its linear maps are not understood, or it has not one known activation.
+        AnalysisError: its linear maps are not understood.
+        RewriteError: it has not one known activation.
     """
     up, *_, down = (_sizes(site, each) for each in _linears(site))
     return MLPDims(

@@ -131,7 +131,7 @@ def inspect(
 
     from surgery.files import write_atomically
     from surgery.graph.show.diagram import draw_model
-    from surgery.graph.show.tree import outline
+    from surgery.graph.show.tree import module_tree
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
     from surgery.run.terminal import operator_tree
@@ -140,7 +140,7 @@ def inspect(
     loaded = load_skeleton(model)
     graph = trace(loaded, example_inputs(loaded))
     if svg is not None:
-        write_atomically(svg, draw_model(outline(graph.scopes)).encode())
+        write_atomically(svg, draw_model(module_tree(graph.scopes)).encode())
     if as_json:
         return _print_json([asdict(operator) for operator in graph.operators()])
     _console().print(operator_tree(graph))

@@ -15,6 +15,10 @@ class GuardError(SurgeryError):
     """A traced model was called with inputs that its trace does not cover."""
 
 
+class AnalysisError(SurgeryError):
+    """A part of a model is not understood, so that no rule can be told what it is made of."""
+
+
 class MatchError(SurgeryError):
     """A rule matched nothing, or a selection names a layer that does not exist."""
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import fx
 
 from surgery.analysis.roles.primitives import inputs_of
+from surgery.recording.binding import binder, unbind
 from surgery.recording.paths import opened
-from surgery.recording.scope import Scope, binder, unbind
+from surgery.recording.recording import Scope
 
 
 def bound_arguments(scopes: Mapping[str, Scope], path: str, nodes: Sequence[fx.Node]) -> dict[str, Any]:
@@ -45,5 +46,6 @@ def with_arguments(
 
 
 def _class(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> Any:
+    """The class of the module that `node` calls, whose forward names the arguments."""
     inner = opened(scopes, path, node)
     return scopes[inner].module_class if inner is not None else node.meta["module_class"]

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import fx, nn
 
-from surgery.analysis.roles.flow import Flow, Place
+from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import (
     ACTIVATIONS,
     ELEMENTWISE,
@@ -25,7 +25,7 @@ from surgery.analysis.roles.primitives import (
     shape_of,
     tensors,
 )
-from surgery.errors import RewriteError
+from surgery.errors import AnalysisError
 from surgery.recording.paths import child_path
 
 Part = int | None
@@ -70,21 +70,21 @@ class _Run:
     """Neighbouring features: computed from those results of linear maps that begin at `sources`, one by one."""
 
     width: int
-    sources: frozenset[tuple[Place, int]] = frozenset()
+    sources: frozenset[tuple[ScopedNode, int]] = frozenset()
 
     def cut(self, start: int, width: int) -> _Run:
         return _Run(width, frozenset((place, first + start) for place, first in self.sources))
 
 
-def find_hidden_layer(flow: Flow, end: Place) -> HiddenLayer:
+def find_hidden_layer(flow: Flow, end: ScopedNode) -> HiddenLayer:
     """The hidden layer of the MLP whose result is that of the node at `end`.
 
     Raises:
-        RewriteError: it does not end in one linear map, or what happens to its neurons is not understood.
+        AnalysisError: it does not end in one linear map, or what happens to its neurons is not understood.
     """
     downs = [place for place in flow.walk([end], lambda p: is_linear(p[1])) if is_linear(place[1])]
     if len(downs) != 1:
-        raise RewriteError(f"its result comes from {len(downs)} linear maps, not from one")
+        raise AnalysisError(f"its result comes from {len(downs)} linear maps, not from one")
     down = downs[0]
     _require_linear(down)
     search = _Search(flow)
@@ -92,13 +92,13 @@ def find_hidden_layer(flow: Flow, end: Place) -> HiddenLayer:
     hidden = [run for run in columns if run.sources]
     if not hidden:
         between = " and ".join(dict.fromkeys(search.stopped))
-        raise RewriteError(
+        raise AnalysisError(
             f"between {_called(down)} and the linear maps before it comes {between}, which is not understood"
         )
     if len(hidden) > 1:
-        raise RewriteError(f"{_called(down)} reads {len(hidden)} hidden layers; only one can change its width")
+        raise AnalysisError(f"{_called(down)} reads {len(hidden)} hidden layers; only one can change its width")
     neurons = hidden[0].width
-    starts: dict[Place, list[int]] = {}
+    starts: dict[ScopedNode, list[int]] = {}
     for place, start in hidden[0].sources:
         starts.setdefault(place, []).append(start)
     search.require_unread(down)
@@ -114,16 +114,17 @@ class _Search:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self._known: dict[Place, list[_Run]] = {}
+        self._known: dict[ScopedNode, list[_Run]] = {}
         self.stopped: list[str] = []
 
-    def columns(self, place: Place) -> list[_Run]:
+    def columns(self, place: ScopedNode) -> list[_Run]:
         """What the features of the tensor at `place` come from."""
         if place not in self._known:
             self._known[place] = self._columns(place)
         return self._known[place]
 
-    def _columns(self, place: Place) -> list[_Run]:
+    def _columns(self, place: ScopedNode) -> list[_Run]:
+        """See `columns`."""
         path, node = place
         if is_linear(node):
             return [_Run(shape_of(node)[-1], frozenset([(place, 0)]))]
@@ -143,18 +144,18 @@ class _Search:
         self.stopped.append(_called(place))
         return [_Run(_width(node))]
 
-    def require_unread(self, down: Place) -> None:
-        """Raise RewriteError if something else than the way from the linear maps to `down` reads the neurons."""
+    def require_unread(self, down: ScopedNode) -> None:
+        """Raise AnalysisError if something else than the way from the linear maps to `down` reads the neurons."""
         inside = {place for place, runs in self._known.items() if not runs or any(run.sources for run in runs)} | {down}
         entered = {path for path, _ in inside}
         for path, node in inside - {down}:
             for user in node.users:
                 is_entering = user.op == "call_module" and child_path(path, user) in entered
                 if user.op != "output" and tensors(user) and (path, user) not in inside and not is_entering:
-                    raise RewriteError(f"{user.name} reads its neurons too")
+                    raise AnalysisError(f"{user.name} reads its neurons too")
 
 
-def _is_passed_on(place: Place, flow: Flow) -> bool:
+def _is_passed_on(place: ScopedNode, flow: Flow) -> bool:
     """Whether `place` is an argument of a scope, or the result of a call that was followed."""
     node = place[1]
     return node.op == "placeholder" or flow.entered(place) is not None or name_of(node) == "getitem"
@@ -208,6 +209,7 @@ def _merged(columns: Sequence[list[_Run]]) -> list[_Run]:
 
 
 def _edges(runs: Iterable[_Run]) -> list[int]:
+    """Where each run begins, and where the last one ends."""
     edges = [0]
     for run in runs:
         edges.append(edges[-1] + run.width)
@@ -246,18 +248,21 @@ def _parts(starts: Sequence[int], neurons: int, width: int) -> tuple[Part, ...]:
     return (*parts, width - end) if width > end else tuple(parts)
 
 
-def _require_linear(place: Place) -> None:
+def _require_linear(place: ScopedNode) -> None:
+    """Raise AnalysisError unless a linear layer is called, whose weights a rule can resize."""
     cls = place[1].meta.get("module_class")
     if cls is None:
-        raise RewriteError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
+        raise AnalysisError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
     if not issubclass(cls, nn.Linear):
-        raise RewriteError(f"{_called(place)} is a {cls.__name__}; only linear layers can change their width")
+        raise AnalysisError(f"{_called(place)} is a {cls.__name__}; only linear layers can change their width")
 
 
 def _width(node: fx.Node) -> int:
+    """How many features the result of `node` has; 0 of no tensor."""
     shape = shape_of(node)
     return shape[-1] if shape else 0
 
 
-def _called(place: Place) -> str:
+def _called(place: ScopedNode) -> str:
+    """What is at `place`, for messages."""
     return str(place[1].target) if place[1].op == "call_module" else place[1].name

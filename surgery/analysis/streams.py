@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from surgery.analysis.roles.primitives import shape_of, tensors
 from surgery.analysis.roles.structure import Structure
-from surgery.recording.scope import Recording, is_input
+from surgery.recording.recording import Recording
+from surgery.recording.signature import is_input
+from surgery.recording.torch_private import pytree
 
 
 @dataclass(frozen=True)

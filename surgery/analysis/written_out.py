@@ -180,6 +180,7 @@ def _value(node: fx.Node, values: dict[fx.Node, Tensor]) -> Any:
 
 
 def _without_dropout(module: nn.Module) -> nn.Module:
+    """Dropout does not change what attention is; what learns cannot be tried on random numbers."""
     if next(module.parameters(), None) is not None:
         raise TypeError("a module that learns")
     return nn.Identity() if isinstance(module, nn.Dropout) else module

@@ -2,6 +2,6 @@
 
 from surgery.analysis.roles import Operator, Role
 from surgery.graph.model_graph import ModelGraph
-from surgery.recording.scope import Recording, Scope
+from surgery.recording.recording import Recording, Scope
 
 __all__ = ["ModelGraph", "Operator", "Recording", "Role", "Scope"]

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
 import networkx as nx
 from torch import fx, nn
 
-from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
-from surgery.analysis.roles import Operator, Role, find_operators
-from surgery.analysis.roles.layers import block_layers, layer_of
-from surgery.analysis.roles.operator import mixes, params_of
-from surgery.analysis.roles.primitives import inputs_of, is_linear, shape_of
-from surgery.analysis.roles.structure import Structure
-from surgery.analysis.streams import Stream, find_streams
-from surgery.analysis.written_out import WrittenOut, find_written_out
+from surgery.analysis.analysis import Analysis
+from surgery.analysis.hidden_layer import HiddenLayer
+from surgery.analysis.remembered import remembered
+from surgery.analysis.roles import Operator, Role
+from surgery.analysis.streams import Stream
+from surgery.analysis.written_out import WrittenOut
 from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
-from surgery.recording.generated import Record, forget, generate
+from surgery.recording.generated import RecordCall, forget, generate
 from surgery.recording.paths import child_path, outers
-from surgery.recording.scope import Scope
+from surgery.recording.recording import Scope
 
 
 class ModelGraph:
@@ -32,14 +30,11 @@ class ModelGraph:
         scopes: by path, "" being the root, in the order in which the forward first enters them.
     """
 
-    def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: Record) -> None:
+    def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: RecordCall) -> None:
         self.model = model
         self.scopes = scopes
         self._record = record
-        self._streams: dict[str, tuple[Stream, ...] | None] = {}
-        self._hidden: dict[Key, HiddenLayer] = {}
-        self._written_out: dict[int, list[WrittenOut]] = {}
-        self._nodes: dict[int, dict[str, fx.Node]] = {}
+        self._analysis = Analysis(model, scopes)
 
     @property
     def root(self) -> Scope:
@@ -58,33 +53,48 @@ class ModelGraph:
 
     def operators(self, role: Role | None = None) -> list[Operator]:
         """The operators in execution order, recognised by what they do; only those of `role` if it is given."""
-        return [operator for operator in self._operators if role in (None, operator.role)]
+        return [operator for operator in self._analysis.operators if role in (None, operator.role)]
 
-    @cached_property
-    def _operators(self) -> list[Operator]:
-        return find_operators(self._structure)
+    @property
+    def layers(self) -> dict[str, int]:
+        """The paths of the model's blocks, numbered in execution order, see `block_layers`."""
+        return self._analysis.layers
 
-    @cached_property
-    def _structure(self) -> Structure:
-        return Structure(self.scopes)
+    def layer_of(self, path: str) -> int | None:
+        """The number of the block that what is at `path` is or stands in."""
+        return self._analysis.layer_of(path)
 
     def streams(self, path: str) -> tuple[Stream, ...] | None:
         """The token streams of the block at `path`; None if a result does not go on with a single argument."""
-        if path not in self._streams:
-            self._streams[path] = find_streams(self._structure, path)
-        return self._streams[path]
+        return self._analysis.streams(path)
+
+    def hidden_layer(self, key: Key) -> HiddenLayer:
+        """The hidden layer of the MLP at `key`.
+
+        Raises:
+            AnalysisError: see `find_hidden_layer`.
+        """
+        scope, name = key
+        last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
+        return self._analysis.hidden_layer((scope, self.node(scope, last)))
+
+    def written_out(self, scope: str) -> list[WrittenOut]:
+        """Every softmax attention that the forward of the scope at the path `scope` writes out."""
+        return self._analysis.written_out(scope)
 
     @cached_property
     def view(self) -> nx.MultiDiGraph:
         """What `to_networkx` gives, made once; not to be changed."""
-        return to_networkx(self.scopes, self._operators)
+        return to_networkx(self.scopes, self._analysis)
 
     def node(self, scope: str, name: str) -> fx.Node:
         """The fx node called `name` in the graph of the traced inputs of the scope at the path `scope`."""
-        graph = self.scopes[scope].graph  # that of an identical block, too
-        if id(graph) not in self._nodes:
-            self._nodes[id(graph)] = {node.name: node for node in graph.nodes}
-        return self._nodes[id(graph)][name]
+        return self._by_name(self.scopes[scope].graph)[name]
+
+    @remembered
+    def _by_name(self, graph: fx.Graph) -> dict[str, fx.Node]:
+        """The nodes of `graph`, which identical blocks share."""
+        return {node.name: node for node in graph.nodes}
 
     def nodes_below(self, path: str) -> Iterator[tuple[str, fx.Node]]:
         """Every fx node in the scopes at and below `path`, with the path of its scope."""
@@ -100,74 +110,21 @@ class ModelGraph:
                 found[outer].append(path)
         return found
 
-    def hidden_layer(self, key: Key) -> HiddenLayer:
-        """The hidden layer of the MLP at `key`, see `find_hidden_layer`."""
-        if key not in self._hidden:
-            scope, name = key
-            last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
-            self._hidden[key] = find_hidden_layer(self._structure.flow, (scope, self.node(scope, last)))
-        return self._hidden[key]
-
-    def written_out(self, scope: str) -> list[WrittenOut]:
-        """Every softmax attention that the forward of the scope at the path `scope` writes out."""
-        graph = self.scopes[scope].graph
-        if id(graph) not in self._written_out:
-            self._written_out[id(graph)] = find_written_out(
-                graph, lambda node: self.model.get_submodule(child_path(scope, node))
-            )
-        return self._written_out[id(graph)]
-
     def operator_at(self, key: Key) -> Operator:
         """The node of the view at `key` as an operator; one without a role has the role "block" or "node"."""
         path, name = key
         if name.startswith(OPERATOR):
-            return self._operators_at[f"{path}:{name.removeprefix(OPERATOR)}"]
+            return self._analysis.operators_by_path[f"{path}:{name.removeprefix(OPERATOR)}"]
         node = self.node(path, name)
         called = child_path(path, node) if node.op == "call_module" else f"{path}:{name}"
-        return self._operators_at.get(called) or self._as_operator(called, key, node)
+        return self._analysis.operators_by_path.get(called) or self._analysis.without_role(called, node)
 
     def part_at(self, key: Key) -> Operator:
         """As `operator_at`, but a function has the role "node" whatever it does, as recognising roles takes time."""
         path, name = key
-        is_function = not name.startswith(OPERATOR) and self.node(path, name).op != "call_module"
-        return self._as_operator(f"{path}:{name}", key, self.node(path, name)) if is_function else self.operator_at(key)
-
-    def _as_operator(self, path: str, key: Key, node: fx.Node) -> Operator:
-        cls, flops = node.meta.get("module_class"), node.meta.get("flops", 0)
-        return Operator(
-            path=path,
-            role="block" if path in self._layers else "node",
-            module_class="" if cls is None else cls.__name__,
-            layer=self.layer_of(path),
-            in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
-            out_shape=shape_of(node),
-            params=params_of(node),
-            flops=flops,
-            flops_mixing=self._mixing[path] if node.op == "call_module" else (not is_linear(node)) * flops,
-            nodes=() if node.op == "call_module" else (key[1],),
-        )
-
-    def layer_of(self, path: str) -> int | None:
-        """The number of the block that what is at `path` is or stands in."""
-        return layer_of(path.partition(":")[0], self._layers)
-
-    @cached_property
-    def _layers(self) -> dict[str, int]:
-        return block_layers(self.scopes)
-
-    @cached_property
-    def _mixing(self) -> Counter[str]:
-        """What mixing costs in each module, by its path."""
-        flops: Counter[str] = Counter()
-        for operator in self._operators:
-            if mixes(operator.role):
-                parts = operator.scope.split(".")
-                flops.update({".".join(parts[:depth]): operator.flops_mixing for depth in range(1, len(parts) + 1)})
-        return flops
-
-    @cached_property
-    def _operators_at(self) -> dict[str, Operator]:
-        return {operator.path: operator for operator in self._operators}
+        if name.startswith(OPERATOR) or self.node(path, name).op == "call_module":
+            return self.operator_at(key)
+        return self._analysis.without_role(f"{path}:{name}", self.node(path, name))
 
     @cached_property
     def flow_view(self) -> nx.DiGraph:

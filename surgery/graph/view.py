@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
 import torch
 from torch import fx
 
+from surgery.analysis.analysis import Analysis
 from surgery.analysis.roles import Operator
-from surgery.analysis.roles.layers import block_layers, layer_of
+from surgery.analysis.roles.layers import layer_of
 from surgery.analysis.roles.operator import mixes
 from surgery.analysis.roles.primitives import SPLITS, is_layout, name_of, tensors
-from surgery.recording.paths import child_path, opened
-from surgery.recording.scope import Scope
+from surgery.recording.paths import child_path, opened, parent_and_name
+from surgery.recording.recording import Scope
 
 Key = tuple[str, str]
 """A node of the view: the path of its scope, and its name there."""
@@ -23,7 +24,7 @@ OPERATOR = "operator:"
 """Begins the names of operators that are made of several nodes."""
 
 
-def to_networkx(scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> nx.MultiDiGraph:
+def to_networkx(scopes: Mapping[str, Scope], analysis: Analysis) -> nx.MultiDiGraph:
     """A directed multigraph of all scopes.
 
     Nodes are `(scope path, fx node name)`, and `(scope path, "operator:NAME")` for each operator that is made of several
@@ -36,7 +37,7 @@ def to_networkx(scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> n
     cast or take apart.
     """
     view = nx.MultiDiGraph()
-    roles = _Roles(scopes, operators)
+    roles = _Roles(analysis)
     for path, scope in scopes.items():
         for order, node in enumerate(scope.graph.nodes):
             view.add_node((path, node.name), **_attributes(node, scope, order), **roles.of(path, node))
@@ -49,7 +50,7 @@ def to_networkx(scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> n
                 for entry in scopes[inner].graph.find_nodes(op="placeholder"):
                     view.add_edge((path, node.name), (inner, entry.name), kind="enter")
         view.add_edges_from(_flow_edges(path, scope), kind="flow")
-    for operator in operators:
+    for operator in analysis.operators:
         if len(operator.nodes) > 1:
             _add_operator(view, operator)
     return view
@@ -67,6 +68,7 @@ def flow_view(scopes: Mapping[str, Scope]) -> nx.DiGraph:
 
 
 def _flow_edges(path: str, scope: Scope) -> Iterator[tuple[Key, Key]]:
+    """Edges of dataflow between the nodes of one scope."""
     for node, sources in flow_of(scope.graph).items():
         for source in sources:
             yield (path, source.name), (path, node.name)
@@ -97,10 +99,12 @@ def feeds(source: fx.Node, user: fx.Node) -> bool:
 
 
 def _is_transparent(node: fx.Node) -> bool:
+    """Whether dataflow is followed past `node`."""
     return is_layout(node) or name_of(node) in SPLITS
 
 
 def _attributes(node: fx.Node, scope: Scope, order: int) -> dict[str, Any]:
+    """What patterns ask for, but for roles."""
     value = node.meta.get("val")
     tensor = value if isinstance(value, torch.Tensor) else None
     cls = node.meta.get("module_class")
@@ -121,8 +125,8 @@ def _attributes(node: fx.Node, scope: Scope, order: int) -> dict[str, Any]:
 class _Roles:
     """What the operators say of each node."""
 
-    def __init__(self, scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> None:
-        self._layers = block_layers(scopes)
+    def __init__(self, analysis: Analysis) -> None:
+        operators, self._layers = analysis.operators, analysis.layers
         self._modules = {o.path: o.role for o in operators if not o.nodes}
         self._nodes = {(o.scope, o.nodes[0]): o.role for o in operators if len(o.nodes) == 1}
         self._inside = {(o.scope, name): o.role for o in operators for name in o.nodes if len(o.nodes) > 1}
@@ -140,9 +144,8 @@ class _Roles:
     def _role_around(self, path: str) -> str | None:
         """The role of the smallest operator that the module at `path` is or stands in."""
         if path not in self._around:
-            parent, _, _ = path.rpartition(".")
             role = self._modules.get(path)
-            self._around[path] = role or (self._role_around(parent) if path else None)
+            self._around[path] = role or (self._role_around(parent_and_name(path)[0]) if path else None)
         return self._around[path]
 
 

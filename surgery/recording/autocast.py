@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+
+from surgery.recording.torch_private import enter_autocast_region, exit_autocast_region
 
 DEVICES = ("cpu", "cuda")
 
 
 def enter_autocast(device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool | None) -> Any:
     """Open a region, as `torch.autocast` with these arguments does; the result closes it."""
-    return _enter_autocast(device_type, dtype, enabled, cache_enabled)  # type: ignore[no-untyped-call]
+    return enter_autocast_region(device_type, dtype, enabled, cache_enabled)  # type: ignore[no-untyped-call]
 
 
 def exit_autocast(region: Any) -> None:
     """Close a region."""
-    _exit_autocast(region)  # type: ignore[no-untyped-call]
+    exit_autocast_region(region)  # type: ignore[no-untyped-call]
 
 
 def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
@@ -25,7 +26,7 @@ def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
     return tuple((d, torch.get_autocast_dtype(d)) for d in DEVICES if torch.is_autocast_enabled(d))
 
 
-class Regions:
+class AutocastState:
     """The regions that are open now, to close those that a graph has opened when it ends by an error."""
 
     def __init__(self) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils import _pytree as pytree
+from surgery.recording.torch_private import pytree
 
 Container = list[Any] | dict[Any, Any]
 
 
 @dataclass(frozen=True)
-class Change:
+class ContainerChange:
     """What a forward does to one container.
 
     Attributes:
@@ -30,7 +30,7 @@ class Change:
         container: Any = arguments
         for key in self.path:
             container = container[key]
-        items = dict(items_of(container)) | pytree.tree_unflatten(leaves, self.spec)
+        items = dict(keyed_items(container)) | pytree.tree_unflatten(leaves, self.spec)
         if isinstance(container, dict):
             container.clear()
             container.update((key, items[key]) for key in self.keys)
@@ -38,16 +38,18 @@ class Change:
             container[:] = [items[key] for key in self.keys]
 
 
-def items_of(container: Container) -> list[tuple[Any, Any]]:
+def keyed_items(container: Container) -> list[tuple[Any, Any]]:
     """The items of a dict, and those of a list by their index."""
     return list(container.items()) if isinstance(container, dict) else list(enumerate(container))
 
 
-def change_of(path: tuple[Any, ...], container: Container, before: Container) -> tuple[Change, list[Any]] | None:
+def change_of(
+    path: tuple[Any, ...], container: Container, before: Container
+) -> tuple[ContainerChange, list[Any]] | None:
     """How `container` differs from what it was `before`, with the leaves of its new items; None if it does not."""
-    old, now = dict(items_of(before)), dict(items_of(container))
+    old, now = dict(keyed_items(before)), dict(keyed_items(container))
     new = {key: item for key, item in now.items() if key not in old or old[key] is not item}
     if not new and list(old) == list(now):
         return None
     leaves, spec = pytree.tree_flatten(new)
-    return Change(path, tuple(now), spec), leaves
+    return ContainerChange(path, tuple(now), spec), leaves

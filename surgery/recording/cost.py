@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from surgery.recording.torch_private import TorchDispatchMode, pytree
 
 SOFTMAX_FLOPS = 3
 _SOFTMAX = {torch.ops.aten._softmax, torch.ops.aten._safe_softmax}

@@ -23,6 +23,8 @@ def emit(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
 
 
 class _Emitter:
+    """Writes the statements of one graph, and notes which variables are free again."""
+
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._globals: dict[str, Any] = {}
@@ -68,6 +70,7 @@ class _Emitter:
         return f"    {place} = {call}{''.join(f'; {name} = None' for name in ending)}"
 
     def _call(self, node: fx.Node) -> str:
+        """The expression that computes `node`."""
         target = str(node.target)
         if node.op == "get_attr":
             return _attribute(target)

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from surgery.errors import GuardError
-from surgery.recording.autocast import Regions, autocast_state
+from surgery.recording.autocast import AutocastState, autocast_state
+from surgery.recording.binding import binder
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
-from surgery.recording.scope import Recording, Scope, binder, is_input, signature_of
+from surgery.recording.paths import below
+from surgery.recording.recording import Recording, Scope
+from surgery.recording.signature import is_input, signature_of
 from surgery.recording.snapshot import Snapshot
 from surgery.recording.state import changed, own_class
+from surgery.recording.torch_private import pytree
 
-Record = Callable[..., None]  # see `surgery.tracing.tracer.record`
 MAX_RECORDINGS = 64
+"""Of one module; more would mean that it is recorded at nearly every call, which is an error and not a slow success."""
+
 _generated: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+class RecordCall(Protocol):
+    """Records a call of a module: `surgery.tracing.tracer.record`, which stands above this folder."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        scopes: dict[str, Scope],
+        path: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Add what is new to `scopes`."""
 
 
 @dataclass
@@ -29,7 +49,7 @@ class Trace:
     """What a module with a generated forward carries: its scope, and how to record it again."""
 
     scope: Scope
-    record: Record
+    record: RecordCall
 
     def __deepcopy__(self, memo: Any) -> Trace:
         """Copies of a module share its recordings, which say themselves when they apply."""
@@ -68,10 +88,10 @@ def set_edit(module: nn.Module, edit: EditedTrace | None) -> None:
     module.__class__ = own_class(module) if edit is None else generated_class(own_class(module))
 
 
-def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: Record) -> None:
+def generate(module: nn.Module, scopes: Mapping[str, Scope], path: str, record: RecordCall) -> None:
     """Let every module at and below `module`, which stands at `path`, run the recordings of its scope."""
-    for below, child in module.named_modules():
-        scope = scopes.get(".".join(filter(None, (path, below))))
+    for name, child in module.named_modules():
+        scope = scopes.get(below(path, name))
         if scope is None:
             continue
         for recording in scope.recordings:
@@ -96,6 +116,7 @@ def generated_class(base: type[nn.Module]) -> type[nn.Module]:
 
 
 def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
+    """See `generated_class`."""
     own_forward = base.forward  # torch.compile follows a function, but not every class, to its forward
 
     @functools.wraps(own_forward)
@@ -183,11 +204,11 @@ def _is_recorded(inputs: list[Any]) -> bool:
 def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
     """What the graph gives; no autocast region of it stays open if it ends by an error."""
     if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
-        outputs: list[Any] = Checkpointing(module, recording.graph).run(*inputs)
+        outputs: list[Any] = Checkpointing(module, recording).run(*inputs)
         return outputs
-    if not recording.has_regions or torch.compiler.is_compiling():
+    if not recording.has_autocast or torch.compiler.is_compiling():
         return recording.function(module, *inputs)
-    before = Regions()
+    before = AutocastState()
     try:
         return recording.function(module, *inputs)
     except BaseException:
@@ -245,6 +266,7 @@ def named_leaves(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    """A leaf in the words of a message: tensors by shape and dtype."""
     if isinstance(value, torch.Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return repr(value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
+from surgery.recording.describe import Describer, Description
 from surgery.recording.objects import is_object
 
 
@@ -26,16 +28,34 @@ def require(actual: Any, expected: Any, condition: str) -> None:
         raise GuardFailed(f"{condition} was {expected!r} when traced and is {actual!r} now")
 
 
-def layout(value: Any) -> Any:
-    """The containers in `value` and what stands in them: constants as they are, tensors by rank, numbers by kind."""
-    if isinstance(value, tuple | list):
-        return (type(value).__name__, *map(layout, value))
-    if isinstance(value, dict):
-        return (type(value).__name__, *((key, layout(item)) for key, item in value.items()))
-    if isinstance(value, torch.Tensor):
-        return f"{value.dim()}-d tensor"
-    if isinstance(value, BlockMask):
+class _LayoutDescriber(Describer):
+    """Containers by the name of their class, tensors by rank, numbers as such: what does not vary with sizes."""
+
+    deepest = math.inf
+
+    def kind(self, cls: type) -> Description:
+        return cls.__name__
+
+    def tensor(self, tensor: torch.Tensor) -> Description:
+        return f"{tensor.dim()}-d tensor"
+
+    def block_mask(self, mask: BlockMask) -> Description:  # noqa: ARG002
         return "block mask"
-    if is_object(value):
-        return type(value).__name__
-    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    def number(self, number: Any) -> Description:  # noqa: ARG002
+        return "number"
+
+    def constant(self, value: Any) -> Description:
+        return value
+
+    def other(self, value: Any, depth: int) -> Description:  # noqa: ARG002
+        """An object by its class, as reads of its attributes are guarded themselves; all else is a constant."""
+        return type(value).__name__ if is_object(value) else value
+
+
+_LAYOUTS = _LayoutDescriber()
+
+
+def layout(value: Any) -> Description:
+    """The containers in `value` and what stands in them: constants as they are, tensors by rank, numbers by kind."""
+    return _LAYOUTS.describe(value)

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.overrides import TorchFunctionMode
 
+from surgery.recording.describe import DEEPEST
 from surgery.recording.generated import forget
+from surgery.recording.paths import below
 
-DEEPEST = 4  # containers and objects inside each other; deeper ones are taken to hold no tensors
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 
 
@@ -25,6 +26,7 @@ def blank(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` on the meta device, still a parameter if it is one, and still trained if it is."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(blank(tensor), requires_grad=tensor.requires_grad)
     return blank(tensor).requires_grad_(tensor.requires_grad and tensor.is_leaf)
@@ -104,11 +106,12 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
         for name, value in attributes.items():
             if name not in BOOKKEEPING:
                 for keys, tensor in _tensors(value):
-                    found.setdefault(id(tensor), Owned(f"{path}.{name}" if path else name, keys, tensor))
+                    found.setdefault(id(tensor), Owned(below(path, name), keys, tensor))
     return found
 
 
 def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """The tensors and block masks in an attribute, with the keys that lead to them."""
     if isinstance(value, torch.Tensor | BlockMask):
         yield keys, value
     elif len(keys) < DEEPEST:

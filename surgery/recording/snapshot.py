@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from surgery.recording.objects import is_object
+from surgery.recording.torch_private import pytree
 
 
 class Snapshot:

@@ -6,19 +6,15 @@ shape and dtype of a tensor, the class of a module, and the contents of a contai
 
 from __future__ import annotations
 
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask
 
-Description = Any
+from surgery.recording.describe import Describer, Description
+
 State = tuple[tuple[tuple[str, ...], str, Description], ...]  # path below the module, attribute, description
 
-PLAIN = (bool, int, float, str, bytes, complex, type(None), type, torch.dtype, torch.device, FunctionType,
-         BuiltinFunctionType, type(Ellipsis))  # fmt: skip
-MISSING = ("missing",)
+MISSING = ("missing",)  # describes an attribute that is not there
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
@@ -26,25 +22,20 @@ def own_class(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), "_surgery_base", type(module))
 
 
-def describe(value: Any, depth: int = 4) -> Description:
-    """`value` by what it is; a thing without attributes, and what lies deeper than `depth`, by its class."""
-    if isinstance(value, PLAIN):
-        return (type(value), value)
-    if isinstance(value, torch.Tensor):
-        return ("tensor", tuple(value.shape), value.dtype)
-    if isinstance(value, BlockMask):
-        return ("block mask", value.seq_lengths, value.BLOCK_SIZE)
-    if isinstance(value, nn.Module):
-        return ("module", own_class(value))
-    if depth and isinstance(value, list | tuple):
-        return (type(value), [describe(item, depth - 1) for item in value])
-    if depth and isinstance(value, dict):
-        return (type(value), [(key, describe(item, depth - 1)) for key, item in value.items()])
-    if isinstance(value, set | frozenset):
-        return (type(value), set(value))
-    if depth and hasattr(value, "__dict__"):
-        return (type(value), describe(vars(value), depth - 1))
-    return (type(value),)
+class _StateDescriber(Describer):
+    """Describes attributes of modules."""
+
+    def other(self, value: Any, depth: int) -> Description:
+        """A module by its class, as what the forward reads of it is an entry of its own."""
+        return ("module", own_class(value)) if isinstance(value, nn.Module) else super().other(value, depth)
+
+
+_STATES = _StateDescriber()
+
+
+def describe(value: Any) -> Description:
+    """What is assumed of an attribute that is `value`."""
+    return _STATES.describe(value)
 
 
 def changed(module: nn.Module, state: State) -> str | None:
@@ -56,6 +47,7 @@ def changed(module: nn.Module, state: State) -> str | None:
 
 
 def _describe_at(module: nn.Module, path: tuple[str, ...], name: str) -> Description:
+    """As `describe`, of an attribute that need not be there."""
     for part in path:
         if part not in module._modules:
             return MISSING

@@ -13,7 +13,8 @@ from torch import nn
 from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
 from surgery.recording.generated import set_edit
-from surgery.recording.scope import Scope
+from surgery.recording.paths import is_inside, parent_and_name, put, relative
+from surgery.recording.recording import Scope
 from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting.collection import without_collection
@@ -115,7 +116,7 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     with torch.random.fork_rng(devices=[]):
         for edit in edits:
             for path, new in edit.make(maker).items():
-                parent, _, name = path.rpartition(".")
+                parent, name = parent_and_name(path)
                 old = student.get_submodule(parent)._modules.get(name)
                 if old is not None:
                     replaced.setdefault(path, old)
@@ -145,8 +146,7 @@ def rewire(
     gone = {path for bounds in scopes.values() for bound in bounds for path in bound.removed}
     for path, bound in scopes.items():
         module = student.get_submodule(path)
-        prefix = f"{path}." if path else ""
-        originals = {p.removeprefix(prefix): replaced[p] for p in gone if p.startswith(prefix)}
+        originals = {relative(each, path): replaced[each] for each in gone if is_inside(each, path)}
         scope = Scope(path, own_class(module))
         edit_scope(module, scope, list(recordings.get(path, ())), bound, originals, record, aliases[path])
 
@@ -187,7 +187,7 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
         set_edit(model.get_submodule(path), None)
     for edit in reversed(known.edits):  # a later one may be inside a copy that an earlier one made
         for path in edit.added.values():
-            parent, _, name = path.rpartition(".")
+            parent, name = parent_and_name(path)
             delattr(model.get_submodule(parent), name)
     delattr(model, RECORD)
 
@@ -200,9 +200,3 @@ def record_of(module: nn.Module) -> Record | None:
 def set_record(student: nn.Module, record: Record) -> None:
     """Attach `record`; as a plain attribute, so that it adds nothing to the `state_dict`."""
     object.__setattr__(student, RECORD, record)
-
-
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Let the module at `path` be `module`."""
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent).register_module(name, module)

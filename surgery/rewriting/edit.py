@@ -17,6 +17,7 @@ from torch import nn
 from surgery.config import Config
 from surgery.losses import LossName
 from surgery.operators.base import OperatorConfig
+from surgery.recording.paths import module_part
 from surgery.rewriting.application import Application
 from surgery.rewriting.graphs.rewired import Bound
 from surgery.rewriting.lesson import Lesson
@@ -144,7 +145,7 @@ class Edit(Config, ABC):
     @property
     def unit(self) -> str:
         """The path of the module that is replaced, or that holds all that matched."""
-        return self.path.partition(":")[0]
+        return module_part(self.path)
 
     @property
     def label(self) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from surgery.graph import ModelGraph
-from surgery.recording.paths import child_path, opened, outers
+from surgery.recording.paths import child_path, opened, outers, parent_and_name
 from surgery.rewriting.graphs.anchors import Anchors
 
 
@@ -45,7 +45,7 @@ class Facts:
         holders: set[tuple[int, str]] = set()
         modules = dict(self.graph.model.named_modules(remove_duplicate=False))
         for path, module in modules.items():
-            parent, _, name = path.rpartition(".")
+            parent, name = parent_and_name(path)
             if path and (id(modules[parent]), name) not in holders:
                 holders.add((id(modules[parent]), name))
                 found[id(module)].append(path)

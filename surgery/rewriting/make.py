@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import RewriteError
+from surgery.recording.parameters import first_floating
 from surgery.rewriting.replacement import New, Replacement
 
 
@@ -77,7 +78,8 @@ class Maker:
 
 def like(module: nn.Module) -> Tensor:
     """A floating-point tensor that tells the device and dtype of `module`."""
-    return next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    near = first_floating(module)
+    return torch.empty(0) if near is None else near
 
 
 def _stream(seed: int, path: str) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
 from surgery.graph import ModelGraph
-from surgery.recording.scope import Recording
+from surgery.recording.recording import Recording
 from surgery.rewriting.conflict import Conflict, find_conflicts, require_distinct_names
 from surgery.rewriting.edit import AnyEdit, Change, Edit, Skipped, rewired_scopes
 from surgery.rewriting.graphs.edited_module import aliases_of, recorded_scope

@@ -14,7 +14,7 @@ from surgery.analysis.arguments import bound_arguments
 from surgery.analysis.readers import items_of
 from surgery.graph import ModelGraph, Operator
 from surgery.graph.view import OPERATOR, Key
-from surgery.recording.paths import child_path
+from surgery.recording.paths import child_path, module_part
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Site:
     @property
     def unit(self) -> str:
         """The path of the module that the first one calls, else of the one that it stands in."""
-        return self.path.partition(":")[0] if len(self.items) == 1 else self.scope
+        return module_part(self.path) if len(self.items) == 1 else self.scope
 
     @property
     def operator(self) -> Operator:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
-from surgery.recording.paths import outers
+from surgery.recording.paths import outers, parent_and_name
 from surgery.rewriting.edit import Change, Edit
 
 
@@ -36,7 +36,7 @@ class _Slots:
 
     def of(self, path: str) -> tuple[int, str]:
         """The module around the one at `path`, and the name in it."""
-        parent, _, name = path.rpartition(".")
+        parent, name = parent_and_name(path)
         return self._modules[parent], name
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
 from surgery.recording.cost import FlopCounter, cost_of
+from surgery.recording.describe import Describer, Description
+from surgery.recording.parameters import first_floating
 from surgery.rewriting.replacement import New, Replacement
 from surgery.rewriting.site import Site
 from surgery.rewriting.words import first_line, size, words
@@ -117,29 +119,27 @@ def shape_and_dtype(value: Any) -> Any:
     return (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value
 
 
-def first_floating(module: nn.Module) -> nn.Parameter | None:
-    """The first floating-point parameter of `module`."""
-    return next((p for p in module.parameters() if p.is_floating_point()), None)
-
-
 def situation(site: Site) -> Hashable:
     """What is known of the matched nodes that a trial depends on: their modules, arguments and results."""
     return tuple(
-        (item.part.module_class, item.part.params, item.part.flops, _told(item.bound), _told(item.result))
+        (
+            item.part.module_class,
+            item.part.params,
+            item.part.flops,
+            _AS_TRACED.describe(item.bound),
+            _AS_TRACED.describe(item.result),
+        )
         for item in site.items.values()
     )
 
 
-def _told(value: Any) -> Hashable:
-    """A node or value by what a check can tell of it; `pytree` would take most of the time of a plan."""
-    if isinstance(value, fx.Node):
-        value = value.meta["val"]
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.dtype
-    if isinstance(value, tuple | list):
-        return tuple(map(_told, value))
-    if isinstance(value, dict):
-        return tuple((key, _told(item)) for key, item in value.items())
-    if isinstance(value, BlockMask):  # its text is made of its values
-        return value.seq_lengths, value.BLOCK_SIZE
-    return value if isinstance(value, int | float | str | None) else repr(value)
+class _AsTraced(Describer):
+    """Nodes by their values, and tensors by what a trial can tell; `pytree` would take most of the time of a plan."""
+
+    deepest = math.inf
+
+    def other(self, value: Any, depth: int) -> Description:
+        return self.describe(value.meta["val"], depth) if isinstance(value, fx.Node) else repr(value)
+
+
+_AS_TRACED = _AsTraced()

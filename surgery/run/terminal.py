@@ -13,7 +13,7 @@ from surgery.evaluate.metrics import Metrics
 from surgery.evaluate.report import count
 from surgery.graph import ModelGraph
 from surgery.graph.show.diff import Difference
-from surgery.graph.show.tree import Entry, outline
+from surgery.graph.show.tree import Entry, module_tree
 from surgery.operators import OperatorConfig
 from surgery.operators.backends.report import Device, Kernel, words
 from surgery.rewriting import Change, Edit, Plan, Skipped
@@ -55,7 +55,7 @@ def plan_view(plan: Plan) -> Group:
 def operator_tree(graph: ModelGraph) -> Table:
     """The modules and operators of a model as a tree, blocks that are alike once, with the whole model last."""
     table = _table("operator", "role", "class", "in", "out", "params", "FLOPs")
-    top = outline(graph.scopes)
+    top = module_tree(graph.scopes)
     for guides, entry in _rows(top.children):
         name = Text.assemble((guides, "dim"), entry.name, (f" ({entry.count} x)" if entry.count > 1 else "", "bold"))
         role = entry.operator.role.replace("_", "-") if entry.operator else ""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
+from surgery.recording.paths import names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
 from surgery.tracing.frame import Frame
@@ -39,9 +40,8 @@ class Attributes:
 
     def state(self, frame: Frame) -> State:
         """What `frame` has read, with paths that start at its module."""
-        prefix = frame.path.split(".") if frame.path else []
         reads = self._reads.pop(frame, {}).items()
-        return tuple((_below(prefix, path), name, description) for (path, name), description in reads)
+        return tuple((names_of(relative(path, frame.path)), name, description) for (path, name), description in reads)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -56,6 +56,8 @@ class Attributes:
             del nn.Module.__getattribute__
 
     def _reader(self) -> Callable[[nn.Module, str], Any]:
+        """What takes the place of `nn.Module.__getattribute__`."""
+
         def read(module: nn.Module, name: str) -> Any:
             frame = None if name in IGNORED or name.startswith(("__", "_surgery")) else self._frame()
             if frame is None:
@@ -72,6 +74,8 @@ class Attributes:
         return read
 
     def _writer(self, set_attribute: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
+        """What takes the place of `nn.Module.__setattr__`."""
+
         def write(module: nn.Module, name: str, value: Any) -> None:
             frame = self._frame()
             if frame is not None:
@@ -81,6 +85,7 @@ class Attributes:
         return write
 
     def _note(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
+        """Add a read of `frame`, if it is one of state and not of what the forward computes itself."""
         path = self._paths.get(id(module))
         writer = self._set_in.get((id(module), name), frame)
         if writer is not frame:
@@ -97,6 +102,7 @@ class Attributes:
 
 
 def _value(module: nn.Module, name: str) -> Any:
+    """As `getattr`, past the stand-in for `__getattribute__`."""
     try:
         return object.__getattribute__(module, name)
     except AttributeError:
@@ -106,8 +112,3 @@ def _value(module: nn.Module, name: str) -> Any:
 def _is_code(module_class: type[nn.Module], name: str) -> bool:
     """Whether `name` is a method or property: its own reads are followed instead."""
     return hasattr(inspect.getattr_static(module_class, name, None), "__get__")
-
-
-def _below(prefix: list[str], path: str) -> tuple[str, ...]:
-    parts = path.split(".") if path else []
-    return tuple(parts[len(prefix) :])

@@ -12,11 +12,11 @@ import torch
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state, enter_autocast, exit_autocast
 from surgery.tracing.frame import Frame
-from surgery.tracing.known_values import Values
+from surgery.tracing.known_values import KnownValues
 
 
 @contextmanager
-def recorded_autocast(current: Callable[[], Frame | None], values: Values | None) -> Iterator[None]:
+def recorded_autocast(current: Callable[[], Frame | None], values: KnownValues | None) -> Iterator[None]:
     """While this context is open, autocast regions are written to the frame that `current` gives, if any.
 
     The device that a region names is "meta" if the model asked a tensor for it; the graph then asks at run time.
@@ -59,4 +59,5 @@ def without_autocast() -> Iterator[None]:
 
 
 def _device_type(frame: Frame, name: str) -> Any:
+    """The device type as a constant, or as a node if the model asks a tensor for it."""
     return frame.graph.call_function(getattr, (frame.device(), "type")) if name == "meta" else name

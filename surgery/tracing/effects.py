@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+
+from surgery.recording.torch_private import BatchNormBase, DropoutBase
 
 RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "rand", "randn", "randint", "randperm", "rand_like",
           "randn_like",
@@ -26,7 +26,7 @@ def has_effects(node: fx.Node) -> bool:
     A call of an opened module is not told here. Dropout and batch norm count in eval mode too: the graph is the same.
     """
     if node.op == "call_module":
-        return issubclass(node.meta.get("module_class", nn.Module), (_DropoutNd, _NormBase))
+        return issubclass(node.meta.get("module_class", nn.Module), (DropoutBase, BatchNormBase))
     name = _name(node)
     if name.strip("_") in RANDOM or name.startswith("random_"):
         return name != "scaled_dot_product_attention" or bool(node.kwargs.get("dropout_p"))
@@ -52,4 +52,5 @@ def _is_there_before(value: object) -> bool:
 
 
 def _name(node: fx.Node) -> str:
+    """The name of what `node` calls, underscores and all: they tell what writes."""
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))

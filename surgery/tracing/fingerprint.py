@@ -8,16 +8,42 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask
 
+from surgery.recording.describe import Describer, Description
 from surgery.recording.skeleton import BOOKKEEPING
-from surgery.recording.state import PLAIN
 from surgery.tracing.sizes import Number
 from surgery.tracing.stand_ins import Followed
 
 
 class Unique(Exception):
     """Something has no comparable description; what holds it is recorded on its own."""
+
+
+class _ExactDescriber(Describer):
+    """All that a recording may depend on, so strides as well; what cannot be told raises Unique."""
+
+    def tensor(self, tensor: torch.Tensor) -> Description:
+        return (*super().tensor(tensor), tensor.stride(), tensor.requires_grad)
+
+    def number(self, number: Any) -> Description:
+        if isinstance(number, Number):
+            return ("number", number.value)
+        if isinstance(number, torch.SymInt | torch.SymFloat):
+            raise Unique
+        return self.constant(number)
+
+    def other(self, value: Any, depth: int) -> Description:
+        """An object by its attributes."""
+        if (
+            isinstance(value, nn.Module | MethodType | Followed)
+            or depth >= self.deepest
+            or not hasattr(value, "__dict__")
+        ):
+            raise Unique
+        return self.attributes(value, depth)
+
+
+_exact = _ExactDescriber().describe
 
 
 def call_key(module: nn.Module, leaves: list[Any], spec: Any, cache: dict[int, Any]) -> Hashable | None:
@@ -30,16 +56,17 @@ def call_key(module: nn.Module, leaves: list[Any], spec: Any, cache: dict[int, A
     """
     try:
         first: dict[int, int] = {}
-        inputs = tuple((first.setdefault(id(leaf), i), _value(leaf)) for i, leaf in enumerate(leaves))
+        inputs = tuple((first.setdefault(id(leaf), i), _exact(leaf)) for i, leaf in enumerate(leaves))
         return (_module(module, cache), str(spec), inputs)
     except Unique:
         return None
 
 
 def _module(module: nn.Module, cache: dict[int, Any]) -> Hashable:
+    """The fingerprint of a module, or Unique."""
     if id(module) not in cache:
         try:
-            cache[id(module)] = _describe(module, cache)
+            cache[id(module)] = _module_parts(module, cache)
         except Unique:
             cache[id(module)] = None
     if cache[id(module)] is None:
@@ -48,33 +75,12 @@ def _module(module: nn.Module, cache: dict[int, Any]) -> Hashable:
     return found
 
 
-def _describe(module: nn.Module, cache: dict[int, Any]) -> Hashable:
+def _module_parts(module: nn.Module, cache: dict[int, Any]) -> Hashable:
+    """All that a forward of `module` may read."""
     own = {k: v for k, v in vars(module).items() if k not in BOOKKEEPING}
     parts: dict[str, Any] = {**module._parameters, **module._buffers, **own}
     return (
         type(module),
-        tuple((name, _value(value)) for name, value in sorted(parts.items())),
+        tuple((name, _exact(value)) for name, value in sorted(parts.items())),
         tuple((name, child and _module(child, cache)) for name, child in module._modules.items()),
     )
-
-
-def _value(value: Any, depth: int = 4) -> Hashable:
-    if isinstance(value, torch.Tensor):
-        return ("tensor", tuple(value.shape), value.stride(), value.dtype, value.requires_grad)
-    if isinstance(value, Number):
-        return ("number", value.value)
-    if isinstance(value, BlockMask):
-        return ("block mask", value.seq_lengths, value.BLOCK_SIZE)
-    if isinstance(value, PLAIN):
-        return (type(value), value)
-    if depth == 0 or isinstance(value, nn.Module | MethodType | Followed):
-        raise Unique
-    if isinstance(value, list | tuple):
-        return (type(value), tuple(_value(item, depth - 1) for item in value))
-    if isinstance(value, set | frozenset):
-        return (type(value), tuple(sorted(map(repr, value))))
-    if isinstance(value, dict):
-        return (type(value), tuple((k, _value(v, depth - 1)) for k, v in value.items()))
-    if hasattr(value, "__dict__"):
-        return (type(value), _value(vars(value), depth - 1))
-    raise Unique

@@ -100,6 +100,8 @@ def _argument(frame: Frame, value: Any) -> Any:
 
 
 def _on_meta(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which makes masks, on the meta device and without compiling."""
+
     def call(*args: Any, device: Any = None, _compile: bool = False, **options: Any) -> Any:  # noqa: ARG001
         return function(*args[:5], device=META, **options)
 

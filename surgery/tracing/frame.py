@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 from torch.nn.attention.flex_attention import BlockMask
-from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
-from surgery.recording.containers import Change, Container, change_of
+from surgery.recording.containers import Container
 from surgery.recording.guard import layout, require
 from surgery.recording.objects import is_object
-from surgery.recording.scope import Recording, Signature
+from surgery.recording.paths import is_inside, relative
+from surgery.recording.recording import Recording
+from surgery.recording.signature import Signature
 from surgery.recording.skeleton import Attribute, Owned
+from surgery.recording.torch_private import fx_globals, pytree
+from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
 from surgery.tracing.effects import has_effects
+from surgery.tracing.lent import LentContainers
 from surgery.tracing.sizes import Number, Ratio, Size, concrete
-from surgery.tracing.stand_ins import Followed, origin_of, stand_in
-
-SYMBOLS = {
-    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.truediv: "/",
-    operator.mod: "%", operator.pow: "**", operator.eq: "==", operator.ne: "!=", operator.lt: "<",
-    operator.le: "<=", operator.gt: ">", operator.ge: ">=",
-}  # fmt: skip
-
-CODE_NAMES = set(fx.graph._custom_builtins)  # what generated code calls by these names must not be shadowed
-
-
-def is_tracked(value: Any) -> bool:
-    """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
-    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
+from surgery.tracing.stand_ins import is_tracked, origin_of, stand_in
 
 
 class Frame:
@@ -52,10 +42,10 @@ class Frame:
         self.flops = 0
         self._owned = owned
         self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Any] = []
+        self._alive = list[Any]()
         self._known: dict[Any, Any] = {}
         self._devices: dict[torch.device, fx.Node] = {}
-        self._lent: list[tuple[str, tuple[Any, ...], Container, Container]] = []
+        self._lent = LentContainers(self._where)
         self.has_effects = False
         self._has_late_guards = False
 
@@ -68,7 +58,8 @@ class Frame:
 
     def placeholder(self, name: str, leaf: Any) -> Any:
         """A new input of the graph; numbers come back tracked."""
-        node = self.graph.placeholder(f"{name}_" if name in CODE_NAMES else name)
+        # What generated code calls by such a name must not be shadowed.
+        node = self.graph.placeholder(f"{name}_" if name in fx_globals else name)
         node.meta["text"] = name
         if isinstance(leaf, torch.device):
             self._devices.setdefault(leaf, node)
@@ -79,6 +70,7 @@ class Frame:
         return value
 
     def _own(self, leaf: Any) -> Any:
+        """A number or an object of the caller as this frame follows it."""
         return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
 
     def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
@@ -86,7 +78,7 @@ class Frame:
 
         If it changes, the caller of the graph can find it by `path` among the arguments; () forbids to change it.
         """
-        self._lent.append((text, path, container, copy.copy(container)))
+        self._lent.lend(text, container, path)
 
     def node_of(self, value: Any) -> fx.Node:
         """The node that made `value`; one of the module's own tensors becomes a `get_attr` node on first use."""
@@ -99,13 +91,13 @@ class Frame:
                 "pass it as an argument, or declare the module a leaf"
             )
         owned = self._owned.get(id(value))
-        if owned is None or not owned.path.startswith(self._prefix):
+        if owned is None or not is_inside(owned.path, self.path):
             what = f"the tensor {owned.path!r}" if owned else f"a tensor of shape {tuple(value.shape)}"
             raise TraceError(
                 f"{self._where}: uses {what} that is neither an argument nor a parameter or buffer below it; "
                 "pass it as an argument, or register it as a buffer"
             )
-        node = self.graph.get_attr(owned.path[len(self._prefix) :])
+        node = self.graph.get_attr(relative(owned.path, self.path))
         for key in owned.keys:
             read = getattr if isinstance(key, Attribute) else operator.getitem
             node = self.graph.call_function(read, (node, str(key) if read is getattr else key))
@@ -120,10 +112,6 @@ class Frame:
     def is_own(self, value: torch.Tensor) -> bool:
         """Whether `value` is a parameter or buffer, whose sizes are part of the module and thus constant."""
         return id(value) in self._owned
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self.path}." if self.path else ""
 
     @property
     def _where(self) -> str:
@@ -152,15 +140,14 @@ class Frame:
         here = torch.device("meta")
         if here not in self._devices:
             self._devices[here] = self.graph.call_function(getattr, (self._anchor(), "device"))
-        node: fx.Node = self._devices[here]
-        return node
+        return self._devices[here]
 
     def _anchor(self) -> fx.Node:
         """A tensor on the device that the module runs on."""
         known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
         if known is not None:
             return known
-        own = next((o.tensor for o in self._owned.values() if o.path.startswith(self._prefix)), None)
+        own = next((o.tensor for o in self._owned.values() if is_inside(o.path, self.path)), None)
         if own is None:
             raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
         return self.node_of(own)
@@ -196,10 +183,12 @@ class Frame:
                 self._follow_item(node, key, item)
 
     def _follow_item(self, node: fx.Node, key: Any, item: Any) -> None:
+        """Follow an item of a result, unless there is nothing in it to follow."""
         if any(map(is_tracked, pytree.tree_leaves(item))):
             self.follow(self.graph.call_function(operator.getitem, (node, key)), item)
 
     def _describe(self, node: fx.Node, value: Any) -> None:
+        """Note the value of `node`, by which analyses know its shape, and how messages call it."""
         node.meta["val"] = value if isinstance(value, torch.Tensor) else pytree.tree_map(concrete, value)
         node.meta.setdefault("text", node.name)
 
@@ -225,8 +214,8 @@ class Frame:
 
         def write() -> fx.Node:
             node = self.graph.call_function(function, nodes)
-            node.meta["text"] = _text(function, nodes)
-            node.meta["floats"] = any(map(_tells_floats, nodes))
+            node.meta["text"] = text_of(function, nodes)
+            node.meta["floats"] = any(map(tells_floats, nodes))
             return node
 
         return self._once((function, nodes), function(*map(concrete, args)), write)
@@ -235,12 +224,12 @@ class Frame:
         """`function(*args)` as a bare value, which the recording from now on depends on (the `Tape` protocol)."""
         value = function(*map(concrete, args))
         nodes = tuple(map(self.argument, args))
-        if any(map(_tells_floats, nodes)):
+        if any(map(tells_floats, nodes)):
             raise TraceError(
-                f"a branch depends on floating-point values of a tensor ({_text(function, nodes)}), so no graph holds "
+                f"a branch depends on floating-point values of a tensor ({text_of(function, nodes)}), so no graph holds "
                 "for others; write it with torch.where, or declare the module that does it a leaf"
             )
-        self.guard(function, nodes, value, _text(function, nodes))
+        self.guard(function, nodes, value, text_of(function, nodes))
         return value
 
     def guard(self, function: Callable[..., Any], nodes: tuple[Any, ...], value: Any, text: str) -> None:
@@ -269,10 +258,11 @@ class Frame:
 
     def _item_of(self, node: fx.Node, index: int) -> fx.Node:
         item = self.graph.call_function(operator.getitem, (node, index))
-        item.meta.update(text=f"{node.meta['text']}[{index}]", floats=_tells_floats(node))
+        item.meta.update(text=f"{node.meta['text']}[{index}]", floats=tells_floats(node))
         return item
 
     def _once(self, key: Any, value: Any, write: Callable[[], fx.Node]) -> Any:
+        """The tracked value for `key`, whose node is written at its first use."""
         if key not in self._known:
             node = write()
             tracked = self.track(value)
@@ -290,10 +280,10 @@ class Frame:
     def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
         """Close the graph with `result` as its output."""
         out_leaves, out_spec = pytree.tree_flatten(result)
-        changes = list(self._changes())
+        changes = list(self._lent.changes())
         new_items = [leaf for _, leaves in changes for leaf in leaves]
         self.graph.output([self.argument(leaf) for leaf in (*out_leaves, *new_items)])
-        _drop_unused_sizes(self.graph)
+        drop_unused_sizes(self.graph)
         self.graph.lint()
         return Recording(
             signature,
@@ -307,35 +297,3 @@ class Frame:
             has_late_guards=self._has_late_guards,
             changes=tuple(change for change, _ in changes),
         )
-
-    def _changes(self) -> Iterator[tuple[Change, list[Any]]]:
-        """What the forward did to lists and dicts that it was given, with the leaves of their new items."""
-        for text, path, container, before in self._lent:
-            change = change_of(path, container, before)
-            if change is not None and not path:
-                kind = type(container).__name__
-                raise TraceError(f"{self._where} changes the {kind} {text} in place; let it make a new {kind} instead")
-            if change is not None:
-                yield change
-
-
-def _tells_floats(node: Any) -> bool:
-    """Whether the number that `node` gives was read from floating-point data."""
-    return isinstance(node, fx.Node) and bool(node.meta.get("floats"))
-
-
-def _text(function: Callable[..., Any], nodes: tuple[Any, ...]) -> str:
-    words = [n.meta["text"] if isinstance(n, fx.Node) else repr(n) for n in nodes]
-    if function in SYMBOLS:
-        return f"({words[0]} {SYMBOLS[function]} {words[1]})"
-    name = getattr(function, "__name__", str(function))
-    return f"{name}({', '.join(words)})"
-
-
-def _drop_unused_sizes(graph: fx.Graph) -> None:
-    """Remove reads of sizes and items that nothing uses. Calls on tensors stay: they may draw random numbers."""
-    pure = {getattr, operator.getitem, round, int, *SYMBOLS, operator.neg, operator.pos, operator.abs}
-    for node in reversed(graph.nodes):
-        is_size = node.op == "call_method" and node.target == "size"
-        if not node.users and (is_size or node.op == "get_attr" or node.target in pure):
-            graph.erase_node(node)

@@ -23,7 +23,7 @@ SENTINELS = {torch.eq, torch.ne, torch.Tensor.eq, torch.Tensor.ne, torch.Tensor.
              torch.Tensor.isnan, torch.isinf, torch.Tensor.isinf}  # fmt: skip
 
 
-class Values:
+class KnownValues:
     """Real twins of meta tensors.
 
     Args:
@@ -118,14 +118,17 @@ class Values:
             self._real = {key: t for key, t in self._real.items() if t.untyped_storage().data_ptr() != storage}
 
     def _tells(self, value: Any) -> bool:
+        """Whether a truth value computed from `value` tells floating-point data."""
         return isinstance(value, torch.Tensor) and (value.is_floating_point() or self.compares_floats(value))
 
     def _substitute(self, value: Any) -> Any:
+        """The real twin of a meta tensor, and the real device."""
         if isinstance(value, torch.Tensor):
             return self._real[id(value)]
         return self.device if isinstance(value, torch.device) and value.type == "meta" else value
 
     def _twin(self, value: Any, told: bool) -> Any:
+        """The meta tensor for a real result, with the note of what it tells."""
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) not in self._meta:
@@ -136,6 +139,7 @@ class Values:
         return meta
 
     def _learn(self, meta: torch.Tensor, real: torch.Tensor) -> None:
+        """Keep a pair, and both alive, so that their ids stay their own."""
         if not real.is_meta:
             self._real[id(meta)], self._meta[id(real)] = real, meta
             self._alive += [meta, real]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
-from torch.utils._device import _device_constructors
+
+from surgery.recording.torch_private import device_constructors, pytree
 
 META = torch.device("meta")
 MOVES = {"cpu", "cuda", "mps", "xpu"}
@@ -17,7 +17,7 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     name = getattr(func, "__name__", "")
     if name in MOVES and args and isinstance(args[0], torch.Tensor):
         return args[0].to(META)
-    if func in _device_constructors() and kwargs.get("device") is None:
+    if func in device_constructors() and kwargs.get("device") is None:
         kwargs = {**kwargs, "device": META}
     args, kwargs = pytree.tree_map(_on_meta, (args, kwargs))
     if "device" in kwargs and kwargs["device"] is not None:

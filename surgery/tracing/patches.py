@@ -23,6 +23,8 @@ from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
 
 
 class _Meta(type):
+    """Lets a stand-in pass for the builtin in `isinstance`, and be called like it."""
+
     kinds: tuple[type, ...]
     convert: Callable[..., Any]
 
@@ -37,6 +39,7 @@ class _Meta(type):
 
 
 def _number(builtin: type, *args: Any) -> Any:
+    """What `int` or `float` gives, tracked if the argument is."""
     value = args[0].item() if len(args) == 1 and isinstance(args[0], torch.Tensor) else args[0] if args else 0
     if isinstance(value, Number):
         return value.tape.compute(builtin, value)

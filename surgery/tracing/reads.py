@@ -15,10 +15,10 @@ from torch import fx
 
 from surgery.errors import TraceError
 from surgery.tracing.frame import Frame
-from surgery.tracing.known_values import Values, unknown
+from surgery.tracing.known_values import KnownValues, unknown
 
 
-def read(frame: Frame, values: Values | None, name: str, tensor: torch.Tensor) -> Any:
+def read(frame: Frame, values: KnownValues | None, name: str, tensor: torch.Tensor) -> Any:
     """What the method `name` of `tensor`, one of `READERS`, gives to the model while it is recorded.
 
     Raises:
@@ -71,6 +71,7 @@ def _numpy(frame: Frame, tensor: torch.Tensor, real: torch.Tensor) -> Any:
 
 
 def _method(frame: Frame, tensor: torch.Tensor, name: str) -> fx.Node:
+    """The node of a read, with the note whether it tells floating-point data."""
     source = frame.node_of(tensor)
     node = frame.graph.call_method(name, (source,))
     node.meta["text"] = f"{source.meta['text']}.{name}()"

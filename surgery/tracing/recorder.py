@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,50 +10,30 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state
+from surgery.recording.binding import binder, unbind
 from surgery.recording.cost import Counted, FlopCounter, cost_of
-from surgery.recording.scope import Recording, Scope, binder, is_input, signature_of, unbind
+from surgery.recording.paths import below, is_inside, relative
+from surgery.recording.recording import Recording, Scope
+from surgery.recording.signature import is_input, signature_of
 from surgery.recording.skeleton import owned_tensors
 from surgery.recording.state import own_class
+from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
 from surgery.tracing.effects import has_effects
 from surgery.tracing.fingerprint import call_key
 from surgery.tracing.flex import recorded_flex
 from surgery.tracing.frame import Frame
-from surgery.tracing.known_values import Values
+from surgery.tracing.functions import FunctionRecorder
+from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
-from surgery.tracing.on_meta import run_on_meta
-from surgery.tracing.reads import READERS, read
 from surgery.tracing.sizes import Number, concrete
 from surgery.tracing.stand_ins import Followed, origin_of, stand_in
 
 _call = nn.Module.__call__
-
-# Reads that a recording's signature already covers, or that say nothing about the computation.
-FREE_ATTRIBUTES = {"device", "layout", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
-                   "is_nested", "itemsize", "grad", "grad_fn", "is_leaf", "names", "requires_grad"}  # fmt: skip
-FREE_METHODS = {"__hash__", "__repr__", "__format__", "is_floating_point", "is_complex",
-                "get_device", "element_size"}  # fmt: skip
-# Functions that give as many pieces as a size says: a loop over them is unrolled, so their number is guarded.
-COUNTED_PIECES = {
-    "unbind",
-    "split",
-    "chunk",
-    "tensor_split",
-    "hsplit",
-    "vsplit",
-    "dsplit",
-    "unsafe_chunk",
-    "unsafe_split",
-}
-MODES = {torch._C._set_grad_enabled}
-COVERED = {"dtype", "ndim"}  # of an input, by the signature
-GUARDED_METHODS = {"dim", "ndimension", "stride", "is_contiguous", "storage_offset"}
-
 
 STACKS = (
     nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
@@ -81,7 +60,7 @@ class Recorder(TorchFunctionMode):
         scopes: dict[str, Scope],
         root: str = "",
         leaves: frozenset[str] = frozenset(),
-        values: Values | None = None,
+        values: KnownValues | None = None,
         alone: bool = False,
     ):
         super().__init__()
@@ -91,11 +70,12 @@ class Recorder(TorchFunctionMode):
         self._values = values
         self._alone = alone
         self._local = {id(m): path for path, m in model.named_modules()}
-        self._paths = {key: _join(root, path) for key, path in self._local.items()}
+        self._paths = {key: below(root, path) for key, path in self._local.items()}
         self._scopes = scopes
         self._leaves = leaves
         self._frames: list[Frame] = []
         self._opaque = False
+        self._functions = FunctionRecorder(values, self._run_opaque)
         self._attributes = Attributes(self._current, self._paths, self._owned)
         self._flops = FlopCounter()
         self._done: dict[Any, tuple[str, Recording]] = {}
@@ -128,6 +108,7 @@ class Recorder(TorchFunctionMode):
     # -- modules ---------------------------------------------------------------------------------------------------
 
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of a module as one node of the caller's frame."""
         path = self._paths[id(module)]
         if self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
@@ -148,23 +129,25 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module that is not opened; with values, if its arguments and weights are known."""
         path = self._local[id(module)]
         if self._values is not None and self._values.know(args, kwargs) and self._values.know_module(path):
             return self._values.call(path, args, kwargs)
         return _call(module, *args, **kwargs)
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
+        """Whether a module is called as a whole: those of torch, counted operators, and what the user names."""
         cls = type(module)
         in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
 
     def _target(self, frame: Frame, path: str) -> str:
-        prefix = f"{frame.path}." if frame.path else ""
-        if not path.startswith(prefix):
+        """How the frame of the caller calls the module at `path`."""
+        if not is_inside(path, frame.path):
             raise TraceError(
                 f"module {frame.path!r} calls {path!r}, which is not below it; declare {frame.path!r} a leaf"
             )
-        return path[len(prefix) :]
+        return relative(path, frame.path)
 
     def _call_scope(
         self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -196,6 +179,7 @@ class Recorder(TorchFunctionMode):
     def _record(
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
+        """Run a module in a frame of its own; its recording, and the result for the caller."""
         frame = Frame(path, self._owned, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), leaves, spec, autocast_state())
         names = _leaf_names(arguments)
@@ -220,6 +204,7 @@ class Recorder(TorchFunctionMode):
         return pytree.tree_map(lambda v: outer.get(id(v)) if id(v) in outer else self._fresh(v), result)
 
     def _fresh(self, value: Any) -> Any:
+        """A value of the inner frame as the caller's follows it."""
         if isinstance(value, torch.Size):
             return torch.Size(map(self._fresh, value))
         if isinstance(value, Followed) and self._frames:
@@ -230,8 +215,8 @@ class Recorder(TorchFunctionMode):
         """Give the modules below `path` the recordings of those below `origin`, an identical module."""
         if origin == path:
             return
-        for known in [p for p in self._scopes if p.startswith(f"{origin}.")]:
-            source, target = self._scopes[known], path + known[len(origin) :]
+        for known in [p for p in self._scopes if p != origin and is_inside(p, origin)]:
+            source, target = self._scopes[known], below(path, relative(known, origin))
             scope = self._scopes.setdefault(target, Scope(target, source.module_class, params=source.params))
             for recording in source.recordings:
                 scope.add(recording)
@@ -242,6 +227,7 @@ class Recorder(TorchFunctionMode):
         return pytree.tree_unflatten([self._twin(v, inputs) for v in recording.out_leaves], recording.out_spec)
 
     def _twin(self, value: Any, inputs: dict[int, Any]) -> Any:
+        """A fresh value like one of a recording, or the caller's own where an input was handed through."""
         if isinstance(value, torch.Tensor):
             if id(value) in inputs:
                 return inputs[id(value)]
@@ -254,72 +240,8 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._opaque or not self._frames:
-            return func(*args, **kwargs)
-        frame = self._frames[-1]
-        if getattr(func, "__name__", "") == "__get__":
-            return self._read(frame, func.__self__.__name__, args[0], func)
-        method = _method_name(func)
-        if method in ("size", "numel", "nelement", "__len__"):
-            return self._measure(frame, method, args, kwargs)
-        if method in GUARDED_METHODS:
-            return self._guarded(frame, method, args, kwargs)
-        if method in FREE_METHODS:
-            return func(*concrete(args), **concrete(kwargs))
-        if method in READERS:
-            return read(frame, self._values, method, args[0])
-        return self._compute(frame, func, method, args, kwargs)
-
-    def _read(self, frame: Frame, name: str, tensor: torch.Tensor, func: Any) -> Any:
-        """An attribute of a tensor."""
-        if name == "shape":
-            return torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
-        value = func(tensor)
-        if isinstance(value, torch.Tensor):
-            frame.call("call_function", getattr, (tensor, name), {}, value)
-        elif name not in FREE_ATTRIBUTES and not (name in COVERED and frame.is_input(tensor)):
-            source = frame.node_of(tensor)
-            frame.guard(getattr, (source, name), value, f"{source.meta['text']}.{name}")
-        return value
-
-    def _measure(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
-        """The sizes of a tensor, tracked."""
-        tensor = args[0]
-        dims = [*args[1:], *kwargs.values()]
-        if name == "size":
-            sizes = torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
-            return sizes if not dims or dims[0] is None else sizes[concrete(dims[0])]
-        if name == "__len__":
-            return int(frame.size(tensor, 0))
-        return math.prod(frame.size(tensor, i) for i in range(tensor.dim()))
-
-    def _guarded(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
-        """A method whose result is a bare value: the recording depends on it."""
-        value = getattr(torch.Tensor, name)(*concrete(args), **concrete(kwargs))
-        if name in ("dim", "ndimension") and frame.is_input(args[0]):
-            return value
-        node = frame.graph.call_method(name, frame.argument(args), frame.argument(kwargs))
-        node.meta["text"] = f"{frame.node_of(args[0]).meta['text']}.{name}()"
-        frame.require(node, value, node.meta["text"])
-        return value
-
-    def _compute(self, frame: Frame, func: Any, method: str | None, args: Any, kwargs: Any) -> Any:
-        result, flops = self._run_opaque(lambda: self._execute(func, concrete(args), concrete(kwargs)))
-        kind, target = ("call_method", method) if method else ("call_function", func)
-        guarded = getattr(func, "__name__", "") in COUNTED_PIECES
-        node = frame.call(kind, target, args, kwargs, result, flops, guarded)
-        return frame.read(node, result) if isinstance(result, bool | int | float) else result
-
-    def _execute(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if self._values is None or func in MODES:
-            return run_on_meta(func, args, kwargs)
-        if self._values.know(args, kwargs):
-            return self._values.run(func, args, kwargs)
-        self._values.forget_written(func, args, kwargs)
-        try:
-            return run_on_meta(func, args, kwargs)
-        except Exception:  # perhaps as sizes depend on values
-            return self._values.size(func, args, kwargs, guess=not self._frames[-1].is_kept)
+        frame = self._current()
+        return func(*args, **kwargs) if frame is None else self._functions.record(frame, func, args, kwargs)
 
     def _run_opaque(self, call: Callable[[], Any]) -> tuple[Any, int]:
         """Run `call` unrecorded; with its result, the floating point operations that it took."""
@@ -335,20 +257,6 @@ class Recorder(TorchFunctionMode):
             yield
         finally:
             self._opaque = outer
-
-
-def _join(root: str, path: str) -> str:
-    return f"{root}.{path}" if root and path else root or path
-
-
-def _method_name(func: Any) -> str | None:
-    """The name under which `func` is a method of tensors; None for other functions."""
-    name = getattr(func, "__name__", "")
-    return name if getattr(torch.Tensor, name, None) is func else _RENAMED.get(id(func))
-
-
-# Methods that Python knows under another name than their own, such as `__pow__`, which calls itself `pow`.
-_RENAMED = {id(method): name for name, method in vars(torch.Tensor).items() if callable(method)}
 
 
 def _leaf_names(arguments: dict[str, Any]) -> list[str]:

@@ -13,11 +13,12 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from surgery.tracing.leaves import map_leaves
+from surgery.tracing.tape import Tape
 
 _recorded: list[dict[str, Any]] = []
 
@@ -35,16 +36,6 @@ def recorded_code(spaces: list[dict[str, Any]]) -> Iterator[None]:
 def is_recorded(space: dict[str, Any]) -> bool:
     """Whether code with the globals `space` is the model's own."""
     return any(known is space for known in _recorded)
-
-
-class Tape(Protocol):
-    """Where computations on sizes are written."""
-
-    def compute(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Record `function(*args)` and return its tracked result."""
-
-    def pin(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Evaluate `function(*args)` now and guard that it gives the same result at run time."""
 
 
 class Number:
@@ -110,6 +101,8 @@ class Ratio(Number, torch.SymFloat):
 
 
 def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
+    """An arithmetic method of tracked numbers, or the reflected one."""
+
     def method(self: Number, other: Any) -> Any:
         if not isinstance(other, int | float | Number):
             return NotImplemented
@@ -120,6 +113,8 @@ def _binary(function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[A
 
 
 def _comparison(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A comparison: a bare truth value, which is guarded."""
+
     def method(self: Number, other: Any) -> Any:
         if not isinstance(other, int | float | Number):
             return NotImplemented

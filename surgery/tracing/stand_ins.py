@@ -9,30 +9,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
 from surgery.recording.guard import layout
 from surgery.recording.objects import is_object
 from surgery.recording.skeleton import blank
+from surgery.recording.torch_private import DisableTorchFunction
 from surgery.tracing.leaves import map_leaves
 from surgery.tracing.sizes import Number
-
-if TYPE_CHECKING:
-    from surgery.tracing.frame import Frame
+from surgery.tracing.tape import Tape
 
 
 class Followed:
-    """What all stand-ins share; `_surgery` holds their frame, and the object whose place they take."""
+    """What all stand-ins share; `_surgery` holds their tape, and the object whose place they take."""
 
 
-def stand_in(value: Any, frame: Frame) -> Any:
-    """`value`, an object or a stand-in of another frame, as `frame` sees it."""
+def is_tracked(value: Any) -> bool:
+    """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
+    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
+
+
+def stand_in(value: Any, tape: Tape) -> Any:
+    """`value`, an object or a stand-in of another tape, as `tape` sees it."""
     origin = origin_of(value)
     made: Any = object.__new__(_class(type(origin)))  # type: ignore[arg-type]
-    object.__setattr__(made, "_surgery", (frame, origin))
+    object.__setattr__(made, "_surgery", (tape, origin))
     return made
 
 
@@ -49,45 +54,48 @@ def on_meta(value: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
 
 @cache
 def _class(base: Any) -> type:
+    """The class of stand-ins for objects of the class `base`."""
     body = {"__getattribute__": _get, "__setattr__": _set, "__delattr__": _refuse, "__reduce_ex__": _refuse}
     return type(base.__name__, (Followed, base), {**body, "__module__": base.__module__, "__hash__": object.__hash__})
 
 
 def _get(self: Any, name: str) -> Any:
-    frame, origin = object.__getattribute__(self, "_surgery")
+    """`__getattribute__` of stand-ins: data become nodes, methods run as they are."""
+    tape, origin = object.__getattribute__(self, "_surgery")
     if name == "__dict__":
         _refuse(self)
     if name not in vars(origin):
         return object.__getattribute__(self, name)
     value = vars(origin)[name]
-    source = frame.node_of(self)
-    node = frame.graph.call_function(getattr, (source, name))
+    source = tape.node_of(self)
+    node = tape.graph.call_function(getattr, (source, name))
     node.meta["text"] = f"{source.meta['text']}.{name}"
-    return _seen(frame, node, value)
+    return _seen(tape, node, value)
 
 
-def _seen(frame: Frame, node: Any, value: Any) -> Any:
+def _seen(tape: Tape, node: Any, value: Any) -> Any:
     """What the model gets for `value`, the result of `node`."""
-    seen = map_leaves(lambda leaf: _leaf(frame, leaf), value)
-    with torch._C.DisableTorchFunction():
+    seen = map_leaves(lambda leaf: _leaf(tape, leaf), value)
+    with DisableTorchFunction():
         found = layout(value)
-    frame.guard(layout, (node,), found, f"the layout of {node.meta['text']}")
-    frame.follow(node, seen)
+    tape.guard(layout, (node,), found, f"the layout of {node.meta['text']}")
+    tape.follow(node, seen)
     if isinstance(seen, list | dict):
-        frame.lend(node.meta["text"], seen)
+        tape.lend(node.meta["text"], seen)
     return seen
 
 
-def _leaf(frame: Frame, value: Any) -> Any:
+def _leaf(tape: Tape, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return frame.track(value)
-    return stand_in(value, frame) if is_object(value) else value
+        return tape.track(value)
+    return stand_in(value, tape) if is_object(value) else value
 
 
 def _set(self: Any, name: str, value: Any) -> None:
-    frame, origin = object.__getattribute__(self, "_surgery")
-    frame.graph.call_function(setattr, (frame.node_of(self), name, frame.argument(value)))
-    frame.has_effects = True
+    """`__setattr__` of stand-ins."""
+    tape, origin = object.__getattribute__(self, "_surgery")
+    tape.graph.call_function(setattr, (tape.node_of(self), name, tape.argument(value)))
+    tape.has_effects = True
     setattr(origin, name, map_leaves(_plain, value))
 
 
@@ -96,6 +104,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse(self: Any, *_: Any) -> Any:
+    """What a graph cannot do to an object."""
     name = type(self).__name__
     raise TraceError(f"the model copies a {name} that it is given, or deletes from it; declare the module a leaf")
 

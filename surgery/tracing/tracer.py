@@ -13,17 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
+from surgery.analysis.roles.layers import blocks_by_holder
 from surgery.errors import SurgeryError, TraceError
 from surgery.graph.model_graph import ModelGraph
+from surgery.recording.binding import forward_signature
 from surgery.recording.generated import edit_of
 from surgery.recording.objects import is_object
-from surgery.recording.scope import Recording, Scope, forward_signature
+from surgery.recording.paths import relative
+from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import blank, skeleton
 from surgery.recording.state import changed
+from surgery.recording.torch_private import pytree
 from surgery.tracing.autocast import without_autocast
-from surgery.tracing.known_values import Values
+from surgery.tracing.known_values import KnownValues
 from surgery.tracing.patches import patched_code
 from surgery.tracing.recorder import Recorder
 from surgery.tracing.stand_ins import on_meta
@@ -91,11 +94,12 @@ def _record(
     alone: bool,
     with_values: bool,
 ) -> None:
+    """See `record`."""
     twin = skeleton(module)
     inputs, spec = pytree.tree_flatten((args, kwargs))
     stand_ins, pairs = _stand_ins(inputs)
     found: dict[str, Scope] = {}
-    recorder = Recorder(twin, found, path, leaves, Values(module, pairs) if with_values else None, alone)
+    recorder = Recorder(twin, found, path, leaves, KnownValues(module, pairs) if with_values else None, alone)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
     if any(edit_of(part) is not None for part in twin.modules()):
         _cover(twin, args, kwargs)
@@ -105,7 +109,10 @@ def _record(
         with unwatched, torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
-        raise TraceError(f"{_place(error, type(module))}: {_reason(error)}") from error
+        raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
+    for name, blocks in blocks_by_holder(found, path).items():
+        for recording in found[name].recordings:
+            recording.blocks = blocks
     for name, scope in found.items():
         known = scopes.setdefault(name, Scope(name, scope.module_class, params=scope.params))
         for recording in scope.recordings:
@@ -121,8 +128,7 @@ def _cover(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
 
 def _require_unchanged(module: nn.Module, root: str, path: str, recording: Recording) -> None:
     """Raise TraceError if a recording rests on attributes that the forward itself sets: its graph would not set them."""
-    below = path.removeprefix(root).removeprefix(".")
-    attribute = changed(module.get_submodule(below), recording.state)
+    attribute = changed(module.get_submodule(relative(path, root)), recording.state)
     if attribute is not None:
         raise TraceError(f"{path or type(module).__name__}: the forward sets {attribute} as it runs; declare it a leaf")
 
@@ -145,11 +151,12 @@ def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, t
 
 
 def _reason(error: Exception) -> str:
+    """An error in one line; one that is not surgery's is the model's own."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     return reason if isinstance(error, SurgeryError) else f"the forward fails on these inputs: {reason}"
 
 
-def _place(error: Exception, module_class: type[nn.Module]) -> str:
+def _where(error: Exception, module_class: type[nn.Module]) -> str:
     """File and line in the model's own code that the error came from; those of the class's forward if there is none."""
     lines = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
     if lines:

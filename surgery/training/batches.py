@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.recording.parameters import first_floating
 from surgery.training.data import LatentDataset, seeded
 from surgery.training.diffusion import NoisedBatch, noised_batch, null_label
 
@@ -37,7 +38,8 @@ class Batches:
         self._training = dataset.select(order[size:]) if size else dataset
         self._scheduler, self._stage, self._batch_size, self._seed = scheduler, stage, batch_size, seed
         self._null_label = null_label(model)
-        first = next(p for p in model.parameters() if p.is_floating_point())
+        first = first_floating(model)
+        assert first is not None, "a model without weights is not trained"
         self._device, self._dtype = first.device, first.dtype
 
     def training(self, step: int) -> NoisedBatch:

@@ -20,7 +20,7 @@ from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.data import LatentDataset
 from surgery.training.diffusion import NoisedBatch, denoising_loss, predict
 from surgery.training.ema import Ema
-from surgery.training.imitate import imitation_loss
+from surgery.training.imitate import blocks_to_imitate, imitation_loss
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
@@ -68,6 +68,7 @@ def finetune(
     parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
     batches = Batches(dataset, scheduler, student, stage=STAGE, batch_size=config.batch_size, seed=seed)
     ema = Ema(parameters, config.ema_decay)
+    imitates = config.target == "teacher"
     identity = identity_of(
         config,
         dataset,
@@ -76,13 +77,14 @@ def finetune(
         seed=seed,
         new=sorted(new),
         buffers=digest(dict(student.named_buffers())),
-        teacher=digest(teacher.state_dict()) if config.target == "teacher" else None,
+        teacher=digest(teacher.state_dict()) if imitates else None,
     )
+
+    blocks = blocks_to_imitate(teacher, student, batches.training(0).inputs) if imitates else ()
 
     def backward(step: int) -> dict[str, Tensor]:
         batch = batches.training(step)
-        imitates = config.target == "teacher"
-        loss = imitation_loss(teacher, student, batch.inputs) if imitates else _loss(student, batch)
+        loss = imitation_loss(teacher, student, batch.inputs, blocks) if imitates else _loss(student, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"": loss.detach()}
 

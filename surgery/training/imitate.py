@@ -6,7 +6,7 @@ and LinFusion (arXiv 2409.02097) train linear-attention students so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +15,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgery.rewriting.commit import record_of
+from surgery.tracing import trace
 from surgery.training.diffusion import predict
 
 
-def imitation_loss(teacher: nn.Module, student: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def imitation_loss(
+    teacher: nn.Module, student: nn.Module, inputs: dict[str, Tensor], blocks: Collection[str]
+) -> Tensor:
     """The mean squared error of prediction and block outputs, each over the variance of the teacher's; a scalar.
 
-    The prediction counts as much as all blocks together. ``inputs`` are keywords of forward, see ``NoisedBatch``.
+    The prediction counts as much as all blocks together.
+
+    Args:
+        teacher, student: models.
+        inputs: keywords of forward, see `NoisedBatch`.
+        blocks: paths of the blocks, see `blocks_to_imitate`.
     """
-    with torch.no_grad(), _block_outputs(teacher) as taught:
+    with torch.no_grad(), _outputs(teacher, blocks) as taught:
         prediction = predict(teacher, inputs)
-    with _block_outputs(student) as learnt:
+    with _outputs(student, blocks) as learnt:
         loss = _relative_error(predict(student, inputs), prediction)
-    rewired = rewired_modules(student)
-    terms = [_relative_error(learnt[path], taught[path]) for path in taught if path in learnt and path not in rewired]
+    terms = [_relative_error(learnt[path], taught[path]) for path in taught if path in learnt]
     return loss + torch.stack(terms).mean() if terms else loss
+
+
+def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+    """Paths of the teacher's blocks, wherever it keeps them, of which the student's give what they give.
+
+    Raises:
+        TraceError: the teacher cannot be traced on `inputs`.
+    """
+    rewired = rewired_modules(student)
+    return tuple(path for path in trace(teacher, inputs).layers if path not in rewired)
 
 
 def rewired_modules(student: nn.Module) -> set[str]:
@@ -38,23 +55,18 @@ def rewired_modules(student: nn.Module) -> set[str]:
     return {path for edit in record.edits for path in edit.claims.calls} if record else set()
 
 
-def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The blocks of a transformer by path: the items of the lists that the model itself holds."""
-    lists = {name: child for name, child in model.named_children() if isinstance(child, nn.ModuleList)}
-    return {f"{name}.{i}": block for name, blocks in lists.items() for i, block in enumerate(blocks)}
-
-
 @contextmanager
-def _block_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects the first tensor that each block returns, by path, while the context is open."""
+def _outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the first tensor that each of the modules at `paths` returns, by path, while the context is open."""
     found: dict[str, Tensor] = {}
 
     def keep(path: str, output: Any) -> None:
         found[path] = output[0] if isinstance(output, tuple) else output
 
     hooks = [
-        block.register_forward_hook(lambda _m, _i, output, path=path: keep(path, output))
-        for path, block in blocks_of(model).items()
+        module.register_forward_hook(lambda _m, _i, output, path=path: keep(path, output))
+        for path, module in model.named_modules(remove_duplicate=False)
+        if path in paths
     ]
     try:
         yield found

@@ -1,4 +1,4 @@
-"""The outline of a model: what stands in it, and its drawing."""
+"""The module_tree of a model: what stands in it, and its drawing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 import surgery
 from surgery.graph.show.diagram import draw_model
-from surgery.graph.show.tree import Entry, outline
+from surgery.graph.show.tree import Entry, module_tree
 from tests.analysis.test_roles import CASES, working
 from tests.strategies import build, inputs, model_specs, sizes
 
@@ -36,7 +36,7 @@ def dit(layers: int) -> Entry:
     model = DiTTransformer2DModel(num_layers=layers, num_attention_heads=2, attention_head_dim=8, sample_size=8)
     example = {"hidden_states": torch.randn(1, 4, 8, 8), "timestep": torch.zeros(1, dtype=torch.long),
                "class_labels": torch.zeros(1, dtype=torch.long)}  # fmt: skip
-    return outline(surgery.trace(model.eval(), example).scopes)
+    return module_tree(surgery.trace(model.eval(), example).scopes)
 
 
 def test_blocks_that_are_alike_stand_once():
@@ -49,7 +49,7 @@ def test_blocks_that_are_alike_stand_once():
 
 def test_blocks_that_differ_are_not_folded():
     case = CASES["SD3Transformer2DModel"]
-    top = outline(surgery.trace(case.model(), case.example()).scopes)
+    top = module_tree(surgery.trace(case.model(), case.example()).scopes)
     blocks = next(child for child in top.children if child.name == "transformer_blocks")
     assert [(b.name, b.count) for b in blocks.children] == [("0-1", 2), ("2", 1)]
 
@@ -58,7 +58,7 @@ def test_blocks_that_differ_are_not_folded():
 @given(model_specs(working), sizes)
 def test_no_operator_is_lost_by_folding_and_each_is_drawn(spec, size):
     graph = surgery.trace(build(spec), inputs(spec, size))
-    top = outline(graph.scopes)
+    top = module_tree(graph.scopes)
     assert folded(top) == Counter(o.role for o in graph.operators())
     assert (top.params, top.flops) == (sum(p.numel() for p in graph.model.parameters()), graph.flops)
     drawing = ET.fromstring(draw_model(top))

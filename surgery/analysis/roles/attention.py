@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from surgery.analysis.roles.flow import Place
-from surgery.analysis.roles.found import Found, in_order, nodes_in, smallest_scope
-from surgery.analysis.roles.operator import Role
+from surgery.analysis.roles.flow import ScopedNode
+from surgery.analysis.roles.operator import Recognised, Role
 from surgery.analysis.roles.primitives import (
     factors_of,
     inputs_of,
@@ -23,25 +22,25 @@ from surgery.analysis.roles.primitives import (
 from surgery.analysis.roles.structure import Structure
 from surgery.recording.paths import child_path
 
-Factors = tuple[frozenset[Place], ...]
+Factors = tuple[frozenset[ScopedNode], ...]
 
 
 @dataclass(frozen=True)
-class Core:
+class AttentionProduct:
     """One (q k^T) v: where its result is, and the linear maps nearest above each of its three factors."""
 
-    place: Place
-    query: frozenset[Place]
-    key: frozenset[Place]
-    value: frozenset[Place]
+    place: ScopedNode
+    query: frozenset[ScopedNode]
+    key: frozenset[ScopedNode]
+    value: frozenset[ScopedNode]
 
     @property
-    def projections(self) -> frozenset[Place]:
+    def projections(self) -> frozenset[ScopedNode]:
         """All three."""
         return self.query | self.key | self.value
 
 
-def find_cores(structure: Structure) -> list[Core]:
+def find_products(structure: Structure) -> list[AttentionProduct]:
     """Every product of three projections, in execution order; `nn.MultiheadAttention` has its own inside and is none."""
     found = []
     for place in structure.flow.order:
@@ -50,37 +49,38 @@ def find_cores(structure: Structure) -> list[Core]:
         factors = _given(place) if is_attention(place[1]) else _written_out(structure, place)
         projections = [frozenset(_projections(structure, factor)) for factor in factors]
         if projections and all(projections):
-            found.append(Core(place, *projections))
+            found.append(AttentionProduct(place, *projections))
     return found
 
 
-def find_attention(structure: Structure, cores: list[Core]) -> list[Found]:
-    """Each attention: the smallest module that encloses a core and its projections, or those nodes of a block."""
+def find_attention(structure: Structure, products: list[AttentionProduct]) -> list[Recognised]:
+    """Each attention: the smallest module that encloses a product and its projections, or those nodes of a block."""
     found = [_multihead(place) for place in structure.flow.order if is_module(place[1], (nn.MultiheadAttention,))]
-    scopes: dict[str, list[Core]] = defaultdict(list)
-    for core in cores:
-        scopes[smallest_scope(structure, [core.place, *core.projections])].append(core)
+    scopes: dict[str, list[AttentionProduct]] = defaultdict(list)
+    for product in products:
+        scopes[structure.flow.smallest_scope([product.place, *product.projections])].append(product)
     for path, inside in scopes.items():
         if structure.is_module(path):
-            found.append(Found(_role(structure, inside[0], path), path))
+            found.append(Recognised(_role(structure, inside[0], path), path))
         else:
             found += [_subgraph(structure, group, path) for group in _groups(inside)]
     return found
 
 
-def _multihead(place: Place) -> Found:
+def _multihead(place: ScopedNode) -> Recognised:
+    """`nn.MultiheadAttention` is one whole: it tells self-attention by its arguments."""
     query, key = (place[1].args + tuple(place[1].kwargs.values()))[:2]
-    return Found("self_attention" if query is key else "cross_attention", child_path(*place))
+    return Recognised("self_attention" if query is key else "cross_attention", child_path(*place))
 
 
-def _given(place: Place) -> list[Place]:
+def _given(place: ScopedNode) -> list[ScopedNode]:
     """Query, key and value of an attention in one call."""
     path, node = place
     given = dict(zip(("query", "key", "value"), node.args, strict=False)) | dict(node.kwargs)
     return [(path, n) for name in ("query", "key", "value") if isinstance(n := given.get(name), fx.Node)]
 
 
-def _written_out(structure: Structure, place: Place) -> list[Place]:
+def _written_out(structure: Structure, place: ScopedNode) -> list[ScopedNode]:
     """Query, key and value, if at `place` a product is multiplied once more; a softmax tells which is which."""
     factors = [(place[0], factor) for factor in factors_of(place[1])]
     for inner, other in zip(factors, factors[::-1], strict=True):
@@ -92,41 +92,43 @@ def _written_out(structure: Structure, place: Place) -> list[Place]:
     return []
 
 
-def _ends(structure: Structure, place: Place) -> bool:
+def _ends(structure: Structure, place: ScopedNode) -> bool:
+    """Whether a search for projections stops at `place`: beyond it are other sublayers."""
     return is_linear(place[1]) or is_attention(place[1]) or place in structure.residuals
 
 
-def _projections(structure: Structure, factor: Place) -> list[Place]:
+def _projections(structure: Structure, factor: ScopedNode) -> list[ScopedNode]:
     """The linear maps nearest above `factor`."""
     way = structure.flow.walk([factor], lambda place: _ends(structure, place), above=structure.spine)
     return [place for place in way if is_linear(place[1])]
 
 
-def _role(structure: Structure, core: Core, path: str) -> Role:
-    query, key = structure.streams(core.query, path), structure.streams(core.key, path)
+def _role(structure: Structure, product: AttentionProduct, path: str) -> Role:
+    """Which attention it is, told from the streams that queries and keys read."""
+    query, key = structure.streams(product.query, path), structure.streams(product.key, path)
     if not query & key:
         return "cross_attention"
     return "self_attention" if len(query | key) == 1 else "joint_attention"
 
 
-def _groups(cores: Iterable[Core]) -> list[list[Core]]:
+def _groups(products: Iterable[AttentionProduct]) -> list[list[AttentionProduct]]:
     """Cores of one scope, those that share projections together."""
-    groups: list[list[Core]] = []
-    for core in cores:
-        near = [g for g in groups if any(core.projections & other.projections for other in g)]
+    groups: list[list[AttentionProduct]] = []
+    for product in products:
+        near = [g for g in groups if any(product.projections & other.projections for other in g)]
         joined = [other for group in near for other in group]
-        groups = [g for g in groups if g not in near] + [[*joined, core]]
+        groups = [g for g in groups if g not in near] + [[*joined, product]]
     return groups
 
 
-def _subgraph(structure: Structure, cores: list[Core], path: str) -> Found:
-    """The projections, the cores, the output projection and all in between, as nodes of the scope at `path`."""
-    places: set[Place] = set()
-    for core in cores:
-        places |= core.projections | structure.flow.between(core.projections, core.place, path)
-    ends = nodes_in(structure, path, [core.place for core in cores])
-    inner = {*nodes_in(structure, path, places), *_down_to_linear(structure, path, ends)}
-    return Found(_role(structure, cores[0], path), path, in_order(structure, path, inner))
+def _subgraph(structure: Structure, products: list[AttentionProduct], path: str) -> Recognised:
+    """The projections, the products, the output projection and all in between, as nodes of the scope at `path`."""
+    places: set[ScopedNode] = set()
+    for product in products:
+        places |= product.projections | structure.flow.between(product.projections, product.place, path)
+    ends = structure.flow.nodes_in(path, [product.place for product in products])
+    inner = {*structure.flow.nodes_in(path, places), *_down_to_linear(structure, path, ends)}
+    return Recognised(_role(structure, products[0], path), path, structure.flow.in_order(path, inner))
 
 
 def _down_to_linear(structure: Structure, path: str, starts: Iterable[fx.Node]) -> list[fx.Node]:

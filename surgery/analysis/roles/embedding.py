@@ -6,15 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 
 from torch import fx
 
-from surgery.analysis.roles.flow import Place
-from surgery.analysis.roles.found import Found
-from surgery.analysis.roles.operator import Role
+from surgery.analysis.roles.flow import ScopedNode
+from surgery.analysis.roles.operator import Recognised, Role
 from surgery.analysis.roles.primitives import EMBEDDING_MODULES, WAVES, inputs_of, is_linear, is_module, name_of
 from surgery.analysis.roles.structure import Structure
 from surgery.recording.paths import child_path
 
 
-def find_embeddings(structure: Structure, roles: Mapping[str, Role], used: Collection[Place]) -> list[Found]:
+def find_embeddings(structure: Structure, roles: Mapping[str, Role], used: Collection[ScopedNode]) -> list[Recognised]:
     """Each embedding: the largest module before the blocks that learns or computes features and has no other role.
 
     Args:
@@ -24,10 +23,10 @@ def find_embeddings(structure: Structure, roles: Mapping[str, Role], used: Colle
     """
     roots = ["", *(path for path, role in roles.items() if role == "modulation")]
     paths = dict.fromkeys(p for root in roots for p in _search(structure, root, roles, used))
-    return [Found("embedding", path) for path in paths]
+    return [Recognised("embedding", path) for path in paths]
 
 
-def _search(structure: Structure, path: str, roles: Mapping[str, Role], used: Collection[Place]) -> Iterator[str]:
+def _search(structure: Structure, path: str, roles: Mapping[str, Role], used: Collection[ScopedNode]) -> Iterator[str]:
     """The embeddings that the scope at `path` calls, or that something which holds blocks calls before them."""
     touched: set[fx.Node] = set()
     for node in structure.flow.scopes[path].graph.nodes if path in structure.flow.scopes else ():
@@ -41,7 +40,7 @@ def _search(structure: Structure, path: str, roles: Mapping[str, Role], used: Co
             yield from (inner,) if _makes_features(structure, (path, node)) else ()
 
 
-def _makes_features(structure: Structure, call: Place) -> bool:
+def _makes_features(structure: Structure, call: ScopedNode) -> bool:
     """Whether there are learned maps, tables or waves in a call."""
     node = call[1]
     inner = structure.flow.entered(call)

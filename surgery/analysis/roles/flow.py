@@ -7,24 +7,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from surgery.analysis.roles.primitives import inputs_of, name_of, tensors
-from surgery.recording.paths import child_path, opened
-from surgery.recording.scope import Scope, binder, is_input
+from surgery.recording.binding import binder
+from surgery.recording.paths import child_path, is_inside, opened, outers
+from surgery.recording.recording import Scope
+from surgery.recording.signature import is_input
+from surgery.recording.torch_private import pytree
 
-Place = tuple[str, fx.Node]
+ScopedNode = tuple[str, fx.Node]
 """A node of the graph of the scope at a path; identical blocks share their nodes."""
 
 
-def never(place: Place) -> bool:  # noqa: ARG001
+def never(place: ScopedNode) -> bool:  # noqa: ARG001
     """Stop nowhere."""
     return False
-
-
-def is_inside(path: str, outer: str) -> bool:
-    """Whether the module at `path` is that at `outer` or stands in it."""
-    return not outer or path == outer or path.startswith(f"{outer}.")
 
 
 class Flow:
@@ -38,13 +35,14 @@ class Flow:
 
     def __init__(self, scopes: Mapping[str, Scope]) -> None:
         self.scopes = scopes
-        self.order: dict[Place, int] = {}
-        self.callers: dict[str, list[Place]] = defaultdict(list)
+        self.order: dict[ScopedNode, int] = {}
+        self.callers: dict[str, list[ScopedNode]] = defaultdict(list)
         self._writes: dict[fx.Node, list[fx.Node]] = defaultdict(list)
-        self._above: dict[Place, list[Place]] = {}
+        self._above: dict[ScopedNode, list[ScopedNode]] = {}
         self._enter("")
 
     def _enter(self, path: str) -> None:
+        """Number the nodes of the scope at `path`, and of those that it calls, at their first call."""
         for node in self.scopes[path].graph.nodes:
             place = (path, node)
             self.order.setdefault(place, len(self.order))
@@ -59,17 +57,18 @@ class Flow:
                 if isinstance(written, fx.Node) and isinstance(value, fx.Node) and value not in self._writes[written]:
                     self._writes[written].append(value)
 
-    def entered(self, place: Place) -> str | None:
+    def entered(self, place: ScopedNode) -> str | None:
         """The path of the scope that the call at `place` enters; None if it enters none."""
         return opened(self.scopes, *place)
 
-    def above(self, place: Place) -> list[Place]:
+    def above(self, place: ScopedNode) -> list[ScopedNode]:
         """What the tensors at `place` are computed from, one step up."""
         if place not in self._above:
             self._above[place] = list(dict.fromkeys(self._sources(place)))
         return self._above[place]
 
-    def _sources(self, place: Place) -> list[Place]:
+    def _sources(self, place: ScopedNode) -> list[ScopedNode]:
+        """See `above`."""
         path, node = place
         if node.op == "placeholder":
             return self._arguments(path, node)
@@ -78,7 +77,7 @@ class Flow:
             return [(result[0], leaf) for leaf in pytree.tree_leaves(result[1]) if isinstance(leaf, fx.Node)]
         return [(path, source) for source in (*inputs_of(node), *self._writes.get(node, ()))]
 
-    def _arguments(self, path: str, node: fx.Node) -> list[Place]:
+    def _arguments(self, path: str, node: fx.Node) -> list[ScopedNode]:
         """What the callers of the scope at `path` pass for its placeholder `node`."""
         recording = self.scopes[path].recordings[0]
         taken = [i for i, leaf in enumerate(recording.in_leaves) if is_input(leaf)]
@@ -107,11 +106,11 @@ class Flow:
 
     def walk(
         self,
-        starts: Iterable[Place],
-        stop: Callable[[Place], bool] = never,
+        starts: Iterable[ScopedNode],
+        stop: Callable[[ScopedNode], bool] = never,
         within: str = "",
-        above: Callable[[Place], list[Place]] | None = None,
-    ) -> Iterator[Place]:
+        above: Callable[[ScopedNode], list[ScopedNode]] | None = None,
+    ) -> Iterator[ScopedNode]:
         """Every place that `starts` depend on, and they themselves, once each.
 
         Args:
@@ -132,16 +131,33 @@ class Flow:
                     seen.add(source)
                     stack.append(source)
 
-    def between(self, tops: Collection[Place], bottom: Place, within: str) -> set[Place]:
+    def between(self, tops: Collection[ScopedNode], bottom: ScopedNode, within: str) -> set[ScopedNode]:
         """All places on the ways from any of `tops` down to `bottom` inside a scope, without the tops; maybe none."""
-        below: dict[Place, list[Place]] = defaultdict(list)
+        below: dict[ScopedNode, list[ScopedNode]] = defaultdict(list)
         for place in self.walk([bottom], lambda p: p in tops, within):
             for source in self.above(place):
                 below[source].append(place)
         return set(reach((top for top in tops if top in below), lambda place: below[place])) - set(tops)
 
+    def smallest_scope(self, places: Collection[ScopedNode]) -> str:
+        """The path of the smallest scope that encloses `places`."""
+        first, *others = {path for path, _ in places}
+        around = (p for p in ("", *outers(first)) if p in self.scopes and all(is_inside(other, p) for other in others))
+        return list(around)[-1]
 
-def reach(starts: Iterable[Place], step: Callable[[Place], Iterable[Place]]) -> Iterator[Place]:
+    def nodes_in(self, path: str, places: Collection[ScopedNode]) -> tuple[fx.Node, ...]:
+        """The nodes of the scope at `path` that are, or whose calls enclose, `places`; in execution order."""
+        found = {node for at, node in places if at == path}
+        around = {outer for at, _ in places if at != path for outer in outers(at)}
+        found.update(call for outer in around for at, call in self.callers.get(outer, ()) if at == path)
+        return self.in_order(path, found)
+
+    def in_order(self, path: str, nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+        """`nodes` of the graph of the scope at `path` in execution order."""
+        return tuple(sorted(nodes, key=lambda node: self.order[path, node]))
+
+
+def reach(starts: Iterable[ScopedNode], step: Callable[[ScopedNode], Iterable[ScopedNode]]) -> Iterator[ScopedNode]:
     """`starts`, and all that repeated steps lead to, once each."""
     stack = list(starts)
     seen = set(stack)
@@ -155,4 +171,5 @@ def reach(starts: Iterable[Place], step: Callable[[Place], Iterable[Place]]) -> 
 
 
 def _call_leaves(scope: Scope, call: fx.Node) -> list[Any]:
+    """The flattened arguments of a call, in the order of the inputs of its scope."""
     return pytree.tree_flatten(binder(scope.module_class)(*call.args, **call.kwargs))[0]

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from torch import fx
 
 from surgery.analysis.roles.primitives import ADDS, inputs_of, name_of, shape_of
-from surgery.recording.paths import opened
-from surgery.recording.scope import Scope
+from surgery.recording.paths import below, opened, outers, parent_and_name, relative
+from surgery.recording.recording import Scope
 
 ITEM = re.compile(r".*?\.\d+(?=\.|$)")
 """The first item of a list on a path: "layers.3" of "layers.3.attention"."""
 
 
-def block_layers(scopes: Mapping[str, Scope]) -> dict[str, int]:
-    """The paths of the model's blocks, numbered in execution order.
+def block_layers(scopes: Mapping[str, Scope], root: str = "") -> dict[str, int]:
+    """The paths of the blocks of the model at `root`, numbered in execution order.
 
     Blocks are items of lists in which something is added to the stream: no norms, no projections. They are looked for in
     the forward of the root, and one module deeper at a time while there are none. What has the class of a block and is
     called beside it is a block too, whatever its name. In a model without such lists blocks are modules of one class that
     are called side by side and add something, and if there are none either, the items of any list.
     """
-    return {path: number for number, path in enumerate(_blocks(scopes))}
+    return {path: number for number, path in enumerate(_blocks(scopes, root))}
+
+
+def blocks_by_holder(scopes: Mapping[str, Scope], root: str = "") -> dict[str, frozenset[str]]:
+    """For the scopes of the model at `root` that blocks stand in, by path, the paths of these blocks from there."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for block in _blocks(scopes, root):
+        for holder in ("", *outers(parent_and_name(block)[0])):
+            if holder in scopes:
+                found[holder].add(relative(block, holder))
+    return {holder: frozenset(blocks) for holder, blocks in found.items()}
 
 
 def layer_of(path: str, layers: Mapping[str, int]) -> int | None:
     """The number of the block that the module at `path` is or stands in."""
     while path and path not in layers:
-        path = path.rpartition(".")[0]
+        path, _ = parent_and_name(path)
     return layers.get(path)
 
 
-def _blocks(scopes: Mapping[str, Scope]) -> list[str]:
+def _blocks(scopes: Mapping[str, Scope], root: str) -> list[str]:
+    """The paths of the blocks, in execution order; see `block_layers`."""
     without_sum = list[str]()
     for candidates in (_items, _repeated):
-        level = [""]
+        level = [root]
         while level:
             found = [each for path in level for each in candidates(scopes, path)]
             adding = [each for each in found if each in scopes and _adds(scopes, each)]
@@ -53,7 +64,7 @@ def _items(scopes: Mapping[str, Scope], path: str) -> list[str]:
     calls = scopes[path].graph.find_nodes(op="call_module")
     found = [(node, ITEM.match(node.target)) for node in calls]
     opening = [(node, match[0]) for node, match in found if match and opened(scopes, path, node)]
-    return list(dict.fromkeys(f"{path}.{item}" if path else item for _, item in opening))
+    return list(dict.fromkeys(below(path, item) for _, item in opening))
 
 
 def _repeated(scopes: Mapping[str, Scope], path: str) -> list[str]:
@@ -74,7 +85,7 @@ def _adds(scopes: Mapping[str, Scope], path: str) -> bool:
     if any(_is_sum(node) for node in scopes[path].graph.nodes):
         return True
     inside = _inside(scopes, path)
-    items = {each for each in inside if ITEM.search(each.removeprefix(f"{path}."))}
+    items = {each for each in inside if ITEM.search(relative(each, path))}
     of_one_class = len({scopes[each].module_class for each in items}) == 1  # else they are the sublayers of one block
     return any(_adds(scopes, each) for each in inside if not (of_one_class and each in items))
 

@@ -7,8 +7,8 @@ from itertools import permutations
 
 from torch import fx
 
-from surgery.analysis.roles.flow import Place
-from surgery.analysis.roles.found import Found, in_order
+from surgery.analysis.roles.flow import ScopedNode
+from surgery.analysis.roles.operator import Recognised
 from surgery.analysis.roles.primitives import (
     ADDS,
     EMBEDDING_MODULES,
@@ -28,7 +28,7 @@ from surgery.analysis.roles.primitives import (
 from surgery.analysis.roles.structure import Structure
 
 
-def find_modulation(structure: Structure, free: Callable[[str], bool]) -> list[Found]:
+def find_modulation(structure: Structure, free: Callable[[str], bool]) -> list[Recognised]:
     """Each modulation: a module that computes nothing else, or the nodes around its linear map or its learned table.
 
     Args:
@@ -40,12 +40,12 @@ def find_modulation(structure: Structure, free: Callable[[str], bool]) -> list[F
     return list(dict.fromkeys(_operator(structure, source, free) for source in sources))
 
 
-def _tokens(structure: Structure) -> set[Place]:
+def _tokens(structure: Structure) -> set[ScopedNode]:
     """What carries tokens: the sublayers, and the linear maps that the residual streams come out of.
 
     Where every token has its own modulation, nothing else tells the two factors of a product apart.
     """
-    found: set[Place] = set()
+    found: set[ScopedNode] = set()
     for (path, _), residual in structure.residuals.items():
         start = (path, residual.stream)
         way = structure.flow.walk([start], lambda p: is_linear(p[1]) or p in structure.residuals, above=structure.spine)
@@ -53,7 +53,7 @@ def _tokens(structure: Structure) -> set[Place]:
     return found
 
 
-def _gates(structure: Structure) -> Iterator[Place]:
+def _gates(structure: Structure) -> Iterator[ScopedNode]:
     """Everything that tokens are multiplied by or shifted by, and that does not come from the same tokens."""
     for path, node in structure.flow.order:
         if name_of(node) not in ADDS | MULTIPLICATIONS or len(shape_of(node)) < 3:
@@ -83,7 +83,7 @@ def _is_independent(structure: Structure, path: str, tokens: fx.Node, gate: fx.N
     return bool(inputs and streams) and not inputs & streams
 
 
-def _sources(structure: Structure, gate: Place) -> list[Place]:
+def _sources(structure: Structure, gate: ScopedNode) -> list[ScopedNode]:
     """The linear maps nearest above `gate`, and the tables that are added on the way.
 
     A vector that is added to a table is a modulation itself only if it holds more than one shift, scale or gate.
@@ -95,27 +95,29 @@ def _sources(structure: Structure, gate: Place) -> list[Place]:
     return [*tables, *(p for p in linears if not tables or shape_of(p[1])[-1] > width)]
 
 
-def _adds_table(structure: Structure, place: Place) -> bool:
+def _adds_table(structure: Structure, place: ScopedNode) -> bool:
+    """Whether at `place` a learned table is added to something that is none."""
     above = structure.flow.above(place) if name_of(place[1]) in ADDS else []
     learned = [_is_table(structure, source) for source in above]
     return any(learned) and not all(learned)
 
 
-def _is_table(structure: Structure, place: Place) -> bool:
+def _is_table(structure: Structure, place: ScopedNode) -> bool:
     """Whether a parameter is at `place`, or is passed to it by the caller of its scope."""
     above = structure.flow.above(place) if place[1].op == "placeholder" else []
     return is_learned(place[1]) or any(is_learned(node) for _, node in above)
 
 
-def _operator(structure: Structure, source: Place, free: Callable[[str], bool]) -> Found:
+def _operator(structure: Structure, source: ScopedNode, free: Callable[[str], bool]) -> Recognised:
+    """The modulation around a linear map or a table: its module, if all of that is about it, or nodes."""
     path, node = source
     if structure.is_module(path) and free(path) and _is_all(structure, source):
-        return Found("modulation", path)
+        return Recognised("modulation", path)
     parts = {*_above(node), node, *_below(node)}
-    return Found("modulation", path, in_order(structure, path, parts))
+    return Recognised("modulation", path, structure.flow.in_order(path, parts))
 
 
-def _is_all(structure: Structure, source: Place) -> bool:
+def _is_all(structure: Structure, source: ScopedNode) -> bool:
     """Whether all results of the scope of `source` have to do with it."""
     path, node = source
     (output,) = structure.flow.scopes[path].graph.find_nodes(op="output")

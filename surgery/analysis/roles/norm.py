@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from surgery.analysis.roles.found import Found
+from surgery.analysis.roles.operator import Recognised
 from surgery.analysis.roles.primitives import (
     MULTIPLICATIONS,
     NORM_MODULES,
@@ -19,19 +19,19 @@ from surgery.analysis.roles.structure import Structure
 from surgery.recording.paths import child_path
 
 
-def find_norms(structure: Structure) -> list[Found]:
+def find_norms(structure: Structure) -> list[Recognised]:
     """Each norm: a norm module, a module that does nothing else, or the nodes of one in another module."""
     found = []
     for place in structure.flow.order:
         path, node = place
         if is_module(node, NORM_MODULES):
-            found.append(Found("norm", child_path(path, node)))
+            found.append(Recognised("norm", child_path(path, node)))
     for path, scope in structure.flow.scopes.items():
         written = [nodes for node in scope.graph.nodes if (nodes := _written_out(node))]
         if written and structure.is_module(path) and _is_plain(scope.graph):
-            found.append(Found("norm", path))
+            found.append(Recognised("norm", path))
         else:
-            found += [Found("norm", path, nodes) for nodes in written]
+            found += [Recognised("norm", path, nodes) for nodes in written]
     return found
 
 

@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from surgery.analysis.roles.layers import layer_of
 from surgery.analysis.roles.primitives import inputs_of, is_linear, shape_of
-from surgery.recording.paths import opened
-from surgery.recording.scope import Scope
+from surgery.recording.paths import module_part, opened
+from surgery.recording.recording import Scope
 
 Role = Literal[
     "self_attention",
@@ -56,7 +56,16 @@ class Operator:
     @property
     def scope(self) -> str:
         """The path of the module that it is, or that its nodes stand in."""
-        return self.path.partition(":")[0]
+        return module_part(self.path)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A role, and what has it: the module at `path`, or `nodes` of the graph of the scope there."""
+
+    role: Role
+    path: str
+    nodes: tuple[fx.Node, ...] = ()
 
 
 def mixes(role: str) -> bool:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
+
+from surgery.recording.torch_private import BatchNormBase, ConvBase, pytree
 
 ATTENTIONS = {"scaled_dot_product_attention", "flex_attention"}
 PRODUCTS = {"matmul", "rmatmul", "bmm", "baddbmm", "mm", "einsum"}
@@ -25,8 +24,8 @@ LAYOUT = {"to", "float", "type", "type_as", "half", "bfloat16", "contiguous", "c
 SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "getitem"}
 WAVES = {"sin", "cos", "polar"}
 
-NORM_MODULES = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
-LINEAR_MODULES = (nn.Linear, nn.Bilinear, _ConvNd)
+NORM_MODULES = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, BatchNormBase)
+LINEAR_MODULES = (nn.Linear, nn.Bilinear, ConvBase)
 EMBEDDING_MODULES = (nn.Embedding, nn.EmbeddingBag)
 LAYOUT_MODULES = (nn.Dropout, nn.Identity, nn.Flatten, nn.Unflatten)
 SOFTMAX_MODULES = (nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d)
@@ -144,5 +143,6 @@ def past_splits(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _reads_tensor(node: fx.Node) -> bool:
+    """Whether an item of a tensor is taken, and not one of a tuple."""
     sources: list[Any] = inputs_of(node)
     return bool(sources) and isinstance(sources[0].meta.get("val"), torch.Tensor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from surgery.analysis.roles.flow import Flow, Place
+from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import (
     ADDS,
     ELEMENTWISE,
@@ -21,7 +21,7 @@ from surgery.analysis.roles.primitives import (
     shape_of,
 )
 from surgery.recording.paths import outers
-from surgery.recording.scope import Scope
+from surgery.recording.recording import Scope
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Residual:
 
     stream: fx.Node
     branch: fx.Node
-    sublayer: frozenset[Place]
+    sublayer: frozenset[ScopedNode]
 
     @property
     def is_nonlinear(self) -> bool:
@@ -55,7 +55,7 @@ class Structure:
 
     def __init__(self, scopes: Mapping[str, Scope]) -> None:
         self.flow = Flow(scopes)
-        self.residuals: dict[Place, Residual] = {}
+        self.residuals: dict[ScopedNode, Residual] = {}
         for place in self.flow.order:
             residual = self._residual(place)
             if residual is not None:
@@ -63,7 +63,8 @@ class Structure:
         self.joined = {place[0] for place, residual in self.residuals.items() if residual.is_nonlinear}
         self.blocks = {outer for path in self.joined for outer in outers(path) if outer in scopes} | {""}
 
-    def _residual(self, place: Place) -> Residual | None:
+    def _residual(self, place: ScopedNode) -> Residual | None:
+        """The residual addition at `place`, if it is one."""
         path, node = place
         added = inputs_of(node)
         if name_of(node) not in ADDS or [shape_of(n) for n in added] != 2 * [shape_of(node)]:
@@ -85,7 +86,7 @@ class Structure:
                 return
             stream = known.stream
 
-    def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[Place]:
+    def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[ScopedNode]:
         """The places between two nodes of one graph, if learned weights are among them."""
         if not self.depends(path, bottom, top):
             return frozenset()
@@ -106,7 +107,7 @@ class Structure:
             stack += new
         return False
 
-    def spine(self, place: Place) -> list[Place]:
+    def spine(self, place: ScopedNode) -> list[ScopedNode]:
         """One step up along the tokens: past gates, biases and whatever else a sublayer or a modulation brings in."""
         above = self.flow.above(place)
         if place in self.residuals:
@@ -118,7 +119,7 @@ class Structure:
             return [source for source in above if shape_of(source[1]) == shape] or above
         return above
 
-    def streams(self, starts: Iterable[Place], within: str) -> set[Place]:
+    def streams(self, starts: Iterable[ScopedNode], within: str) -> set[ScopedNode]:
         """The inputs (B, N, D) of the scope at `within` that are the tokens which `starts` are computed from."""
         ends = {p for p in self.flow.walk(starts, within=within, above=self.spine) if _enters(p, within)}
         return {place for place in ends if len(shape_of(place[1])) >= 3} or ends
@@ -128,5 +129,5 @@ class Structure:
         return path not in self.blocks
 
 
-def _enters(place: Place, within: str) -> bool:
+def _enters(place: ScopedNode, within: str) -> bool:
     return place[0] == within and place[1].op == "placeholder"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 
 from surgery.graph.show.tree import Entry
+from surgery.recording.paths import below, parent_and_name
 
 WIDTH, ROW, PILL, HEADER, INDENT, GAP = 560, 34, 26, 30, 26, 10
 
@@ -34,7 +35,7 @@ STYLE = """
 
 
 def draw_model(top: Entry) -> str:
-    """An SVG of the whole model, `top` being its outline."""
+    """An SVG of the whole model, `top` being its tree of operators."""
     height, inside = _column(top.children, 0, HEADER, WIDTH)
     total = HEADER + height
     title = f'<text class="g-title" x="0" y="14">{escape(top.module_class)}</text>'
@@ -58,6 +59,7 @@ def _column(entries: list[Entry], x: int, y: int, width: int) -> tuple[int, str]
 
 
 def _entry(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
+    """The height and drawing of one entry."""
     if entry.operator is not None:
         return ROW, _operator(entry, x + INDENT, y, width - INDENT)
     if entry.count == 1 and not entry.module_class and all(child.operator is None for child in entry.children):
@@ -66,6 +68,7 @@ def _entry(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
 
 
 def _block(entry: Entry, x: int, y: int, width: int) -> tuple[int, str]:
+    """A box around what is inside, under a title."""
     inner, drawing = _column(entry.children, x + INDENT // 2, y + HEADER, width - INDENT)
     height = HEADER + inner + GAP // 2
     count = f"{entry.count} x " if entry.count > 1 else ""
@@ -107,5 +110,4 @@ def _sum(x: int, y: int, is_branch: bool) -> tuple[int, str]:
 
 
 def _path(entry: Entry) -> str:
-    parent, _, _ = entry.path.rpartition(".")
-    return f"{parent}.{entry.name}" if parent else entry.name
+    return below(parent_and_name(entry.path)[0], entry.name)

@@ -9,7 +9,8 @@ from torch import fx, nn
 
 from surgery.analysis.roles.primitives import inputs_of, tensors
 from surgery.graph.model_graph import ModelGraph
-from surgery.recording.scope import Scope
+from surgery.recording.paths import below
+from surgery.recording.recording import Scope
 from surgery.recording.state import own_class
 
 REMOVED = "Removed"  # what a student holds where a module was taken out
@@ -62,7 +63,7 @@ class Difference:
     @property
     def labels(self) -> dict[str, str]:
         """A word for each path of the first model at which something differs."""
-        words = {f"{f.scope}.{f.call}".strip("."): "reads other" for f in self.flow}
+        words = {below(f.scope, f.call): "reads other" for f in self.flow}
         words |= {old.path: new.module_class.removesuffix("Mixer") for old, new in self.changed}
         return words | {part.path: "removed" for part in self.removed}
 
@@ -78,6 +79,7 @@ def diff(a: ModelGraph, b: ModelGraph) -> Difference:
 
 
 def _compare(a: nn.Module, b: nn.Module, path: str, found: Difference) -> None:
+    """Note where the modules at `path`, or those below, differ."""
     if own_class(a) is not own_class(b) or _own_shapes(a) != _own_shapes(b):
         if path:
             _note(a, b, path, found)
@@ -85,15 +87,15 @@ def _compare(a: nn.Module, b: nn.Module, path: str, found: Difference) -> None:
         found.changed.append((_part(a, "(model)"), _part(b, "(model)")))
     children = dict.fromkeys([*a._modules, *b._modules])
     for name in children:
-        below = f"{path}.{name}" if path else name
         old, new = a._modules.get(name), b._modules.get(name)
         if old is not None and new is not None:
-            _compare(old, new, below, found)
+            _compare(old, new, below(path, name), found)
         elif old is not None or new is not None:
-            _note(old, new, below, found)
+            _note(old, new, below(path, name), found)
 
 
 def _note(old: nn.Module | None, new: nn.Module | None, path: str, found: Difference) -> None:
+    """Sort a difference into removed, added or changed."""
     gone, there = (module is None or type(module).__name__ == REMOVED for module in (new, old))
     if gone and old is not None:
         found.removed.append(_part(old, path))
@@ -104,6 +106,7 @@ def _note(old: nn.Module | None, new: nn.Module | None, path: str, found: Differ
 
 
 def _own_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the module's own tensors, which tell two modules of one class apart."""
     own = {**module._parameters, **module._buffers}
     return {name: tuple(tensor.shape) for name, tensor in own.items() if tensor is not None}
 
@@ -113,6 +116,7 @@ def _part(module: nn.Module, path: str) -> Part:
 
 
 def _flow(path: str, a: Scope, b: Scope) -> Iterator[Flow]:
+    """The calls in one scope that read other things than before."""
     if a.graph is b.graph or a.recordings[0].code == b.recordings[0].code:
         return
     before, after = _reads(a.graph), _reads(b.graph)

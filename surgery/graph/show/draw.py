@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from surgery.analysis.roles import Operator, block_layers
+from surgery.analysis.roles import Operator
 from surgery.graph.model_graph import ModelGraph
 
 WIDTH, HEADER, ROW, GAP, COLUMNS = 128, 24, 42, 26, 6
@@ -38,7 +38,7 @@ def draw_blocks(graph: ModelGraph, changed: Mapping[str, str]) -> str:
             there now; these are highlighted.
     """
     changed = {path: new for paths, new in changed.items() for path in paths.split(" + ")}
-    blocks = block_layers(graph.scopes)
+    blocks = graph.layers
     inside: dict[int, list[Operator]] = {number: [] for number in blocks.values()}
     for operator in graph.operators():
         if operator.layer is not None and operator.role in TITLES:
@@ -57,6 +57,7 @@ def draw_blocks(graph: ModelGraph, changed: Mapping[str, str]) -> str:
 
 
 def _corner(number: int, columns: int, height: int) -> tuple[int, int]:
+    """Where the upper left corner of a block is."""
     return number % columns * (WIDTH + GAP), number // columns * (height + GAP)
 
 
@@ -73,6 +74,7 @@ def _block(path: str, number: int, operators: list[Operator], changed: Mapping[s
 
 
 def _pill(operator: Operator, new: str | None, y: int) -> str:
+    """An operator: its name, or the old one struck out above the new one."""
     title, middle = TITLES[operator.role], WIDTH / 2
     box = f'<rect class="s-{"new" if new else "op"}" x="8" y="{y}" width="{WIDTH - 16}" height="{ROW - 6}" rx="6"/>'
     if new is None:

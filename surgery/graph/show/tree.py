@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from surgery.analysis.roles import Operator, find_operators
 from surgery.analysis.roles.structure import Structure
-from surgery.recording.scope import Scope
+from surgery.recording.paths import outers, parent_and_name
+from surgery.recording.recording import Scope
 
 
 @dataclass
@@ -39,21 +40,20 @@ class Entry:
         return (self.module_class, role, self.params, self.flops, inside)
 
 
-def outline(scopes: Mapping[str, Scope]) -> Entry:
+def module_tree(scopes: Mapping[str, Scope]) -> Entry:
     """The whole model as an entry, with its operators and the modules that they stand in."""
     root = scopes[""]
     top = Entry("", "", root.module_class.__name__, None, root.params, root.recordings[0].flops)
     for operator in find_operators(Structure(scopes)):
-        _place(top, operator, scopes)
+        _add(top, operator, scopes)
     return _folded(top)
 
 
-def _place(top: Entry, operator: Operator, scopes: Mapping[str, Scope]) -> None:
+def _add(top: Entry, operator: Operator, scopes: Mapping[str, Scope]) -> None:
     """Add `operator` below the entries of the modules around it; these are made if they are new."""
-    path, _, node = operator.path.partition(":")
-    entry, names = top, path.split(".") if path else []
-    for depth, name in enumerate(names, 1):
-        entry = _child(entry, name, ".".join(names[:depth]), scopes)
+    entry, node = top, operator.path.partition(":")[2]
+    for path in outers(operator.scope):
+        entry = _child(entry, path, scopes)
     if node:
         entry.children.append(Entry(f":{node}", operator.path))
         entry = entry.children[-1]
@@ -61,7 +61,9 @@ def _place(top: Entry, operator: Operator, scopes: Mapping[str, Scope]) -> None:
     entry.module_class = operator.module_class
 
 
-def _child(parent: Entry, name: str, path: str, scopes: Mapping[str, Scope]) -> Entry:
+def _child(parent: Entry, path: str, scopes: Mapping[str, Scope]) -> Entry:
+    """The entry of the module at `path`, which stands in that of `parent`."""
+    name = parent_and_name(path)[1]
     known = next((child for child in parent.children if child.name == name), None)
     if known is None:
         scope = scopes.get(path)

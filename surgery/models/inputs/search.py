@@ -18,7 +18,8 @@ from surgery.models.inputs.probe import META, Probe, WidthError, unarithmetic
 from surgery.models.inputs.sizes import Config, candidate_sizes
 from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
-from surgery.recording.scope import forward_signature
+from surgery.recording.binding import forward_signature
+from surgery.recording.parameters import first_floating
 from surgery.rewriting.commit import skeleton_before
 
 TRIALS, STEPS = 500, 150_000  # of forwards and of the torch functions in them, after which a search gives up
@@ -40,7 +41,8 @@ def example_inputs(model: nn.Module, batch: int = 1) -> dict[str, Any]:
     Raises:
         TraceError: no candidate runs.
     """
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    parameter = first_floating(model)
+    like = torch.empty(0) if parameter is None else parameter
     with unarithmetic(), torch.random.fork_rng(devices=()):
         found = Search(model, batch, like.dtype).find()
     return {name: pytree.tree_map(lambda leaf: _real(leaf, like), value) for name, value in found.items()}

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from surgery.recording.generated import EditedTrace, edit_of, set_edit
-from surgery.recording.scope import Recording, Scope
+from surgery.recording.paths import put
+from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import sharing, skeleton
 from surgery.rewriting.graphs.rewired import Bound, rewired
 
@@ -63,9 +64,8 @@ class EditedScope(EditedTrace):
                 delattr(twin, name)
         was_cast = _dtype(twin) != self.dtype  # what is gone has not followed
         for path, original in self.originals.items():
-            parent, _, name = path.rpartition(".")
             old = skeleton(original)
-            twin.get_submodule(parent).register_module(name, old.to(_dtype(twin)) if was_cast else old)
+            put(twin, path, old.to(_dtype(twin)) if was_cast else old)
         return twin.train(module.training)
 
 
@@ -122,8 +122,7 @@ def _take_apart(module: nn.Module, aliases: Mapping[str, str]) -> None:
     """Give places in `module` that were not one by `aliases` modules of their own: they came to share one later."""
     for path, first in aliases_of(module).items():
         if path != first and aliases.get(path) == path:
-            parent, _, name = path.rpartition(".")
-            module.get_submodule(parent).register_module(name, sharing(module.get_submodule(path)))
+            put(module, path, sharing(module.get_submodule(path)))
 
 
 def _dtype(module: nn.Module) -> torch.dtype | None:

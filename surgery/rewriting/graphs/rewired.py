@@ -15,7 +15,7 @@ from surgery.analysis.arguments import bound_arguments, with_arguments
 from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, takes
 from surgery.errors import RewriteError
 from surgery.recording.paths import child_path
-from surgery.recording.scope import Recording, Scope
+from surgery.recording.recording import Recording, Scope
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.graphs.anchors import Anchors, Place
 from surgery.rewriting.replacement import Call, Rewiring

@@ -10,8 +10,10 @@ from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
 from surgery.operators.base import OperatorConfig
+from surgery.recording.binding import unbind
 from surgery.recording.cost import FlopCounter
-from surgery.recording.scope import unbind
+from surgery.recording.parameters import first_floating
+from surgery.recording.paths import put, relative
 from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting.application import Application
@@ -26,7 +28,6 @@ from surgery.rewriting.trial import (
     Trial,
     built,
     called,
-    first_floating,
     require_alike,
     shape_and_dtype,
     situation,
@@ -153,7 +154,7 @@ def _tried(trial: Trial, site: Site, paths: Mapping[str, str], resizing: Resizin
         RewriteError: it fails, or its result has another shape or dtype than before.
     """
     unit = site.unit
-    below = {name: path.removeprefix(f"{unit}.") for name, path in paths.items()}
+    below = {name: relative(path, unit) for name, path in paths.items()}
     recording = site.graph.scopes[unit].recordings[0]
     around = tuple(map(str, map(shape_and_dtype, recording.in_leaves)))
     key = ("resizing", resizing.model_dump_json(), situation(site), tuple(below.items()), around)
@@ -186,9 +187,7 @@ def _with_new_modules(site: Site, module: nn.Module, below: Mapping[str, str], r
     """`module` on the meta device with the new modules, whose paths in it are those `below`."""
     twin = skeleton(module)
     for name, made in resizing.modules.items():
-        parent, _, last = below[name].rpartition(".")
-        new = built(site.path, made, first_floating(module.get_submodule(below[name])))
-        twin.get_submodule(parent).register_module(last, new)
+        put(twin, below[name], built(site.path, made, first_floating(module.get_submodule(below[name]))))
     return twin
 
 

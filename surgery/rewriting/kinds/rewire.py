@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from surgery.errors import RewriteError
 from surgery.operators.base import OperatorConfig
-from surgery.recording.paths import below, child_path, is_inside
+from surgery.recording.paths import below, child_path, is_inside, relative
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.graphs.anchors import Anchor, Place
@@ -103,8 +103,7 @@ class Rewire(Edit):
     @property
     def rewired(self) -> Bound:
         """The rewiring at its place."""
-        scope = f"{self.place.scope}." if self.place.scope else ""
-        names = {name: path.removeprefix(scope) for name, path in self.modules.items()}
+        names = {name: relative(path, self.place.scope) for name, path in self.modules.items()}
         return Bound(self.replacement, self.place, names, self.removed)
 
     @property
@@ -236,7 +235,7 @@ def _unused(application: Application, path: str, used: set[str]) -> Iterator[str
         yield path
     elif path not in used:
         for name, _ in application.facts.module(path).named_children():
-            yield from _unused(application, f"{path}.{name}", used)
+            yield from _unused(application, below(path, name), used)
 
 
 def _disjoint(sites: Sequence[Site]) -> list[Site]:

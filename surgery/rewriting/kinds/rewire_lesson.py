@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from surgery.recording.scope import binder, unbind
+from surgery.recording.binding import binder, unbind
 from surgery.recording.state import own_class
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.replacement import Call, Rewiring

@@ -9,6 +9,7 @@ from torch import nn
 
 from surgery.errors import RewriteError
 from surgery.operators.base import OperatorConfig
+from surgery.recording.parameters import first_floating
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.lesson import Lesson, ModuleLesson
@@ -16,7 +17,7 @@ from surgery.rewriting.make import Maker, like
 from surgery.rewriting.other_sizes import other_sizes
 from surgery.rewriting.replacement import Replacement
 from surgery.rewriting.site import Site
-from surgery.rewriting.trial import Cost, Trial, first_floating, require_alike
+from surgery.rewriting.trial import Cost, Trial, require_alike
 
 
 class Swap(Edit):

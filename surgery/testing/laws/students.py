@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from surgery.artifact import load, save
 from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
-from surgery.recording.paths import child_path
+from surgery.recording.paths import below, child_path, parent_and_name
 from surgery.recording.state import own_class
 from surgery.rewriting import Edit
 from surgery.rewriting.commit import commit
@@ -190,11 +190,11 @@ def _traced_code(graph: ModelGraph) -> dict[str, str]:
 
 def _names_of(model: nn.Module, path: str) -> Iterator[str]:
     """The path and all others that lead to the same place, as modules around it stand in several."""
-    parent, _, name = path.rpartition(".")
+    parent, name = parent_and_name(path)
     holder = model.get_submodule(parent)
     for other, module in model.named_modules(remove_duplicate=False):
         if module is holder:
-            yield f"{other}.{name}" if other else name
+            yield below(other, name)
 
 
 def _outside(named: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""`Analysis`: what is known of a traced model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+
+from torch import fx, nn
+
+from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
+from surgery.analysis.remembered import remembered
+from surgery.analysis.roles.find import find_operators
+from surgery.analysis.roles.flow import ScopedNode
+from surgery.analysis.roles.layers import block_layers, layer_of
+from surgery.analysis.roles.operator import Operator, mixes, params_of
+from surgery.analysis.roles.primitives import inputs_of, is_linear, shape_of
+from surgery.analysis.roles.structure import Structure
+from surgery.analysis.streams import Stream, find_streams
+from surgery.analysis.written_out import WrittenOut, find_written_out
+from surgery.recording.paths import child_path, module_part, outers
+from surgery.recording.recording import Scope
+
+
+class Analysis:
+    """Roles, blocks, streams and the like, each found when it is first asked for.
+
+    Args:
+        model: the traced model; attention that is written out is tried with its modules that have no weights.
+        scopes: by path.
+    """
+
+    def __init__(self, model: nn.Module, scopes: Mapping[str, Scope]) -> None:
+        self._model = model
+        self._scopes = scopes
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Dataflow and residual additions."""
+        return Structure(self._scopes)
+
+    @cached_property
+    def operators(self) -> list[Operator]:
+        """Every operator, in execution order."""
+        return find_operators(self.structure)
+
+    @cached_property
+    def operators_by_path(self) -> dict[str, Operator]:
+        """The operators by their paths."""
+        return {operator.path: operator for operator in self.operators}
+
+    @cached_property
+    def layers(self) -> dict[str, int]:
+        """The blocks by path, numbered in execution order."""
+        return block_layers(self._scopes)
+
+    def layer_of(self, path: str) -> int | None:
+        """The number of the block that what is at `path` is or stands in."""
+        return layer_of(module_part(path), self.layers)
+
+    @cached_property
+    def flops_mixing(self) -> Counter[str]:
+        """What mixing tokens or features costs in each module, by its path."""
+        flops: Counter[str] = Counter()
+        for operator in self.operators:
+            if mixes(operator.role):
+                flops.update(dict.fromkeys(outers(operator.scope), operator.flops_mixing))
+        return flops
+
+    def without_role(self, path: str, node: fx.Node) -> Operator:
+        """What `node` computes, that is at `path`, as an operator with the role "block" or "node"."""
+        cls, flops = node.meta.get("module_class"), node.meta.get("flops", 0)
+        is_call = node.op == "call_module"
+        return Operator(
+            path=path,
+            role="block" if path in self.layers else "node",
+            module_class="" if cls is None else cls.__name__,
+            layer=self.layer_of(path),
+            in_shape=next((shape_of(source) for source in inputs_of(node)), ()),
+            out_shape=shape_of(node),
+            params=params_of(node),
+            flops=flops,
+            # Of a function it is not worth finding all operators for.
+            flops_mixing=self.flops_mixing[path] if is_call else (not is_linear(node)) * flops,
+            nodes=() if is_call else (node.name,),
+        )
+
+    @remembered
+    def streams(self, path: str) -> tuple[Stream, ...] | None:
+        """The token streams of the block at `path`, see `find_streams`."""
+        return find_streams(self.structure, path)
+
+    @remembered
+    def hidden_layer(self, end: ScopedNode) -> HiddenLayer:
+        """The hidden layer of the MLP whose result is that of the node at `end`, see `find_hidden_layer`."""
+        return find_hidden_layer(self.structure.flow, end)
+
+    def written_out(self, scope: str) -> list[WrittenOut]:
+        """Every softmax attention that the forward of the scope at the path `scope` writes out."""
+        return self._written_out(self._scopes[scope].graph)
+
+    @remembered
+    def _written_out(self, graph: fx.Graph) -> list[WrittenOut]:
+        """Those in `graph`, which identical blocks share, so that it is tried once."""
+        scope = next(path for path, each in self._scopes.items() if each.graph is graph)
+        return find_written_out(graph, lambda node: self._model.get_submodule(child_path(scope, node)))

@@ -1,0 +1,76 @@
+"""Under what a recording is found: the kinds of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+from surgery.recording.describe import Describer, Description
+from surgery.recording.objects import is_object
+from surgery.recording.torch_private import pytree
+
+Signature = tuple[Any, ...]
+
+
+def is_input(leaf: Any) -> bool:
+    """Whether an argument's leaf is an input of the graph: a tensor, number, device, block mask of FlexAttention, object.
+
+    Others are in the signature.
+    """
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask
+    return (isinstance(leaf, kinds) and not isinstance(leaf, bool)) or is_object(leaf)
+
+
+class _KindDescriber(Describer):
+    """Tensors by rank and dtype, numbers and devices by type: their values are inputs of the graph."""
+
+    deepest = 0
+
+    def tensor(self, tensor: torch.Tensor) -> Description:
+        return ("tensor", tensor.dtype, tensor.dim())
+
+    def number(self, number: Any) -> Description:
+        return ("int",) if isinstance(number, int | torch.SymInt) else ("float",)
+
+    def constant(self, value: Any) -> Description:
+        return ("device",) if isinstance(value, torch.device) else super().constant(value)
+
+    def other(self, value: Any, depth: int) -> Description:  # noqa: ARG002
+        """An object by the name of its class, which stands for it while it is recorded; else a constant."""
+        if is_object(value):
+            return ("object", type(value).__module__, type(value).__name__)
+        try:
+            hash(value)
+        except TypeError:
+            return (type(value), "id", id(value))
+        return (type(value), value)
+
+
+_KINDS = _KindDescriber()
+
+
+def leaf_kind(leaf: Any) -> Hashable:
+    """What a recording assumes of one input: rank and dtype of a tensor, the type of a number, the value of all else."""
+    kind: Hashable = _KINDS.describe(leaf)
+    return kind
+
+
+def signature_of(
+    module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec, autocast: Hashable
+) -> Signature:
+    """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it.
+
+    One tensor that is given twice is another kind of input than two: a graph does not tell which of its readers reads
+    which.
+    """
+    return (module_class, autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
+
+
+def _again(leaves: list[Any]) -> list[Hashable]:
+    """Which of the tensors among `leaves` are which of those before them."""
+    first: dict[int, int] = {}
+    places = ((first.setdefault(id(leaf), n), n) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    return [pair for pair in places if pair[0] != pair[1]]

@@ -1,0 +1,39 @@
+"""Everything that is private to PyTorch and used by recordings, analyses, graphs and tracing.
+
+A release of PyTorch may take any of it away; then the import of this file says so.
+"""
+
+from __future__ import annotations
+
+import torch
+
+try:
+    from torch._C import DisableTorchFunction
+    from torch._C import _set_grad_enabled as set_grad_enabled
+    from torch.amp.autocast_mode import _enter_autocast as enter_autocast_region
+    from torch.amp.autocast_mode import _exit_autocast as exit_autocast_region
+    from torch.fx.graph import _custom_builtins as fx_globals
+    from torch.nn.modules.batchnorm import _NormBase as BatchNormBase
+    from torch.nn.modules.conv import _ConvNd as ConvBase
+    from torch.nn.modules.dropout import _DropoutNd as DropoutBase
+    from torch.utils import _pytree as pytree
+    from torch.utils._device import _device_constructors as device_constructors
+    from torch.utils._python_dispatch import TorchDispatchMode
+except ImportError as error:
+    raise ImportError(
+        f"surgery does not know PyTorch {torch.__version__} yet; install an older one: {error}"
+    ) from error
+
+__all__ = [
+    "BatchNormBase",
+    "ConvBase",
+    "DisableTorchFunction",
+    "DropoutBase",
+    "TorchDispatchMode",
+    "device_constructors",
+    "enter_autocast_region",
+    "exit_autocast_region",
+    "fx_globals",
+    "pytree",
+    "set_grad_enabled",
+]
