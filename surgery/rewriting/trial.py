@@ -121,14 +121,9 @@ def shape_and_dtype(value: Any) -> Any:
 
 def situation(site: Site) -> Hashable:
     """What is known of the matched nodes that a trial depends on: their modules, arguments and results."""
+    described = _AS_TRACED.describe
     return tuple(
-        (
-            item.part.module_class,
-            item.part.params,
-            item.part.flops,
-            _AS_TRACED.describe(item.bound),
-            _AS_TRACED.describe(item.result),
-        )
+        (item.part.module_class, item.part.params, item.part.flops, described(item.bound), described(item.result))
         for item in site.items.values()
     )
 

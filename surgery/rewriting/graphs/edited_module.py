@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from surgery.recording.generated import EditedTrace, edit_of, set_edit
+from surgery.recording.parameters import dtype_of
 from surgery.recording.paths import put
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import sharing, skeleton
@@ -62,10 +63,10 @@ class EditedScope(EditedTrace):
         for bound in (each for step in self.steps for each in step):
             for name in bound.modules.values():
                 delattr(twin, name)
-        was_cast = _dtype(twin) != self.dtype  # what is gone has not followed
+        was_cast = dtype_of(twin) != self.dtype  # what is gone has not followed
         for path, original in self.originals.items():
             old = skeleton(original)
-            put(twin, path, old.to(_dtype(twin)) if was_cast else old)
+            put(twin, path, old.to(dtype_of(twin)) if was_cast else old)
         return twin.train(module.training)
 
 
@@ -107,7 +108,7 @@ def edit_scope(
             (*(before.steps if before else ()), tuple(bound)),
             (*(before.aliases if before else ()), aliases),
             {**{path: skeleton(old) for path, old in originals.items()}, **(before.originals if before else {})},
-            before.dtype if before else _dtype(module),
+            before.dtype if before else dtype_of(module),
         ),
     )
 
@@ -123,8 +124,3 @@ def _take_apart(module: nn.Module, aliases: Mapping[str, str]) -> None:
     for path, first in aliases_of(module).items():
         if path != first and aliases.get(path) == path:
             put(module, path, sharing(module.get_submodule(path)))
-
-
-def _dtype(module: nn.Module) -> torch.dtype | None:
-    """That of its first floating-point parameter."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
