@@ -29,6 +29,7 @@ from torch import nn
 from surgery import operators as ops
 from surgery.digits.judge import evaluate_samples, judge_for
 from surgery.errors import RewriteError
+from surgery.losses import LOSSES
 from surgery.models import load_pretrained
 from surgery.operators import MixerConfig, OperatorConfig, Policy
 from surgery.recipe import Recipe
@@ -38,7 +39,7 @@ from surgery.rules import replace_attention, replace_mlp
 from surgery.run.stages import Prepared, prepare
 from surgery.training.batches import Batches
 from surgery.training.diffusion import predict
-from surgery.training.distil import LOSSES, STAGE, Distil, distil, distilled
+from surgery.training.distil import STAGE, Distil, distil, distilled
 
 Figures = dict[str, Any]
 Keep = Callable[[Figures], object]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field, PositiveFloat
 from torch import fx, nn
@@ -11,6 +9,7 @@ from torch import fx, nn
 from surgery.analysis.hidden_layer import HiddenLinear
 from surgery.analysis.roles.primitives import is_activation, name_of
 from surgery.errors import RewriteError
+from surgery.losses import LossName
 from surgery.operators import (
     Activation,
     AnyOperator,
@@ -40,7 +39,7 @@ class MLPRatio(Rule):
     pattern: Pattern = node("mlp")
     ratio: PositiveFloat = Field(allow_inf_nan=False)
     inherit: Policy = "projections"
-    loss: Literal["l1", "l2", "huber"] = "l2"
+    loss: LossName = "l2"
 
     def check(self, site: Site) -> str | None:
         """Refuse an MLP whose hidden layer cannot be told from the rest, or is not one of linear layers."""
@@ -78,7 +77,7 @@ class ReplaceMLP(Rule):
 
     operator: AnyOperator
     inherit: Policy = "projections"
-    loss: Literal["l1", "l2", "huber"] = "l2"
+    loss: LossName = "l2"
 
     def check(self, site: Site) -> str | None:
         """Refuse what is no MLP on one stream of tokens, or has no neurons that the operator could take over."""

@@ -1,4 +1,4 @@
-"""Measure a trained ``digits-dit`` and write its model card."""
+"""Measure a trained `digits-dit` and write its model card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEMPLATE = FOLDER / "card_template.md"
 
 
 def write_card(folder: Path, training: Training) -> None:
-    """Measure the model and the feature extractor in ``folder``, and write its ``README.md``."""
+    """Measure the model and the feature extractor in `folder`, and write its README.md."""
     pretrained = load_pretrained(str(folder))
     classifier = load_classifier(folder / "features.safetensors")
     judge = Judge(classifier, load_data(DIGITS))

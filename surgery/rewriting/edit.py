@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from pydantic import Field
 
 from surgery.config import Config
+from surgery.losses import LossName
 from surgery.rewriting.kinds.anchors import Place
 from surgery.rewriting.kinds.rewire_graph import Bound
 from surgery.rewriting.replacement import AnyReplacement, Copy, Resizing, Rewiring, Sharing
@@ -46,7 +46,7 @@ class Edit(Config):
     paths: tuple[str, ...]
     place: Place | None = None
     modules: dict[str, str] = Field(default={})
-    loss: Literal["l1", "l2", "huber"]
+    loss: LossName
     params: Change
     flops: Change
     flops_mixing: Change

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 from surgery.config import Config
+from surgery.losses import LossName
 from surgery.rewriting.pattern import Pattern
 from surgery.rewriting.replacement import Replacement, Resizing, Rewiring, Sharing
 from surgery.rewriting.selection import AllLayers, Selection
@@ -27,7 +28,7 @@ class Rule(Config, ABC):
 
     pattern: Pattern
     layers: Selection = AllLayers()
-    loss: Literal["l1", "l2", "huber"] = "l1"
+    loss: LossName = "l1"
     shared: Literal["together", "apart"] = "together"
 
     @property

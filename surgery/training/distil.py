@@ -1,7 +1,7 @@
 """Stage 1: each new operator learns the output of the one that it replaces (activation distillation).
 
-Grafting, arXiv 2506.05340, equation 2: minimise over the operator g the expectation, over z_t with t ~
-q(t), of L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teacher's activations.
+Grafting, arXiv 2506.05340, equation 2: minimise over the operator g the expectation, over z_t with t ~ q(t), of
+L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teacher's activations.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from surgery.errors import RewriteError
+from surgery.losses import LOSSES, Loss
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit, New, Resizing, Rewiring, Sharing
 from surgery.training.batches import Batches
@@ -27,18 +27,13 @@ from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
 from surgery.training.region import can_be_distilled, region_of
+from surgery.training.scheduler import Scheduler
 
 STAGE = "distil"
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "huber": F.huber_loss,
-}
-
 
 class Distil(StageConfig):
-    """How operators are distilled. The learning rate warms up, then falls to 0 along a cosine."""
+    """How operators are distilled. The learning rate warms up, then falls to 0 along a cosine; see `StageConfig`."""
 
     steps: PositiveInt = 300
     lr: PositiveFloat = 1e-3
@@ -73,7 +68,7 @@ def distil(
     student: nn.Module,
     sites: Mapping[str, str],
     dataset: LatentDataset,
-    scheduler: Any,
+    scheduler: Scheduler,
     config: Distil,
     *,
     seed: int,
@@ -81,17 +76,30 @@ def distil(
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
 ) -> list[LossRecord]:
-    """Train the student's operators at ``sites`` on the teacher's activations; return the loss of each step.
+    """Train the student's new operators on the teacher's activations.
 
-    ``sites`` maps the path of a module, the same in both models, to its loss: "l1", "l2" or "huber". One
-    pass of the teacher in a step feeds all of them: while it runs, each new operator is called with the
-    arguments that the teacher's was called with, and its loss is differentiated at once, so only one site's
-    activations are held. The terms are summed. All else in the student, and all of the teacher, stays as it
-    is. Continues from a checkpoint. ``regions`` are edits of several modules: what is new learns what the
-    matched modules made of the same inputs.
+    One pass of the teacher in a step feeds all sites: while it runs, each new operator is called with the arguments that
+    the teacher's was called with, and its loss is differentiated at once, so only one site's activations are held. The
+    terms are summed. All else in the student, and all of the teacher, stays as it is.
 
-    Raises RewriteError if a site is missing or cannot be compared; otherwise like
-    ``surgery.training.loop.train``.
+    Args:
+        teacher: only read.
+        student: changed in place.
+        sites: the path of a module, the same in both models, and the name of its loss in `surgery.losses`.
+        dataset: what z_t is made from.
+        scheduler: how.
+        config: how long and how fast.
+        seed: of the batches.
+        regions: edits of several modules: what is new learns what the matched modules made of the same inputs.
+        checkpoints: where to continue from and to write to; None writes none.
+        progress: shows how far the training has come.
+
+    Returns:
+        the losses of each step.
+
+    Raises:
+        RewriteError: a site is missing or cannot be compared.
+        TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
     pairs = _Pairs(teacher, student, sites, regions)
     batches = Batches(dataset, scheduler, teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
@@ -147,7 +155,7 @@ class _Pairs:
         _require_apart(teacher, self.parameters)
 
     def losses(self, inputs: dict[str, Tensor], *, backward: bool) -> dict[str, Tensor]:
-        """Run the teacher once; return the loss of each site, and add its gradients if ``backward``."""
+        """The loss of each site, a scalar, from one pass of the teacher; if `backward`, its gradients are added."""
         losses: dict[str, Tensor] = {}
         with ExitStack() as hooks, torch.no_grad():
             for path, (original, operator, loss) in self._sites.items():
@@ -166,7 +174,7 @@ class _Pairs:
 def _hook(
     path: str,
     operator: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     losses: dict[str, Tensor],
     backward: bool,
 ) -> Callable[[nn.Module, Any, Any, Any], None]:
@@ -179,11 +187,11 @@ def _hook(
 def _learn(
     path: str,
     outcome: Callable[[], tuple[Any, Any]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     losses: dict[str, Tensor],
     backward: bool,
 ) -> None:
-    """Add the loss of the new output against the old one to ``losses``, and its gradients if ``backward``."""
+    """Add the loss of the new output against the old one to `losses`, and its gradients if `backward`."""
     with torch.set_grad_enabled(backward):
         new, old = outcome()
         term = _regression(path, new, old, loss)
@@ -193,8 +201,8 @@ def _learn(
     losses[path] = losses[path] + term if path in losses else term
 
 
-def _regression(path: str, output: Any, target: Any, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return the sum of the losses of all tensors in the output, each against its twin in the target."""
+def _regression(path: str, output: Any, target: Any, loss: Loss) -> Tensor:
+    """The sum of the losses of all tensors in the output, each against its twin in the target."""
     outputs, targets = _tensors(output), _tensors(target)
     shapes, wanted = [tuple(t.shape) for t in outputs], [tuple(t.shape) for t in targets]
     if shapes != wanted or not wanted:
@@ -224,7 +232,7 @@ def _submodule(model: nn.Module, path: str, role: str) -> nn.Module:
         ) from error
 
 
-def _loss(path: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _loss(path: str, name: str) -> Loss:
     if name not in LOSSES:
         raise RewriteError(f"site {path}: unknown loss {name!r}, choose one of {', '.join(LOSSES)}")
     return LOSSES[name]
