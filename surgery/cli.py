@@ -60,8 +60,8 @@ def apply(
         Print the result as JSON.
     """
     from surgery.progress import RichProgress
+    from surgery.run.prepare import prepare
     from surgery.run.stages import apply as run_recipe
-    from surgery.run.stages import prepare
     from surgery.run.terminal import stage_table
 
     if dry_run:
@@ -96,7 +96,7 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     as_json
         Print the plan as JSON.
     """
-    from surgery.run.stages import plan_recipe
+    from surgery.run.prepare import plan_recipe
 
     return _show_plan(plan_recipe(_load(recipe, set_)), as_json)
 
@@ -199,7 +199,7 @@ def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed
     seed
         Of the noise that they start from.
     """
-    from surgery.run.stages import sample_run
+    from surgery.run.finished import sample_run
 
     sample_run(run, out, count, seed, _progress())
     print(out)
@@ -216,7 +216,7 @@ def bench(run: Path, *, as_json: Json = False) -> None:
     as_json
         Print the figures as JSON.
     """
-    from surgery.run.stages import bench_run
+    from surgery.run.finished import bench_run
     from surgery.run.terminal import bench_table
 
     figures = bench_run(run)
