@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -49,7 +50,7 @@ class Metric(Config, ABC):
             return
         other = _KNOWN.get(kind, cls)
         # The same class again is a module that was reloaded, or a notebook's cell that ran again.
-        if _origin(other) != _origin(cls):
+        if _is_alive(other) and _origin(other) != _origin(cls):
             raise ConfigError([f"{_origin(cls)}: {_origin(other)} has the kind {kind!r} too; choose another"])
         _KNOWN[kind] = cls
 
@@ -70,6 +71,11 @@ class Metric(Config, ABC):
     @abstractmethod
     def compute(self, context: Context) -> float:
         """The figure of `context.model`."""
+
+
+def _is_alive(metric: type[Metric]) -> bool:
+    """Whether it can still be imported; one of a recipe cannot once that is loaded."""
+    return getattr(sys.modules.get(metric.__module__), metric.__name__, None) is metric
 
 
 def _origin(metric: type[Metric]) -> str:
