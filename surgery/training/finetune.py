@@ -88,33 +88,21 @@ def finetune(
     parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
     batches = Batches(dataset, scheduler, student, stage=STAGE, batch_size=config.batch_size, seed=seed)
     ema = Ema(parameters, config.ema_decay)
-    identity = identity_of(
-        config,
-        dataset,
-        scheduler,
-        parameters,
-        seed=seed,
-        new=sorted(new),
-        buffers=digest(dict(student.named_buffers())),
-        teacher=digest(teacher.state_dict()) if config.target == "teacher" else None,
-    )
-
-    def backward(step: int) -> dict[str, Tensor]:
-        batch = batches.training(step)
-        imitates = config.target == "teacher"
-        loss = imitation_loss(teacher, student, batch.inputs) if imitates else _loss(student, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return {"": loss.detach()}
-
+    taught_by = teacher if config.target == "teacher" else None
+    others = {
+        "new": sorted(new),
+        "buffers": digest(dict(student.named_buffers())),
+        "teacher": None if taught_by is None else digest(taught_by.state_dict()),
+    }
     task = Task(
         stage=STAGE,
         config=config,
         model=student,
         parameters=parameters,
         learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
-        backward=backward,
+        backward=partial(_backward, taught_by, student, batches),
         validate=partial(_validate, student, batches, ema),
-        identity=identity,
+        identity=identity_of(config, dataset, scheduler, parameters, seed=seed, **others),
         ema=ema,
         scales={name: config.inherited_lr for name in parameters if _is_inherited(name, new)},
     )
@@ -122,6 +110,14 @@ def finetune(
         records = train(task, checkpoints, progress or SilentProgress())
     ema.write_to_parameters()
     return records
+
+
+def _backward(teacher: nn.Module | None, student: nn.Module, batches: Batches, step: int) -> dict[str, Tensor]:
+    """Add the gradients of a step, against the teacher if there is one, else against the data; the loss."""
+    batch = batches.training(step)
+    loss = _loss(student, batch) if teacher is None else imitation_loss(teacher, student, batch.inputs)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {"": loss.detach()}
 
 
 def _is_inherited(name: str, new: Collection[str]) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
+from surgery.evaluate.report.words import figure
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
 NAMES = ("teacher", "rewritten", "distilled", "finetuned")
@@ -142,6 +143,43 @@ def test_sections_without_content_are_left_out():
     empty = Report("t", results([]), [], {}, [], [], "", {}, {})
     assert "<section>" not in render_report(empty)
     assert render_report(report()).count("<section>") == 6
+
+
+UNITS = {"": "0.50", "share": "50.0\u00a0%", "count": "0", "ms": "0.50 ms", "bits": "0.50 bits"}
+
+
+@given(st.dictionaries(st.sampled_from(["fid", "kid", "x y"]), st.sampled_from(list(UNITS)), min_size=1))
+def test_any_metric_is_shown_with_its_title_and_unit(units):
+    columns = {name: Column(title=f"the {name}", unit=unit, better="higher") for name, unit in units.items()}
+    values = dict.fromkeys(units, 0.5)
+    stages = [StageMetrics(stage=name, seconds=1.0, params=10, flops=100, **values) for name in NAMES]
+    metrics = Metrics(stages=stages, seed=0, recipe="r", columns=columns)
+    page = render_report(replace(report(), metrics=metrics))
+    for name, unit in units.items():
+        assert f'<span title="higher is better">The {name}</span>' in page
+        assert page.count(f'<td class="n">{UNITS[unit]}</td>') >= len(NAMES)
+    first = next(iter(units))
+    assert f"The finetuned student has a the {first} of {UNITS[units[first]]}, 1.00 times" in page
+    assert page.count("× teacher") == 1
+
+
+def test_a_figure_that_there_is_not_is_shown_as_none():
+    stages = [stage("teacher", None), stage("finetuned", 1.5)]
+    page = render_report(replace(report(), metrics=results(stages)))
+    assert page.count('<td class="n">–</td>') == 3
+    assert verdict(results(stages)).startswith(
+        "The finetuned student has a Frechet distance of 1.50 against the teacher’s –"
+    )
+
+
+def test_without_a_metric_of_quality_the_costs_are_told():
+    costs = {"seconds": 1.0, "flops": 100, "latency_ms": 1.0}
+    stages = [StageMetrics(stage="teacher", params=10, **costs), StageMetrics(stage="finetuned", params=9, **costs)]
+    assert verdict(results(stages)) == "The finetuned student has 10.0\u00a0% fewer parameters and as many FLOPs."
+
+
+def test_small_figures_keep_their_digits():
+    assert (figure(0.000123, ""), figure(0, ""), figure(-0.5, "ms")) == ("0.00012", "0.00", "-0.50 ms")
 
 
 def test_the_page_can_be_written_whatever_the_names():

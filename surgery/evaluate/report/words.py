@@ -91,7 +91,7 @@ def heading(title: str) -> str:
 
 
 def _three(number: float) -> str:
-    """Write three significant digits, zeros too, so that figures in a column align; more if they precede the point."""
+    """Three significant digits, zeros too, so that figures in a column align; more if they precede the point."""
     digits = max(0, 2 - math.floor(math.log10(abs(number))))
     return f"{number:,.{digits}f}"
 
@@ -105,7 +105,9 @@ def _having(stage: StageMetrics, name: str, column: Column) -> str:
 def _times(name: str, stage: StageMetrics, teacher: StageMetrics, figure_of_teacher: str) -> str:
     """The figure of a stage against the teacher's, as the rest of a sentence."""
     value, reference = stage.values.get(name), teacher.values.get(name)
-    if value is None or reference is None or reference <= 0:
+    if reference is None:
+        return ""
+    if value is None or reference <= 0:
         return f" against the teacher’s{figure_of_teacher}"
     times = value / reference
     return f", {times:,.{2 if times < 10 else 0}f} times the teacher’s{figure_of_teacher}"
