@@ -167,9 +167,7 @@ def test_a_figure_that_there_is_not_is_shown_as_none():
     stages = [stage("teacher", None), stage("finetuned", 1.5)]
     page = render_report(replace(report(), metrics=results(stages)))
     assert page.count('<td class="n">–</td>') == 3
-    assert verdict(results(stages)).startswith(
-        "The finetuned student has a Frechet distance of 1.50 against the teacher’s –"
-    )
+    assert verdict(results(stages)).startswith("The finetuned student has a Frechet distance of 1.50, with as many")
 
 
 def test_without_a_metric_of_quality_the_costs_are_told():
