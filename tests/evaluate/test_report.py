@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import ClassVar
@@ -161,6 +162,8 @@ def test_any_metric_is_shown_with_its_title_and_unit(units):
     first = next(iter(units))
     assert f"The finetuned student has a the {first} of {UNITS[units[first]]}, 1.00 times" in page
     assert page.count("× teacher") == 1
+    stages_table = page.partition("</table>")[0]
+    assert stages_table.count("<td") == len(re.findall(r"<th\b", stages_table)) * len(NAMES)
 
 
 def test_a_figure_that_there_is_not_is_shown_as_none():
