@@ -36,7 +36,7 @@ from surgery.recipe import Recipe
 from surgery.rewriting import every
 from surgery.rewriting.commit import commit
 from surgery.rules import replace_attention, replace_mlp
-from surgery.run.stages import Prepared, prepare
+from surgery.run.prepare import Prepared, prepare
 from surgery.training.batches import Batches
 from surgery.training.diffusion import predict
 from surgery.training.distil import STAGE, Distil, Site, distil, sites_of

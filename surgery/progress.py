@@ -31,14 +31,14 @@ class Stage(Protocol):
     """One stage that is under way."""
 
     def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
-        """Report that ``steps`` more steps are done, the last of them with ``loss``."""
+        """Report that `steps` more steps are done, the last of them with `loss`."""
 
 
 class Progress(Protocol):
-    """Shows stages, as in ``with progress.stage("distil", total=9) as stage: stage.advance(loss=0.1)``."""
+    """Shows stages, as in `with progress.stage("distil", total=9) as stage: stage.advance(loss=0.1)`."""
 
     def stage(self, name: str, total: int, done: int = 0) -> AbstractContextManager[Stage]:
-        """Open a stage of ``total`` steps, ``done`` of which were done before (a resumed run)."""
+        """Open a stage of `total` steps, `done` of which were done before, by a run that is resumed."""
 
 
 class SilentProgress:
@@ -51,10 +51,10 @@ class SilentProgress:
 
 
 class RichProgress:
-    """Shows stages on ``stream`` (stderr by default) with loss, steps a second and time left.
+    """Shows stages on a stream, stderr by default, with loss, steps a second and time left.
 
-    A terminal gets a bar; the environment variable NO_COLOR is honoured. A file, a pipe or a terminal that
-    cannot move its cursor gets a plain line now and then and one at the end.
+    A terminal gets a bar; the environment variable NO_COLOR is honoured. A file, a pipe or a terminal that cannot move
+    its cursor gets a plain line every `SECONDS_BETWEEN_LINES` and one at the end.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -62,7 +62,7 @@ class RichProgress:
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Stage]:
-        """Open a stage of ``total`` steps, ``done`` of which were done before."""
+        """Open a stage of `total` steps, `done` of which were done before."""
         stream = self._stream or sys.stderr
         console = Console(file=stream)
         if not stream.isatty() or console.is_dumb_terminal:

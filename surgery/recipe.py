@@ -30,7 +30,7 @@ class Recipe(Config):
         data: `digits`, or a safetensors file with `latents` (N, C, H, W) and conditions named like forward's keywords.
         distil: stage 1, new operators learn the old ones' outputs.
         finetune: stage 2, the whole student is trained end to end.
-        evaluate: how each stage is judged.
+        evaluate: how each stage is judged; None judges none, and measures only what they cost.
         seed: of everything random.
     """
 
@@ -39,7 +39,7 @@ class Recipe(Config):
     data: str = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()
-    evaluate: Evaluate = Evaluate()
+    evaluate: Evaluate | None = Evaluate()
     seed: int = 0
 
 

@@ -1,4 +1,4 @@
-"""Retrain ``digits-dit`` and its feature extractor from the seed, and write all files that are shipped."""
+"""Retrain `digits-dit` and its feature extractor from the seed, and write all files that are shipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from surgery.training.data import DIGITS, load_data
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; ``arguments`` default to the process's own."""
+    """Run the command line; `arguments` default to the process's own."""
     parser = argparse.ArgumentParser(prog="python -m surgery.digits", description=__doc__)
     parser.add_argument("--steps", type=int, default=Training.steps, help="training steps (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/digits-dit"), help="folder (default: %(default)s)")

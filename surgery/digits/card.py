@@ -1,4 +1,4 @@
-"""Measure a trained ``digits-dit`` and write its model card."""
+"""Measure a trained `digits-dit` and write its model card."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from surgery.digits import FOLDER
 from surgery.digits.classifier import accuracy, held_out_split, load_classifier
-from surgery.digits.judge import SAMPLES, STEPS, Judge, evaluate_samples, nearest_distances, size_ratio
+from surgery.digits.judge import Judge, evaluate_samples, nearest_distances, size_ratio
 from surgery.digits.train import Training
+from surgery.evaluate.sampling import PROTOCOL
 from surgery.models import load_pretrained
 from surgery.training.data import DIGITS, load_data
 
@@ -15,7 +16,7 @@ TEMPLATE = FOLDER / "card_template.md"
 
 
 def write_card(folder: Path, training: Training) -> None:
-    """Measure the model and the feature extractor in ``folder``, and write its ``README.md``."""
+    """Measure the model and the feature extractor in `folder`, and write its README.md."""
     pretrained = load_pretrained(str(folder))
     classifier = load_classifier(folder / "features.safetensors")
     judge = Judge(classifier, load_data(DIGITS))
@@ -29,8 +30,8 @@ def write_card(folder: Path, training: Training) -> None:
     text = TEMPLATE.read_text().format(
         **vars(training),
         parameters=sum(p.numel() for p in pretrained.model.parameters()),
-        samples=SAMPLES,
-        ddim_steps=STEPS,
+        samples=PROTOCOL.samples,
+        ddim_steps=PROTOCOL.steps,
         features=judge.features.shape[1],
         classifier=accuracy(classifier, held_out.latents, held_out.conditions["class_labels"]),
         held_out=len(held_out),
@@ -45,7 +46,7 @@ def write_card(folder: Path, training: Training) -> None:
         real_nearest_median=real_nearest.median(),
         near=near,
         copies=(nearest < near).double().mean(),
-        size_ratio=size_ratio(SAMPLES, len(judge.real)),
+        size_ratio=size_ratio(PROTOCOL.samples, len(judge.real)),
     )
     (folder / "README.md").write_text(text)
     print(f"Frechet distance {quality.frechet:.3f}, between halves of the real images {split:.3f}", flush=True)

@@ -39,17 +39,21 @@ class DigitClassifier(nn.Module):
         self.classify = nn.Linear(FEATURES, 10)
 
     def features(self, images: Tensor) -> Tensor:
-        """Map images (B, 1, 8, 8) in [-1, 1] to features (B, F)."""
+        """The features (B, F) of images (B, 1, 8, 8) in [-1, 1]."""
         return F.gelu(self.embed(self.convolutions(images).flatten(1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 1, 8, 8) in [-1, 1] to logits (B, 10)."""
+        """The logits (B, 10) of images (B, 1, 8, 8) in [-1, 1]."""
         logits: Tensor = self.classify(self.features(images))
         return logits
 
 
 def load_classifier(file: Path = FILE) -> DigitClassifier:
-    """Load a classifier, frozen, in eval mode. Raises ArtifactError if the file is missing or altered."""
+    """The classifier in `file`, frozen, in eval mode.
+
+    Raises:
+        ArtifactError: the file is missing or altered.
+    """
     classifier = DigitClassifier()
     try:
         classifier.load_state_dict(load_file(file))
@@ -63,19 +67,19 @@ def load_classifier(file: Path = FILE) -> DigitClassifier:
 
 
 def held_out_split(dataset: LatentDataset) -> tuple[LatentDataset, LatentDataset]:
-    """Return the fixed split of the digits into training and held-out images (360 of 1,797)."""
+    """The fixed split of the digits into training images and `HELD_OUT` held-out ones."""
     order = torch.randperm(len(dataset), generator=seeded("features", "split"))
     return dataset.select(order[HELD_OUT:]), dataset.select(order[:HELD_OUT])
 
 
 def accuracy(classifier: DigitClassifier, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images (N, 1, 8, 8) that the classifier assigns to labels (N,)."""
+    """The share, 0 to 1, of images (N, 1, 8, 8) that the classifier assigns to labels (N,)."""
     with torch.inference_mode():
         return float((classifier(images).argmax(1) == labels).double().mean())
 
 
 def train_classifier(dataset: LatentDataset, *, seed: int = 0, epochs: int = 40) -> DigitClassifier:
-    """Train the classifier on ``dataset`` from ``seed``, with shifts and slight noise."""
+    """A classifier trained on `dataset` from `seed`, with shifts and slight noise; frozen, in eval mode."""
     torch.manual_seed(seed)
     classifier = DigitClassifier()
     steps = epochs * len(dataset) // 64

@@ -1,4 +1,4 @@
-"""Train the denoiser of ``digits-dit`` from a seed."""
+"""Train the denoiser of `digits-dit` from a seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from surgery.training.data import LatentDataset
 from surgery.training.diffusion import denoising_loss, noised_batch, null_label, predict
+from surgery.training.scheduler import Scheduler
 
 ARCHITECTURE: dict[str, Any] = {
     "num_attention_heads": 6,
@@ -25,9 +26,8 @@ ARCHITECTURE: dict[str, Any] = {
     "patch_size": 1,
     "num_embeds_ada_norm": 10,
 }
-# 64 pixels lose their class at a higher signal-to-noise ratio than large images do, so the cosine schedule
-# wastes fewer of the steps on pure noise than the linear one (Nichol & Dhariwal 2021, section 3.2). Pixels
-# lie in [-1, 1].
+# 64 pixels lose their class at a higher signal-to-noise ratio than large images do, so the cosine schedule wastes fewer
+# of the steps on pure noise than the linear one (Nichol & Dhariwal 2021, section 3.2). Pixels lie in [-1, 1].
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
@@ -38,7 +38,19 @@ SCHEDULE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How the denoiser is trained; the defaults made the shipped weights."""
+    """How the denoiser is trained; the defaults made the shipped weights.
+
+    Attributes:
+        steps: updates of the weights.
+        batch_size: samples in a step.
+        lr: the largest learning rate.
+        warmup: steps in which the learning rate rises to `lr`.
+        weight_decay: of AdamW.
+        clip: the largest norm of the gradient of all parameters.
+        ema_decay: the largest decay of the moving average of the weights.
+        label_drop: the share of labels, 0 to 1, that the null class replaces.
+        seed: of everything random.
+    """
 
     steps: int = 4500
     batch_size: int = 64
@@ -52,7 +64,7 @@ class Training:
 
 
 def build_model(seed: int) -> Any:
-    """Return the untrained DiTTransformer2DModel, initialised like DiT: each block starts as the identity.
+    """The untrained DiTTransformer2DModel, initialised like DiT: each block starts as the identity.
 
     Source: Peebles & Xie 2023, section 3.2 (adaLN-Zero), and their released initialisation.
     """
@@ -72,18 +84,18 @@ def build_model(seed: int) -> Any:
         nn.init.normal_(block.norm1.emb.class_embedder.embedding_table.weight, std=0.02)
     for head in (model.proj_out_1, model.proj_out_2):
         nn.init.zeros_(head.weight)
-    # Labels are dropped in the batch: in train() mode each block would drop its own, independently of the
-    # others.
+    # Labels are dropped in the batch: in train() mode each block would drop its own, independently of the others.
     return model.eval()
 
 
-def build_scheduler() -> Any:
-    """Return the DDPMScheduler that holds q(z_t | z)."""
-    return DDPMScheduler(**SCHEDULE)
+def build_scheduler() -> Scheduler:
+    """The DDPMScheduler that holds q(z_t | z)."""
+    scheduler: Scheduler = DDPMScheduler(**SCHEDULE)
+    return scheduler
 
 
 def learning_rate(step: int, training: Training) -> float:
-    """Return the learning rate at ``step``: linear warmup, then a cosine down to zero."""
+    """The learning rate at `step`, counted from 0: linear warm-up, then a cosine down to zero."""
     if step < training.warmup:
         return training.lr * (step + 1) / training.warmup
     done = (step - training.warmup) / max(1, training.steps - training.warmup)
@@ -92,15 +104,19 @@ def learning_rate(step: int, training: Training) -> float:
 
 def train(
     model: Any,
-    scheduler: Any,
+    scheduler: Scheduler,
     dataset: LatentDataset,
     training: Training,
     on_step: Callable[[int, float, Any], None],
 ) -> None:
-    """Train ``model`` in place; at the end it holds the exponential moving average of its weights.
+    """Train the model in place; at the end it holds the exponential moving average of its weights.
 
-    ``on_step(steps done, loss, average)`` is called after each step; ``average`` is the list of averaged
-    parameters.
+    Args:
+        model: from `build_model`.
+        scheduler: from `build_scheduler`.
+        dataset: the digits.
+        training: how long and how fast.
+        on_step: called after each step with the number of steps done, the loss, and the averaged parameters.
     """
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
@@ -124,13 +140,13 @@ def train(
 
 @torch.no_grad()
 def install(model: Any, average: list[torch.Tensor]) -> None:
-    """Write the averaged parameters into ``model``."""
+    """Write the averaged parameters into the model."""
     for parameter, value in zip(model.parameters(), average, strict=True):
         parameter.copy_(value)
 
 
 def printer(every: int, total: int) -> Callable[[int, float, Any], None]:
-    """Return an ``on_step`` that prints the mean loss of every ``every`` steps."""
+    """An `on_step` of `train` that prints the mean loss of every `every` of `total` steps."""
     losses: list[float] = []
     start = time.monotonic()
 

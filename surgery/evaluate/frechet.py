@@ -15,16 +15,22 @@ from surgery.errors import SurgeryError
 
 @dataclass(frozen=True)
 class Gaussian:
-    """``mean``: (F,), ``covariance``: (F, F), both float64."""
+    """A normal distribution of features.
+
+    Attributes:
+        mean: (F,), float64.
+        covariance: (F, F), float64.
+    """
 
     mean: Tensor
     covariance: Tensor
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:
-    """Return the Gaussian of features (N, F), with the unbiased covariance.
+    """The Gaussian of features (N, F), with the unbiased covariance.
 
-    Raises SurgeryError unless N > F (fewer samples leave the covariance singular) and all values are finite.
+    Raises:
+        SurgeryError: N is not larger than F, which leaves the covariance singular, or a value is not finite.
     """
     samples, size = features.shape
     if samples <= size:
@@ -38,10 +44,10 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 
 
 def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
-    """Return |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in squared units of the features.
+    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in squared units of the features.
 
-    (C_a C_b)^(1/2) has the trace of (C_a^(1/2) C_b C_a^(1/2))^(1/2), which is symmetric: two
-    eigen-decompositions of symmetric matrices replace a general matrix square root.
+    (C_a C_b)^(1/2) has the trace of (C_a^(1/2) C_b C_a^(1/2))^(1/2), which is symmetric: two eigen-decompositions of
+    symmetric matrices replace a general matrix square root.
     """
     root_FF = _symmetric_root(a.covariance)
     eigenvalues_F = torch.linalg.eigvalsh(root_FF @ b.covariance @ root_FF)
@@ -50,12 +56,16 @@ def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """Return the Frechet distance between features (N, F) and (M, F); each set needs more than F samples."""
+    """The Frechet distance between features (N, F) and (M, F), in squared units of the features.
+
+    Raises:
+        SurgeryError: see `fit_gaussian`.
+    """
     return gaussian_distance(fit_gaussian(features_a), fit_gaussian(features_b))
 
 
 def _symmetric_root(matrix: Tensor) -> Tensor:
-    """Return the square root of a symmetric positive semi-definite matrix (F, F)."""
+    """The square root of a symmetric positive semi-definite matrix (F, F)."""
     eigenvalues_F, vectors_FF = torch.linalg.eigh(matrix)
     root_FF: Tensor = (vectors_FF * eigenvalues_F.clamp(min=0).sqrt()) @ vectors_FF.T
     return root_FF

@@ -49,7 +49,7 @@ class _Axis:
 
 
 def line_chart(curves: Sequence[Curve], x_title: str, label: str) -> str:
-    """Draw `curves` over common axes; the vertical one is logarithmic where the values span more than a factor of 8.
+    """`curves` over common axes; the vertical one is logarithmic where the values span more than a factor of 8.
 
     Args:
         curves: with finite points only (see `finite`); later ones are drawn over earlier ones.
@@ -92,7 +92,7 @@ def smooth(points: Sequence[Point]) -> list[Point]:
 
 
 def shades(count: int, first: str, last: str) -> list[str]:
-    """Return `count` colours from `first` to `last`, both as #rrggbb."""
+    """`count` colours from `first` to `last`, both as #rrggbb."""
     ends = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (first, last)]
     mixed = []
     for n in range(count):

@@ -15,37 +15,46 @@ from PIL import Image
 from torch import Tensor, nn
 
 from surgery.errors import SurgeryError
+from surgery.evaluate.sampling import PROTOCOL
 from surgery.training.data import seeded
 from surgery.training.diffusion import null_label, predict, without_sigma
-
-BATCH_SIZE = 250
+from surgery.training.scheduler import Scheduler
 
 
 def balanced_labels(samples: int, classes: int = 10) -> Tensor:
-    """Return labels (N,) int64 that run through the classes again and again: 0, ..., classes - 1, 0, ..."""
+    """Labels (N,), int64, that run through the classes again and again: 0, ..., classes - 1, 0, ..."""
     return torch.arange(samples) % classes
 
 
 @torch.inference_mode()
 def sample(
     model: nn.Module,
-    scheduler: Any,
+    scheduler: Scheduler,
     labels: Tensor,
     *,
     seed: int = 0,
-    steps: int = 25,
-    guidance: float = 1.0,
-    batch_size: int = BATCH_SIZE,
+    steps: int = PROTOCOL.steps,
+    guidance: float = PROTOCOL.guidance,
+    batch_size: int = PROTOCOL.batch_size,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return samples (N, C, H, W), float32 on the CPU, of the classes ``labels`` (N,).
+    """Samples (N, C, H, W), float32 on the CPU, by deterministic DDIM (Song et al. 2021, eta = 0).
 
-    Deterministic DDIM (Song et al. 2021, eta = 0) with ``steps`` evenly spaced timesteps from the top of
-    the schedule downwards, built from the config of ``scheduler``. Sample i starts from noise that depends
-    on ``seed`` and i alone, so that different models can be compared on the same noise. ``guidance`` other
-    than 1 adds a pass with the null class for classifier-free guidance. A scheduler with ``clip_sample``
-    gives samples within its clip range. ``advance`` is called after each batch with its number of samples.
-    Raises SurgeryError if guidance is asked of a model without a null class.
+    Sample i starts from noise that depends on `seed` and i alone, so that different models can be compared on the same
+    noise. A scheduler with `clip_sample` gives samples within its clip range.
+
+    Args:
+        model: the denoiser.
+        scheduler: whose config the sampler is built from.
+        labels: (N,), the classes.
+        seed: of the noise.
+        steps: evenly spaced timesteps from the top of the schedule downwards.
+        guidance: other than 1 adds a pass with the null class for classifier-free guidance (Ho & Salimans 2022).
+        batch_size: samples at a time.
+        advance: is called after each batch with its number of samples.
+
+    Raises:
+        SurgeryError: guidance is asked of a model without a null class.
     """
     if guidance != 1.0 and null_label(model) is None:
         raise SurgeryError(f"{type(model).__name__} has no null class: set guidance to 1.0")
@@ -62,7 +71,7 @@ def sample(
 
 
 def initial_noise(model: Any, samples: int, seed: int) -> Tensor:
-    """Return the noise (N, C, H, W), float32 on the CPU, from which ``sample`` starts."""
+    """The noise (N, C, H, W), float32 on the CPU, from which `sample` starts."""
     size = model.config.sample_size
     shape = (model.config.in_channels, size, size)
     return torch.stack([torch.randn(shape, generator=seeded(seed, "sample", i)) for i in range(samples)])
@@ -80,7 +89,7 @@ def _denoise(model: nn.Module, ddim: Any, noise_BCHW: Tensor, labels_B: Tensor, 
 
 
 def _guided(model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B: Tensor, guidance: float) -> Tensor:
-    """Return the prediction (B, C, H, W) without sigma: null + guidance * (conditional - null)."""
+    """The prediction (B, C, H, W) without sigma: null + guidance * (conditional - null)."""
     null = null_label(model)
     if guidance == 1.0 or null is None:
         return _predict(model, latents_BCHW, timestep, labels_B)
@@ -98,10 +107,10 @@ def _predict(model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B:
 
 
 def sample_grid(samples: Tensor, *, columns: int = 10, scale: int = 5, margin: int = 4) -> Image.Image:
-    """Return one picture of samples (N, C, H, W) in [-1, 1], row by row, enlarged ``scale`` times.
+    """One picture of samples (N, C, H, W) in [-1, 1], row by row, enlarged `scale` times.
 
-    Margins, in pixels of the picture, are white. One channel is drawn in grey, three as colours; of latents
-    with more channels the first is drawn in grey.
+    Margins, in pixels of the picture, are white. One channel is drawn in grey, three as colours; of latents with more
+    channels the first is drawn in grey.
     """
     shown = samples if samples.shape[1] == 3 else samples[:, :1]
     tiles = ((shown.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -117,7 +126,7 @@ def sample_grid(samples: Tensor, *, columns: int = 10, scale: int = 5, margin: i
 
 
 def grid_png(samples: Tensor) -> bytes:
-    """Return ``sample_grid`` as the content of a PNG file."""
+    """What `sample_grid` draws, as the content of a PNG file."""
     buffer = io.BytesIO()
     sample_grid(samples).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

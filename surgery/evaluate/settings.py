@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import field_validator
 
-from surgery.config import Config
+from surgery.evaluate.metrics import AnyMetric
+from surgery.evaluate.results import OWN
+from surgery.evaluate.sampling import Sampling
 
 
-class Evaluate(Config):
-    """How samples are drawn for the Frechet distance and the grids.
+class Evaluate(Sampling):
+    """How each stage is judged; see `Sampling`. Parameters, FLOPs and latency are measured whatever the metrics.
 
     Attributes:
-        samples: number of samples, with balanced labels.
-        steps: DDIM steps.
-        guidance: scale of classifier-free guidance; 1 is none.
-        batch_size: samples at a time.
+        metrics: what is measured; the first is the one that the report speaks of. None takes what fits the data: of the
+            digits the Frechet distance and the class accuracy, else the held-out loss and the distance to the teacher.
     """
 
-    samples: PositiveInt = 1000
-    steps: PositiveInt = 25
-    guidance: float = Field(default=1.0, ge=0)
-    batch_size: PositiveInt = 250
+    metrics: tuple[AnyMetric, ...] | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _have_names_of_their_own(cls, metrics: tuple[AnyMetric, ...] | None) -> tuple[AnyMetric, ...] | None:
+        """Each is a key in `metrics.json`."""
+        names = list(OWN)
+        for metric in metrics or ():
+            if metric.name in names:
+                raise ValueError(f"the name {metric.name!r} must stand once; leave one out, or give it another name")
+            names.append(metric.name)
+        return metrics

@@ -15,6 +15,7 @@ from surgery.artifact import is_artifact, load
 from surgery.digits import FOLDER as DIGITS_DIT
 from surgery.errors import ArtifactError, RecipeError
 from surgery.models.presets import preset
+from surgery.training.scheduler import Scheduler
 
 BUILT_IN = {"digits-dit": DIGITS_DIT}
 
@@ -22,7 +23,10 @@ BUILT_IN = {"digits-dit": DIGITS_DIT}
 def load_skeleton(name: str) -> nn.Module:
     """The model `name` for planning: without weights, on the meta device, if its config comes with surgery.
 
-    Any other model is loaded as by `load_pretrained`. Raises the same errors.
+    Any other model is loaded as by `load_pretrained`.
+
+    Raises:
+        RecipeError, ArtifactError: see `load_pretrained`.
     """
     config = preset(name)
     if config is None:
@@ -37,14 +41,18 @@ def load_skeleton(name: str) -> nn.Module:
 class Pretrained:
     """A diffusion transformer in eval mode, and the scheduler that holds its q(z_t | z)."""
 
-    def __init__(self, name: str, model: Any, scheduler: Any = None) -> None:
+    def __init__(self, name: str, model: Any, scheduler: Scheduler | None = None) -> None:
         self.name = name
         self.model: nn.Module = model
         self._scheduler = scheduler
 
     @property
-    def scheduler(self) -> Any:
-        """The diffusers DDPMScheduler. Raises ArtifactError if none was saved with the model."""
+    def scheduler(self) -> Scheduler:
+        """The diffusers DDPMScheduler.
+
+        Raises:
+            ArtifactError: none was saved with the model.
+        """
         if self._scheduler is None:
             raise ArtifactError(
                 f"model {self.name!r} has no scheduler_config.json: save its scheduler into the same folder"
@@ -53,12 +61,17 @@ class Pretrained:
 
 
 def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
-    """Load a pretrained diffusers transformer and its scheduler.
+    """A pretrained diffusers transformer and its scheduler.
 
-    ``name`` is a built-in name (``digits-dit``), a folder written by ``surgery.save``, a folder written by
-    diffusers' ``save_pretrained`` (of the model, or of a pipeline with ``transformer/`` and ``scheduler/``),
-    or the id of such a model or pipeline on the hub, which is downloaded. Raises RecipeError if there is no
-    such model, ArtifactError if there is one but it cannot be used.
+    Args:
+        name: a built-in name (`digits-dit`), a folder written by `surgery.save`, a folder written by diffusers'
+            `save_pretrained` (of the model, or of a pipeline with `transformer/` and `scheduler/`), or the id of such a
+            model or pipeline on the hub, which is downloaded.
+        device: where the model goes.
+
+    Raises:
+        RecipeError: there is no such model.
+        ArtifactError: there is one, but it cannot be used.
     """
     path = BUILT_IN.get(name, Path(name))
     if is_artifact(path):
@@ -101,7 +114,7 @@ def _from_hub(name: str) -> Pretrained:
 
 
 def _load(name: str, source: str, subfolder: str | None, *, local: bool) -> Pretrained:
-    """Load from ``source``, a folder (``local``) or a hub id; a model outside a pipeline lies in its root."""
+    """Load from `source`, a folder if `local`, else a hub id; a model outside of a pipeline lies in its root."""
     model_class = _transformer_class(name, source, subfolder, local)
     try:
         model, report = model_class.from_pretrained(
@@ -146,8 +159,8 @@ def _read_config(source: str, subfolder: str | None, local: bool) -> dict[str, A
     return config
 
 
-def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) -> Any:
-    """Return a DDPMScheduler with the config of the saved scheduler, of any class; None if none was saved."""
+def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) -> Scheduler | None:
+    """A DDPMScheduler with the config of the saved scheduler, of any class; None if none was saved."""
     from diffusers import DDPMScheduler
 
     folder = None if subfolder is None else "scheduler"
@@ -160,7 +173,8 @@ def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) 
         raise ArtifactError(
             f"model {name!r} is trained by flow matching ({class_name}), which surgery does not know yet"
         )
-    return DDPMScheduler.from_config(config)
+    scheduler: Scheduler = DDPMScheduler.from_config(config)
+    return scheduler
 
 
 def _first_line(error: Exception) -> str:

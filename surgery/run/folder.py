@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import ArtifactError, RecipeError
-from surgery.evaluate.metrics import Metrics, StageMetrics
+from surgery.evaluate.results import Metrics, StageMetrics
 from surgery.files import write_atomically
 from surgery.training.checkpoint import CheckpointStore
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from surgery.evaluate.metrics import Metrics
 from surgery.evaluate.report import Report, render_report
+from surgery.evaluate.results import Metrics
 from surgery.rewriting import Plan
 from surgery.run.folder import RECIPE, RunFolder
 from surgery.run.terminal import operator_words

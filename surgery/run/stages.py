@@ -1,4 +1,4 @@
-"""The stages of a run: load, trace, plan, rewrite, initialise, distil, finetune, evaluate, save."""
+"""The stages of a run: prepare (load, trace, plan), rewrite and initialise, distil, finetune, evaluate, save."""
 
 from __future__ import annotations
 
@@ -7,31 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 import surgery.artifact
-from surgery.digits.judge import Judge, Quality, judge_for
-from surgery.evaluate.latency import latency_ms
-from surgery.evaluate.metrics import Metrics, StageMetrics, StageName
-from surgery.evaluate.sample import balanced_labels, grid_png, sample
-from surgery.files import write_atomically
-from surgery.graph import ModelGraph
+from surgery.evaluate.results import Metrics, StageName
+from surgery.evaluate.sample import grid_png
 from surgery.graph.show.draw import draw_blocks
-from surgery.models import Pretrained, load_pretrained, load_skeleton
-from surgery.models.inputs import example_inputs
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
-from surgery.rewriting import Plan, plan
-from surgery.rewriting.commit import commit, require_no_conflicts
-from surgery.rewriting.planning import Recordings, prove
-from surgery.run.folder import RECIPE, RunFolder
+from surgery.rewriting.commit import commit
+from surgery.run.folder import RunFolder
+from surgery.run.measure import Measuring
+from surgery.run.prepare import Prepared, prepare
 from surgery.run.report import report_of
-from surgery.tracing import trace
-from surgery.training.data import LatentDataset, load_data
-from surgery.training.diffusion import noised_batch
 from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune
 from surgery.training.record import LossRecord
@@ -42,48 +31,17 @@ SHOWN = 100
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, what was measured, and the student."""
+    """A finished run.
+
+    Attributes:
+        folder: where everything is.
+        metrics: what was measured.
+        student: the model after all stages.
+    """
 
     folder: Path
     metrics: Metrics
     student: nn.Module
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that a run needs, and all that can be wrong with a recipe found out, before anything is written."""
-
-    recipe: Recipe
-    teacher: Pretrained
-    data: LatentDataset
-    graph: ModelGraph
-    plan: Plan
-    recordings: Recordings
-
-
-def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
-    """Load the model and the data of `recipe`, trace the model and plan the rules.
-
-    Raises:
-        SurgeryError: of the kind that fits; nothing has been written then.
-    """
-    teacher = load_pretrained(recipe.model, device)
-    data = load_data(recipe.data)
-    inputs = noised_batch(data, teacher.scheduler, 0, 1, recipe.seed, device=device).inputs
-    graph = trace(teacher.model, inputs)
-    planned, recordings = prove(graph, recipe.rules)
-    require_no_conflicts(planned)
-    return Prepared(recipe, teacher, data, graph, planned, recordings)
-
-
-def plan_recipe(recipe: Recipe) -> Plan:
-    """What the rules of `recipe` do to its model, at the model's own sizes. See `load_skeleton` on weights.
-
-    Raises:
-        SurgeryError: of the kind that fits.
-    """
-    model = load_skeleton(recipe.model)
-    return plan(model, recipe.rules, example_inputs(model))
 
 
 def apply(
@@ -105,23 +63,26 @@ def apply(
         progress: shows how far the run has come; silent by default.
         name: what to call the recipe in metrics.json; by default its path.
 
+    Returns:
+        the run, once all of it is written.
+
     Raises:
         SurgeryError: of the kind that fits. What was written up to then is whole, and can be resumed.
     """
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    prepared, judge = prepare(recipe, device), judge_for(recipe.data)
+    prepared = prepare(recipe, device)
     folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume)
-    return _Runner(prepared, judge, folder, name, progress or SilentProgress()).run()
+    return _Runner(prepared, folder, name, progress or SilentProgress()).run()
 
 
 class _Runner:
-    def __init__(self, prepared: Prepared, judge: Judge, folder: RunFolder, name: str, progress: Progress) -> None:
+    def __init__(self, prepared: Prepared, folder: RunFolder, name: str, progress: Progress) -> None:
         self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
         self._graph, self._plan, self._recordings = prepared.graph, prepared.plan, prepared.recordings
         self._folder, self._name, self._progress = folder, name, progress
+        self._measuring = Measuring(prepared, progress)
         self._stages = folder.stages()
-        self._judge = judge
 
     def run(self) -> Run:
         """Go through the stages; what an earlier process has finished is read back instead."""
@@ -132,103 +93,71 @@ class _Runner:
         with _clock() as seconds:
             student = commit(self._graph, self._plan.edits, self._recipe.seed, self._recordings)
         self._measure("rewritten", student, seconds())
-        losses = self._train(student)
+        losses = [*self._distil(student), *self._finetune(student)]
         self._folder.write_json("losses.json", [asdict(record) for record in losses])
         surgery.artifact.save(student, self._folder.model)
         self._teacher.scheduler.save_pretrained(self._folder.model)
         self._folder.write("report.html", report_of(self._folder).encode())
         return Run(self._folder.path, self._metrics, student)
 
-    def _train(self, student: nn.Module) -> list[LossRecord]:
-        """Both stages of training; the student is changed in place."""
-        common: dict[str, Any] = {
-            "seed": self._recipe.seed,
-            "checkpoints": self._folder.checkpoints,
-            "progress": self._progress,
-        }
-        models = self._teacher.model, student
-        data = self._data, self._teacher.scheduler
-        sites = sites_of(self._plan.edits, *models)
-        losses: list[LossRecord] = []
-        if sites:
-            with _clock() as seconds:
-                losses += distil(*models, sites, *data, self._recipe.distil, **common)
-            self._measure("distilled", student, seconds())
+    def _distil(self, student: nn.Module) -> list[LossRecord]:
+        """Stage 1, which changes the student in place; nothing if no edit has weights to learn."""
+        sites = sites_of(self._plan.edits, self._teacher.model, student)
+        if not sites:
+            return []
+        with _clock() as seconds:
+            losses = distil(
+                self._teacher.model,
+                student,
+                sites,
+                self._data,
+                self._teacher.scheduler,
+                self._recipe.distil,
+                seed=self._recipe.seed,
+                checkpoints=self._folder.checkpoints,
+                progress=self._progress,
+            )
+        self._measure("distilled", student, seconds())
+        return losses
+
+    def _finetune(self, student: nn.Module) -> list[LossRecord]:
+        """Stage 2, which changes the student in place."""
         new = [path for edit in self._plan.edits for path in edit.new]
         with _clock() as seconds:
-            losses += finetune(*models, new, *data, self._recipe.finetune, **common)
+            losses = finetune(
+                self._teacher.model,
+                student,
+                new,
+                self._data,
+                self._teacher.scheduler,
+                self._recipe.finetune,
+                seed=self._recipe.seed,
+                checkpoints=self._folder.checkpoints,
+                progress=self._progress,
+            )
         self._measure("finetuned", student, seconds())
         return losses
 
     def _measure(self, stage: StageName, model: nn.Module, seconds: float) -> None:
-        """Sample from `model` and measure it, unless an earlier process has."""
-        if stage in self._stages and self._folder.sample(stage).exists():
+        """Measure a model and draw its samples, unless an earlier process has; a recipe may ask for no samples."""
+        grid = self._folder.sample(stage)
+        draws = self._recipe.evaluate is not None
+        if stage in self._stages and (grid.exists() or not draws):
             return
-        quality = self._quality(stage, model)
-        inputs = noised_batch(
-            self._data, self._teacher.scheduler, 0, 1, self._recipe.seed, device=_device(model)
-        ).inputs
-        self._stages[stage] = StageMetrics(
-            stage=stage,
-            frechet=quality.frechet,
-            accuracy=quality.class_accuracy,
-            params=sum(p.numel() for p in model.parameters()),
-            flops=trace(model, inputs).flops,
-            latency_ms=latency_ms(model, inputs),
-            seconds=seconds,
-        )
+        context = self._measuring.context(stage, model)
+        if draws:
+            self._folder.write(f"samples/{stage}.png", grid_png(context.samples[:SHOWN]))
+        self._stages[stage] = self._measuring.measure(stage, context, seconds)
         self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))
-
-    def _quality(self, stage: str, model: nn.Module) -> Quality:
-        settings = self._recipe.evaluate
-        labels = balanced_labels(settings.samples)
-        with self._progress.stage(f"evaluate {stage}", total=settings.samples) as bar:
-            images = sample(
-                model,
-                self._teacher.scheduler,
-                labels,
-                seed=self._recipe.seed,
-                steps=settings.steps,
-                guidance=settings.guidance,
-                batch_size=settings.batch_size,
-                advance=bar.advance,
-            )
-        self._folder.write(f"samples/{stage}.png", grid_png(images[:SHOWN]))
-        return self._judge.judge(images, labels)
 
     @property
     def _metrics(self) -> Metrics:
-        return Metrics(stages=tuple(self._stages.values()), seed=self._recipe.seed, recipe=self._name)
-
-
-def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) -> None:
-    """Write a grid of `count` samples of the student in the run folder `run` to the PNG file `out`."""
-    recipe = _recipe_of(run)
-    student = surgery.artifact.load(RunFolder(run).model)
-    scheduler = load_pretrained(recipe["model"]).scheduler
-    settings = recipe["evaluate"]
-    labels = balanced_labels(count)
-    with progress.stage("sample", total=count) as bar:
-        images = sample(
-            student, scheduler, labels, seed=seed, steps=settings["steps"], guidance=settings["guidance"],
-            advance=bar.advance,
-        )  # fmt: skip
-    write_atomically(out, grid_png(images))
-
-
-def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dict[str, float]]:
-    """Latency of teacher and student of the run folder `run` by batch size, in milliseconds, in one process."""
-    teacher = load_pretrained(_recipe_of(run)["model"]).model
-    models = {"teacher_ms": teacher, "student_ms": surgery.artifact.load(RunFolder(run).model)}
-    return {
-        str(batch): {name: latency_ms(model, example_inputs(model, batch)) for name, model in models.items()}
-        for batch in batches
-    }
-
-
-def _recipe_of(run: Path) -> dict[str, Any]:
-    recipe: dict[str, Any] = RunFolder(run).read_json(RECIPE)
-    return recipe
+        return Metrics(
+            stages=tuple(self._stages.values()),
+            seed=self._recipe.seed,
+            recipe=self._name,
+            columns=self._measuring.columns,
+        )
 
 
 @contextmanager
@@ -238,7 +167,3 @@ def _clock() -> Iterator[Callable[[], float]]:
     end: list[float] = []
     yield lambda: (end[0] if end else time.perf_counter()) - start
     end.append(time.perf_counter())
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from surgery.evaluate.metrics import Metrics
 from surgery.evaluate.report import count
+from surgery.evaluate.report.words import NOTHING, columns_of, figure, headline, ratio
+from surgery.evaluate.results import Metrics
 from surgery.graph import ModelGraph
 from surgery.graph.show.diff import Difference
 from surgery.graph.show.tree import Entry, module_tree
@@ -20,20 +21,18 @@ from surgery.rewriting import Change, Edit, Plan, Skipped
 
 
 def stage_table(metrics: Metrics) -> Table:
-    """The stages of a run, with the Frechet distance also as a ratio to the teacher's."""
-    table = _table("stage", "Frechet", "x teacher", "accuracy", "params", "FLOPs", "latency", "time")
-    teacher = metrics.stages[0]
+    """The metrics of each stage, the first one also as a ratio to the teacher's."""
+    columns, first = columns_of(metrics), headline(metrics)
+    heads = [[column.title, *(["x teacher"] if name == first else [])] for name, column in columns.items()]
+    table = _table("stage", *(head for group in heads for head in group), "time")
+    teacher = metrics.stages[0].values
     for stage in metrics.stages:
-        table.add_row(
-            stage.stage,
-            f"{stage.frechet:.2f}",
-            f"{stage.frechet / teacher.frechet:.2f}",
-            f"{stage.accuracy:.1%}",
-            count(stage.params),
-            count(stage.flops),
-            f"{stage.latency_ms:.1f} ms",
-            f"{stage.seconds:.0f} s",
-        )
+        cells = []
+        for name, value in stage.values.items():
+            cells.append(figure(value, columns[name].unit))
+            if name == first:
+                cells.append(ratio(value, teacher[name]) or NOTHING)
+        table.add_row(stage.stage, *cells, f"{stage.seconds:.0f} s")
     return table
 
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from surgery.recording.parameters import first_floating
 from surgery.training.data import LatentDataset, seeded
 from surgery.training.diffusion import NoisedBatch, noised_batch, null_label
+from surgery.training.scheduler import Scheduler
 
 HELD_OUT_SHARE = 20
 """At most one sample in so many is held out."""
 
 
 class Batches:
-    """Noised batches for ``model``, on its device, in its dtype; each depends on (seed, stage, step) alone.
+    """Noised batches for a model, on its device, in its dtype; each depends on (seed, stage, step) alone.
 
-    Targets are float32 at least, so that a loss can be taken without losing precision.
-    A seeded choice of at most ``batch_size`` samples, one in twenty at most, is never trained on.
+    Targets are float32 at least, so that a loss can be taken without losing precision. A seeded choice of at most
+    `batch_size` samples, one in `HELD_OUT_SHARE` at most, is never trained on; a smaller choice is part of a larger one.
     """
 
     def __init__(
         self,
         dataset: LatentDataset,
-        scheduler: Any,
+        scheduler: Scheduler,
         model: nn.Module,
         *,
         stage: str,
@@ -43,14 +42,14 @@ class Batches:
         self._device, self._dtype = first.device, first.dtype
 
     def training(self, step: int) -> NoisedBatch:
-        """Return the batch of ``step`` (from 0)."""
+        """The batch of a step, counted from 0."""
         return self._noised(self._training, step, self._batch_size, self._stage)
 
-    def held_out(self) -> NoisedBatch | None:
-        """Return the held-out samples, always with the same noise; None in a data set of under 20 samples."""
+    def held_out(self, draw: int = 0) -> NoisedBatch | None:
+        """The held-out samples, with noise that depends on `draw` alone; None in a data set of under 20 samples."""
         if self._held is None:
             return None
-        return self._noised(self._held, 0, len(self._held), f"{self._stage} held out")
+        return self._noised(self._held, draw, len(self._held), f"{self._stage} held out")
 
     def _noised(self, dataset: LatentDataset, step: int, size: int, stage: str) -> NoisedBatch:
         batch = noised_batch(

@@ -1,8 +1,7 @@
 """Checkpoints that survive a crash at any moment.
 
-A checkpoint is one safetensors file for each stage, its JSON in the file's metadata. It is written beside
-its place, forced to the disk and then renamed over the old one, so at any moment the folder holds either
-the old or the new one.
+A checkpoint is one safetensors file for each stage, its JSON in the file's metadata. It is written beside its place,
+forced to the disk and then renamed over the old one, so at any moment the folder holds either the old or the new one.
 """
 
 from __future__ import annotations
@@ -32,10 +31,14 @@ Identity = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that changes while a stage trains. Tensors are keyed by parameter name.
+    """All that changes while a stage trains.
 
-    ``step`` steps are done. ``optimizer`` has keys such as "blocks.0.weight/exp_avg". ``ema`` is empty in a
-    stage that keeps no average.
+    Attributes:
+        step: how many steps are done.
+        parameters: by name.
+        optimizer: its moments, by keys such as "blocks.0.weight/exp_avg".
+        ema: the averages by name; empty in a stage that keeps none.
+        records: the losses of all steps done.
     """
 
     step: int
@@ -46,19 +49,20 @@ class TrainState:
 
 
 class CheckpointStore:
-    """The checkpoints of a run: the last one of each stage, in ``folder`` (made with the first)."""
+    """The checkpoints of a run: the last one of each stage, in a folder that is made with the first."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def path(self, stage: str) -> Path:
-        """Return where the checkpoint of ``stage`` lies."""
+        """Where the checkpoint of `stage` lies."""
         return self.folder / f"{stage}.safetensors"
 
     def save(self, stage: str, state: TrainState, identity: Identity) -> None:
-        """Replace the checkpoint of ``stage``.
+        """Replace the checkpoint of `stage`.
 
-        Raises TrainingError if it cannot be written; the old one is then kept.
+        Raises:
+            TrainingError: it cannot be written; the old one is then kept.
         """
         tensors = _pack(state)
         sites = list(state.records[-1].sites) if state.records else []
@@ -67,9 +71,10 @@ class CheckpointStore:
         _write(self.path(stage), tensors, metadata)
 
     def load(self, stage: str, identity: Identity) -> TrainState | None:
-        """Return the last state of ``stage``, None if there is none; what a killed save left is removed.
+        """The last state of `stage`, None if there is none; what a killed save left is removed.
 
-        Raises ArtifactError if the checkpoint is truncated or altered, or has another identity.
+        Raises:
+            ArtifactError: the checkpoint is truncated or altered, or has another identity.
         """
         path = self.path(stage)
         shutil.rmtree(_partial(path), ignore_errors=True)  # a finished stage saves no more, which would remove it
@@ -82,7 +87,7 @@ class CheckpointStore:
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Return the SHA-256 of ``text`` and of the names, dtypes, shapes and bytes of ``tensors``, by name."""
+    """The SHA-256, in hex, of `text` and of the names, dtypes, shapes and bytes of `tensors`, sorted by name."""
     sha = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -99,7 +104,7 @@ def _pack(state: TrainState) -> dict[str, Tensor]:
 
 
 def _owned(tensor: Tensor) -> Tensor:
-    """Return the tensor on the CPU with a storage of its own: safetensors refuses views that share one."""
+    """The tensor on the CPU with a storage of its own: safetensors refuses views that share one."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 

@@ -23,8 +23,12 @@ DIGITS = "digits"
 class LatentDataset:
     """Latents with their conditions.
 
-    ``latents``: (N, C, H, W), float32. ``conditions``: name of a keyword of the model's forward
-    (for example ``class_labels``) -> tensor (N, ...).
+    Attributes:
+        latents: (N, C, H, W), float32.
+        conditions: a tensor (N, ...) by the keyword of the model's forward that takes it, such as `class_labels`.
+
+    Raises:
+        RecipeError: a shape is another one.
     """
 
     latents: Tensor
@@ -45,15 +49,19 @@ class LatentDataset:
         return len(self.latents)
 
     def select(self, indices: Tensor) -> LatentDataset:
-        """Return the samples at ``indices`` (B,), in that order."""
+        """The samples at `indices` (B,), in that order."""
         return LatentDataset(self.latents[indices], {k: v[indices] for k, v in self.conditions.items()})
 
 
 def load_data(source: str | Path) -> LatentDataset:
-    """Load a data set: ``"digits"``, or the path of a .safetensors file with ``latents`` and conditions.
+    """The data set called `source`.
 
-    In a file every tensor other than ``latents`` is a condition, named like a keyword of the model's forward.
-    Raises RecipeError if there is no such data set, or if the file does not hold one.
+    Args:
+        source: "digits", or the path of a .safetensors file with `latents`; every other tensor in it is a condition,
+            named like a keyword of the model's forward.
+
+    Raises:
+        RecipeError: there is no such data set, or the file does not hold one.
     """
     if str(source) == DIGITS:
         return _digits()
@@ -87,16 +95,16 @@ def _digits() -> LatentDataset:
 
 
 def seeded(*keys: int | str) -> torch.Generator:
-    """Return a CPU generator whose stream depends on ``keys`` alone, for example (seed, stage, step)."""
+    """A generator on the CPU whose stream depends on `keys` alone, for example (seed, stage, step)."""
     digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def batch_indices(size: int, batch_size: int, step: int, seed: int) -> Tensor:
-    """Return the indices (B,) of the batch at ``step``, from seeded permutations of ``range(size)``.
+    """The indices (B,) of the batch at `step`, from seeded permutations of `range(size)`.
 
-    The function keeps no state: batch ``step`` is cut out of the endless row of permutations, one for
-    each epoch, so a resumed training visits the samples in the same order. A batch may span epochs.
+    No state is kept: the batch is cut out of the endless row of permutations, one for each epoch, so a resumed training
+    visits the samples in the same order. A batch may span epochs.
     """
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // size, (stop - 1) // size

@@ -6,7 +6,7 @@ Shapes: B batch size, C channels, H x W latent size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from surgery.errors import TrainingError
 from surgery.training.data import LatentDataset, batch_indices, seeded
+from surgery.training.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
 class NoisedBatch:
     """Keywords of the model's forward for z_t, and what the model should predict.
 
-    ``inputs``: hidden_states (B, C, H, W), timestep (B,) int64, and the conditions (B, ...).
-    ``target``: (B, C, H, W).
+    Attributes:
+        inputs: hidden_states (B, C, H, W), timestep (B,) int64, and the conditions (B, ...).
+        target: (B, C, H, W).
     """
 
     inputs: dict[str, Tensor]
@@ -30,7 +32,7 @@ class NoisedBatch:
 
 def noised_batch(
     dataset: LatentDataset,
-    scheduler: Any,
+    scheduler: Scheduler,
     step: int,
     batch_size: int,
     seed: int,
@@ -40,11 +42,24 @@ def noised_batch(
     label_drop: float = 0.1,
     device: torch.device | str = "cpu",
 ) -> NoisedBatch:
-    """Return batch ``step``: z_t for t uniform over the scheduler's training steps, and its target.
+    """z_t for t uniform over the scheduler's training steps, and its target.
 
-    ``scheduler`` is a diffusers scheduler such as DDPMScheduler. All randomness comes from (seed, stage,
-    step), so a batch can be made again at any time. With ``null_label`` each class label is replaced by it
-    with probability ``label_drop``, which keeps classifier-free guidance working (Ho & Salimans 2022).
+    All randomness comes from (seed, stage, step), so a batch can be made again at any time.
+
+    Args:
+        dataset: what z is taken from.
+        scheduler: holds q(z_t | z) and says what is predicted.
+        step: number of the batch, from 0.
+        batch_size: B.
+        seed: of the choice of samples, of noise and timesteps.
+        stage: another name gives other noise and timesteps.
+        null_label: if given, replaces each class label with probability `label_drop`, which keeps classifier-free
+            guidance working (Ho & Salimans 2022).
+        label_drop: 0 to 1.
+        device: where the batch goes.
+
+    Raises:
+        TrainingError: the scheduler predicts something that training does not know.
     """
     batch = dataset.select(batch_indices(len(dataset), batch_size, step, seed))
     generator = seeded(seed, stage, step)
@@ -60,30 +75,34 @@ def noised_batch(
     return NoisedBatch({name: value.to(device) for name, value in inputs.items()}, target_BCHW.to(device))
 
 
-def _target(scheduler: Any, latents_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
+def _target(scheduler: Scheduler, latents_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise_BCHW
     if kind == "sample":
         return latents_BCHW
     if kind == "v_prediction":
-        return cast(Tensor, scheduler.get_velocity(latents_BCHW, noise_BCHW, timestep_B))
+        return scheduler.get_velocity(latents_BCHW, noise_BCHW, timestep_B)
     raise TrainingError(f"the scheduler has prediction_type {kind!r}: training knows epsilon, sample and v_prediction")
 
 
 def null_label(model: nn.Module) -> int | None:
-    """Return the label that means "no class" to a class-conditional diffusers transformer, else None."""
+    """The label that means "no class" to a class-conditional diffusers transformer, else None."""
     classes = getattr(getattr(model, "config", None), "num_embeds_ada_norm", None)
     return None if classes is None else int(classes)
 
 
 def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the first output of ``model(**inputs)``: the denoiser's prediction (B, C or 2C, H, W)."""
+    """The first output of the model: the denoiser's prediction (B, C or 2C, H, W)."""
     return cast(Tensor, model(**inputs, return_dict=False)[0])
 
 
 def without_sigma(output: Tensor, channels: int) -> Tensor:
-    """Return ``output`` (B, C, H, W), cutting off the learned variance of a model with 2C output channels."""
+    """The prediction (B, C, H, W) in a model's output (B, C or 2C, H, W), without a learned variance.
+
+    Raises:
+        TrainingError: the output has any other number of channels.
+    """
     if output.shape[1] == 2 * channels:
         return output[:, :channels]
     if output.shape[1] != channels:
@@ -94,5 +113,5 @@ def without_sigma(output: Tensor, channels: int) -> Tensor:
 
 
 def denoising_loss(output: Tensor, batch: NoisedBatch) -> Tensor:
-    """Return the mean squared error (scalar) of a model's output (B, C or 2C, H, W) on ``batch``."""
+    """The mean squared error (scalar) of a model's output (B, C or 2C, H, W) on a batch."""
     return F.mse_loss(without_sigma(output, batch.target.shape[1]), batch.target)

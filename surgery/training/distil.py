@@ -1,7 +1,7 @@
 """Stage 1: each new operator learns the output of the one that it replaces (activation distillation).
 
-Grafting, arXiv 2506.05340, equation 2: minimise over the operator g the expectation, over z_t with t ~
-q(t), of L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teacher's activations.
+Grafting, arXiv 2506.05340, equation 2: minimise over the operator g the expectation, over z_t with t ~ q(t), of
+L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teacher's activations.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from surgery.training.diffusion import predict
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
+from surgery.training.scheduler import Scheduler
 
 STAGE = "distil"
 
 
 class Distil(StageConfig):
-    """How operators are distilled. The learning rate warms up, then falls to 0 along a cosine."""
+    """How operators are distilled. The learning rate warms up, then falls to 0 along a cosine; see `StageConfig`."""
 
     steps: PositiveInt = 300
     lr: PositiveFloat = 1e-3
@@ -67,7 +68,7 @@ def distil(
     student: nn.Module,
     sites: Sequence[Site],
     dataset: LatentDataset,
-    scheduler: Any,
+    scheduler: Scheduler,
     config: Distil,
     *,
     seed: int,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def decay_at(step: int, limit: float) -> float:
-    """Return the decay of update ``step`` (from 0): 0, then (1 + step) / (10 + step) up to ``limit``.
+    """The decay of an update, counted from 0: 0 at first, then (1 + step) / (10 + step) up to `limit`.
 
     This is the warm-up of diffusers' EMAModel; without it a short run would keep its starting point.
     """
@@ -18,7 +18,11 @@ def decay_at(step: int, limit: float) -> float:
 
 
 class Ema:
-    """The moving average of ``parameters``, in float32 at least: bfloat16 cannot hold a change of 0.01%."""
+    """The moving average of parameters, in float32 at least: bfloat16 cannot hold a change of 0.01 %.
+
+    Attributes:
+        shadow: the averages by name, each of its parameter's shape.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = dict(parameters)
@@ -30,7 +34,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the parameters after update ``step`` (from 0)."""
+        """Move the average towards the parameters after update `step`, counted from 0."""
         weight = 1 - decay_at(step, self._decay)
         for name, average in self.shadow.items():
             average.lerp_(self._parameters[name].to(average.dtype), weight)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -24,17 +24,23 @@ from surgery.training.imitate import blocks_to_imitate, imitation_loss
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
+from surgery.training.scheduler import Scheduler
 
 STAGE = "finetune"
 
 
 class Finetune(StageConfig):
-    """How a student is finetuned. The learning rate warms up, then falls to 0 along a cosine, which a short training
-    gains from; the decay of the average warms up and stays.
+    """How a student is finetuned; see `StageConfig`.
 
-    ``target`` is what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in,
-    or to imitate the "teacher", see ``surgery.training.imitate``. ``inherited_lr`` is a factor on the learning rate of
-    the weights that were the teacher's, which need less of it than those of new operators.
+    The learning rate warms up, then falls to 0 along a cosine, which a short training gains from; the decay of the
+    average warms up and stays.
+
+    Attributes:
+        ema_decay: the largest decay of the moving average of the weights, see `surgery.training.ema`.
+        target: what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in, or
+            to imitate the "teacher", see `surgery.training.imitate`.
+        inherited_lr: a factor on the learning rate of the weights that were the teacher's, which need less of it than
+            those of new operators.
     """
 
     steps: PositiveInt = 200
@@ -50,53 +56,54 @@ def finetune(
     student: nn.Module,
     new: Collection[str],
     dataset: LatentDataset,
-    scheduler: Any,
+    scheduler: Scheduler,
     config: Finetune,
     *,
     seed: int,
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
 ) -> list[LossRecord]:
-    """Train all parameters of ``student`` on the denoising loss; return the loss of each step.
-
-    ``new`` are the paths of its new operators, all else is inherited.
+    """Train all parameters of the student end to end.
 
     At the end the student holds the moving average of its weights. The held-out loss is measured with it too, and
-    against the data whatever the target. The teacher is only read, and only if it is the target.
-    Continues from a checkpoint. Raises like ``surgery.training.loop.train``.
+    against the data whatever the target.
+
+    Args:
+        teacher: only read, and only if it is the target.
+        student: changed in place.
+        new: the paths of its new operators; all else is inherited.
+        dataset: what z_t is made from.
+        scheduler: how.
+        config: how long, how fast, and on what.
+        seed: of the batches.
+        checkpoints: where to continue from and to write to; None writes none.
+        progress: shows how far the training has come.
+
+    Returns:
+        the losses of each step.
+
+    Raises:
+        TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
     parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
     batches = Batches(dataset, scheduler, student, stage=STAGE, batch_size=config.batch_size, seed=seed)
     ema = Ema(parameters, config.ema_decay)
-    imitates = config.target == "teacher"
-    identity = identity_of(
-        config,
-        dataset,
-        scheduler,
-        parameters,
-        seed=seed,
-        new=sorted(new),
-        buffers=digest(dict(student.named_buffers())),
-        teacher=digest(teacher.state_dict()) if imitates else None,
-    )
-
-    blocks = blocks_to_imitate(teacher, student, batches.training(0).inputs) if imitates else ()
-
-    def backward(step: int) -> dict[str, Tensor]:
-        batch = batches.training(step)
-        loss = imitation_loss(teacher, student, batch.inputs, blocks) if imitates else _loss(student, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return {"": loss.detach()}
-
+    taught_by = teacher if config.target == "teacher" else None
+    others = {
+        "new": sorted(new),
+        "buffers": digest(dict(student.named_buffers())),
+        "teacher": None if taught_by is None else digest(taught_by.state_dict()),
+    }
+    blocks = () if taught_by is None else blocks_to_imitate(teacher, student, batches.training(0).inputs)
     task = Task(
         stage=STAGE,
         config=config,
         model=student,
         parameters=parameters,
         learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
-        backward=backward,
+        backward=partial(_backward, taught_by, student, batches, blocks),
         validate=partial(_validate, student, batches, ema),
-        identity=identity,
+        identity=identity_of(config, dataset, scheduler, parameters, seed=seed, **others),
         ema=ema,
         scales={name: config.inherited_lr for name in parameters if _is_inherited(name, new)},
     )
@@ -104,6 +111,16 @@ def finetune(
         records = train(task, checkpoints, progress or SilentProgress())
     ema.write_to_parameters()
     return records
+
+
+def _backward(
+    teacher: nn.Module | None, student: nn.Module, batches: Batches, blocks: Collection[str], step: int
+) -> dict[str, Tensor]:
+    """Add the gradients of a step, against the teacher if there is one, else against the data; the loss."""
+    batch = batches.training(step)
+    loss = _loss(student, batch) if teacher is None else imitation_loss(teacher, student, batch.inputs, blocks)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {"": loss.detach()}
 
 
 def _is_inherited(name: str, new: Collection[str]) -> bool:

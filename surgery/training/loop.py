@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -19,12 +19,20 @@ from surgery.training.data import LatentDataset
 from surgery.training.ema import Ema
 from surgery.training.optim import Optimizer, linear_weights, requiring_grad
 from surgery.training.record import LossRecord
+from surgery.training.scheduler import Scheduler
 
 
 class StageConfig(Config):
-    """What both stages let a user set, in steps and samples; ``clip`` is the largest gradient norm.
+    """What both stages let a user set.
 
-    The paper trains with "adamw"; "muon" gets further in a short training, see ``surgery.training.optim``.
+    Attributes:
+        steps: updates of the weights.
+        batch_size: samples in a step.
+        lr: the largest learning rate.
+        optimizer: the paper trains with "adamw"; "muon" gets further in a short training, see `surgery.training.optim`.
+        warmup: steps in which the learning rate rises to `lr`.
+        clip: the largest norm of the gradient of all parameters; a larger one is scaled down to it.
+        checkpoint_every: steps from one checkpoint and held-out loss to the next.
     """
 
     steps: PositiveInt
@@ -38,12 +46,20 @@ class StageConfig(Config):
 
 @dataclass(frozen=True)
 class Task:
-    """What one stage brings to the loop.
+    """What one stage brings to the loop. Steps count from 0.
 
-    ``backward(step)`` adds the gradients of a step and returns its loss terms by site (detached scalars; a
-    single term has the key ""); ``validate()`` returns the loss on the held-out batch. Steps count from 0.
-    Muon takes the weights of the linear layers in ``model``; ``scales`` are factors on the learning rate, by name.
-    ``identity`` covers all that the outcome depends on and a checkpoint does not hold.
+    Attributes:
+        stage: its name.
+        config: how long and how fast.
+        model: whose linear layers have the weights that Muon takes.
+        parameters: what is trained, by name.
+        learning_rate: the learning rate of a step.
+        backward: adds the gradients of a step and gives its loss terms by site, detached scalars; a single term has the
+            key "".
+        validate: gives the loss on the held-out batch, None if there is none.
+        identity: all that the outcome depends on and a checkpoint does not hold.
+        ema: the moving average of the parameters, if the stage keeps one.
+        scales: factors on the learning rate by name of the parameter; 1 where none is given.
     """
 
     stage: str
@@ -59,11 +75,16 @@ class Task:
 
 
 def train(task: Task, checkpoints: CheckpointStore | None, progress: Progress) -> list[LossRecord]:
-    """Train from the last checkpoint, or from the start, to the end; return the records of all steps.
+    """Train from the last checkpoint, or from the start, to the end.
 
-    The outcome is the same to the bit however often the training was interrupted. Raises TrainingError at a
-    loss, gradient or parameter that is not finite, and if a checkpoint cannot be written; ArtifactError for a
-    checkpoint that is damaged or of another training.
+    The outcome is the same to the bit however often the training was interrupted.
+
+    Returns:
+        the records of all steps, those before an interruption included.
+
+    Raises:
+        TrainingError: a loss, gradient or parameter is not finite, or a checkpoint cannot be written.
+        ArtifactError: a checkpoint is damaged or of another training.
     """
     return _Loop(task, checkpoints).run(progress)
 
@@ -161,11 +182,11 @@ def _non_finite(tensors: dict[str, Tensor]) -> str | None:
 def identity_of(
     config: StageConfig,
     dataset: LatentDataset,
-    scheduler: Any,
+    scheduler: Scheduler,
     parameters: dict[str, nn.Parameter],
     **others: object,
 ) -> dict[str, object]:
-    """Return the identity of a training on these data; ``others`` are plain values, such as the seed."""
+    """The identity of a training on these data; `others` are plain values, such as the seed."""
     settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     return {
         **config.model_dump(mode="json"),

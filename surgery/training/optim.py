@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 def warmup_constant(step: int, lr: float, warmup: int) -> float:
-    """Return the learning rate of ``step`` (from 0): linear to ``lr`` in ``warmup`` steps, then constant."""
+    """The learning rate of `step`, counted from 0: linear to `lr` in `warmup` steps, then constant."""
     return lr * min(1.0, (step + 1) / max(warmup, 1))
 
 
 def warmup_cosine(step: int, lr: float, warmup: int, steps: int) -> float:
-    """Return the learning rate of ``step`` (from 0): linear up to ``lr``, then down along half a cosine."""
+    """The learning rate of `step`, counted from 0: linear up to `lr`, then down to 0 along half a cosine."""
     fraction = max(0, step - warmup) / max(steps - warmup, 1)
     return warmup_constant(step, lr, warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
 

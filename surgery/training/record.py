@@ -12,11 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossRecord:
-    """The loss of one step; ``dataclasses.asdict`` gives its JSON.
+    """The loss of one step; `dataclasses.asdict` gives its JSON.
 
-    ``step`` counts from 1. ``loss`` is the loss of the step's batch before the update. ``sites`` holds the
-    terms that ``loss`` sums, by path of the site; it is empty where there is one term only. ``validation``
-    is the loss on the fixed held-out batch after the update, at steps that write a checkpoint.
+    Attributes:
+        stage: "distil" or "finetune".
+        step: counts from 1.
+        loss: of the step's batch, before the update.
+        sites: the terms that `loss` sums, by path of the site; empty where there is one term only.
+        validation: the loss on the fixed held-out batch after the update, at steps that write a checkpoint.
     """
 
     stage: str
@@ -27,13 +30,13 @@ class LossRecord:
 
 
 def to_table(records: Sequence[LossRecord]) -> Tensor:
-    """Pack a stage as float64 rows (S, 3 + sites): step, loss, validation or NaN, then the sites."""
+    """A stage as float64 rows (S, 3 + sites): step, loss, validation or NaN, then the sites."""
     rows = [[r.step, r.loss, math.nan if r.validation is None else r.validation, *r.sites.values()] for r in records]
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def from_table(stage: str, sites: Sequence[str], table: Tensor) -> list[LossRecord]:
-    """Unpack what ``to_table`` packed."""
+    """The records that `to_table` packed."""
     return [
         LossRecord(
             stage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import ClassVar
@@ -10,12 +11,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from surgery.evaluate.metrics import Metrics, StageMetrics
 from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
+from surgery.evaluate.report.words import figure
+from surgery.evaluate.results import Column, Metrics, StageMetrics
 
 NAMES = ("teacher", "rewritten", "distilled", "finetuned")
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & b", "</style>", "\ud800"]
+
+
+COLUMNS = {
+    "frechet": Column(title="Frechet distance"),
+    "accuracy": Column(title="class accuracy", unit="share", better="higher"),
+}
+
+
+def results(stages, recipe="r"):
+    return Metrics(stages=tuple(stages), seed=0, recipe=recipe, columns=COLUMNS)
 
 
 def stage(name, frechet=2.0, flops=100, params=10):
@@ -37,7 +49,7 @@ def report(text="x", stages=NAMES, losses=True):
     record = {"stage": "distil", "step": 1, "loss": 0.5, "sites": {text: 0.5}, "validation": None}
     return Report(
         title=text,
-        metrics=Metrics(stages=tuple(stage(name) for name in stages), seed=0, recipe=text),
+        metrics=results([stage(name) for name in stages], text),
         losses=[record, record | {"step": 2}] if losses else [],
         grids=dict.fromkeys(stages, b"png"),
         edits=[edit],
@@ -97,7 +109,7 @@ def test_the_page_fetches_nothing_and_is_deterministic():
 
 def test_the_verdict_compares_the_last_stage_with_the_teacher():
     stages = (stage("teacher", 2.0), stage("rewritten", 80.0, 90, 12), stage("finetuned", 2.2, 90, 12))
-    words = verdict(Metrics(stages=stages, seed=0, recipe="r"))
+    words = verdict(results(stages))
     assert words == (
         "The finetuned student has a Frechet distance of 2.20, 1.10 times the teacher’s 2.00, with 20.0\u00a0% more "
         "parameters and 10.0\u00a0% fewer FLOPs. Before any training it had 80.00, 40 times the teacher’s."
@@ -107,7 +119,7 @@ def test_the_verdict_compares_the_last_stage_with_the_teacher():
 @given(*[st.integers(0, 10**12)] * 4)
 def test_fewer_and_more_are_never_confused(params, flops, new_params, new_flops):
     stages = (stage("teacher", 2.0, flops, params), stage("distilled", 2.0, new_flops, new_params))
-    words = verdict(Metrics(stages=stages, seed=0, recipe="r"))
+    words = verdict(results(stages))
     assert words.count("fewer") == (new_params < params) + (new_flops < flops)
     assert words.count("more") == (new_params > params) + (new_flops > flops)
     assert ("as many" in words) == (new_params == params or new_flops == flops)
@@ -122,16 +134,53 @@ def test_a_log_axis_has_a_few_ticks(low, ratio):
 def test_the_stages_say_how_they_were_measured_and_how_they_differ():
     stages = (stage("teacher", flops=1000), stage("rewritten", flops=900))
     recipe = {"evaluate": {"samples": 1000, "steps": 25}}
-    page = render_report(replace(report(), metrics=Metrics(stages=stages, seed=0, recipe="r"), recipe=recipe))
+    page = render_report(replace(report(), metrics=results(stages), recipe=recipe))
     assert "1,000 samples of 25 steps" in page
     assert "900<br><small>−10.0\u00a0%</small>" in page
     assert page.count("<small>+0.0") == 0
 
 
 def test_sections_without_content_are_left_out():
-    empty = Report("t", Metrics(stages=(), seed=0, recipe="r"), [], {}, [], [], "", {}, {})
+    empty = Report("t", results([]), [], {}, [], [], "", {}, {})
     assert "<section>" not in render_report(empty)
     assert render_report(report()).count("<section>") == 6
+
+
+UNITS = {"": "0.50", "share": "50.0\u00a0%", "count": "0", "ms": "0.50 ms", "bits": "0.50 bits"}
+
+
+@given(st.dictionaries(st.sampled_from(["fid", "kid", "x y"]), st.sampled_from(list(UNITS)), min_size=1))
+def test_any_metric_is_shown_with_its_title_and_unit(units):
+    columns = {name: Column(title=f"the {name}", unit=unit, better="higher") for name, unit in units.items()}
+    values = dict.fromkeys(units, 0.5)
+    stages = [StageMetrics(stage=name, seconds=1.0, params=10, flops=100, **values) for name in NAMES]
+    metrics = Metrics(stages=stages, seed=0, recipe="r", columns=columns)
+    page = render_report(replace(report(), metrics=metrics))
+    for name, unit in units.items():
+        assert f'<span title="higher is better">The {name}</span>' in page
+        assert page.count(f'<td class="n">{UNITS[unit]}</td>') >= len(NAMES)
+    first = next(iter(units))
+    assert f"The finetuned student has a the {first} of {UNITS[units[first]]}, 1.00 times" in page
+    assert page.count("× teacher") == 1
+    stages_table = page.partition("</table>")[0]
+    assert stages_table.count("<td") == len(re.findall(r"<th\b", stages_table)) * len(NAMES)
+
+
+def test_a_figure_that_there_is_not_is_shown_as_none():
+    stages = [stage("teacher", None), stage("finetuned", 1.5)]
+    page = render_report(replace(report(), metrics=results(stages)))
+    assert page.count('<td class="n">–</td>') == 3
+    assert verdict(results(stages)).startswith("The finetuned student has a Frechet distance of 1.50, with as many")
+
+
+def test_without_a_metric_of_quality_the_costs_are_told():
+    costs = {"seconds": 1.0, "flops": 100, "latency_ms": 1.0}
+    stages = [StageMetrics(stage="teacher", params=10, **costs), StageMetrics(stage="finetuned", params=9, **costs)]
+    assert verdict(results(stages)) == "The finetuned student has 10.0\u00a0% fewer parameters and as many FLOPs."
+
+
+def test_small_figures_keep_their_digits():
+    assert (figure(0.000123, ""), figure(0, ""), figure(-0.5, "ms")) == ("0.00012", "0.00", "-0.50 ms")
 
 
 def test_the_page_can_be_written_whatever_the_names():

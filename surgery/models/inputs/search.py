@@ -77,7 +77,11 @@ class Search:
         self.trials = 0
 
     def find(self) -> dict[str, Any]:
-        """The inputs, with `Noise` for random tensors. Raises TraceError if there are none."""
+        """The inputs, with `Noise` for random tensors.
+
+        Raises:
+            TraceError: there are none.
+        """
         choice = (0,) * len(self._counts)
         progress, inputs = self._try(choice)
         first = self._slots_of(self._open(inputs))

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from surgery.evaluate.context import Context
+from surgery.evaluate.metrics.base import Metric
+from surgery.evaluate.results import Better
+
 WARMUP, REPEATS = 3, 15
+"""Passes before those that are timed, and these: the median of 15 leaves out what else the machine does now and then."""
+
+
+class Latency(Metric):
+    """The time of one forward of one sample, in milliseconds."""
+
+    kind: Literal["latency_ms"] = "latency_ms"
+    title: ClassVar[str] = "latency"
+    unit: ClassVar[str] = "ms"
+    better: ClassVar[Better] = "lower"
+
+    def compute(self, context: Context) -> float:
+        """See `Metric`."""
+        return latency_ms(context.model, context.inputs)
 
 
 @torch.inference_mode()

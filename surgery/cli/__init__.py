@@ -1,0 +1,46 @@
+"""The command line. Results go to stdout, progress and errors to stderr; torch is imported when a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import cyclopts
+
+from surgery.cli.commands import app
+from surgery.errors import SurgeryError
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: those of the process by default.
+
+    Returns:
+        the exit status: 0 done, 1 failed, 2 usage or invalid recipe, 3 no match.
+    """
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        return _fail(str(error), 2)
+    except SurgeryError as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted; continue with --resume", 130)
+    except BrokenPipeError:
+        # Whoever read the output (`head`, say) has had enough; Python would complain once more as it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    lines = message.strip().splitlines() or ["failed"]
+    for line in lines:
+        print(f"surgery: {line}", file=sys.stderr)
+    return status

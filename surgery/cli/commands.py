@@ -1,0 +1,214 @@
+"""The commands. Each imports what it needs, so that none waits for torch in vain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from surgery.cli.output import console, print_json, show_kernels, show_plan
+from surgery.errors import RecipeError
+
+if TYPE_CHECKING:
+    from surgery.recipe import Recipe
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Set = Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)]
+
+app = App(
+    name="surgery",
+    help="Edit the architecture of a pretrained diffusion transformer, and keep a model that runs in diffusers.",
+    help_format="plaintext",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+
+
+@app.command
+def apply(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    set_: Set = (),
+    device: str = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: rewrite the model, distil, finetune, evaluate and save it.
+
+    Args:
+        recipe: Python file that defines `recipe`.
+        out: Folder of the run; by default runs/ and the name of the recipe.
+        resume: Continue an interrupted run in the same folder.
+        dry_run: Show what would be edited and what it costs; write nothing.
+        set_: Override a value of the recipe, e.g. --set distil.steps=100; may be repeated.
+        device: Where to train, e.g. cuda.
+        as_json: Print the result as JSON.
+    """
+    from surgery.progress import RichProgress
+    from surgery.run.prepare import prepare
+    from surgery.run.stages import apply as run_recipe
+    from surgery.run.terminal import stage_table
+
+    if dry_run:
+        return show_plan(prepare(_load(recipe, set_), device).plan, as_json)
+    run = run_recipe(
+        _load(recipe, set_),
+        out or Path("runs") / recipe.stem,
+        resume=resume,
+        device=device,
+        progress=RichProgress(),
+        name=str(recipe),
+    )
+    if as_json:
+        return print_json({**run.metrics.model_dump(mode="json"), "folder": str(run.folder)})
+    console().print(stage_table(run.metrics))
+    print(f"\nmodel   {run.folder / 'model'}\nreport  {run.folder / 'report.html'}")
+    return None
+
+
+@app.command
+def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
+    """Show which edits a recipe makes, which sites it skips and why, and what it costs.
+
+    Neither data nor, for checkpoints whose config comes with surgery, weights are needed.
+
+    Args:
+        recipe: Python file that defines `recipe`.
+        set_: Override a value of the recipe; may be repeated.
+        as_json: Print the plan as JSON.
+    """
+    from surgery.run.prepare import plan_recipe
+
+    return show_plan(plan_recipe(_load(recipe, set_)), as_json)
+
+
+@app.command
+def inspect(
+    model: str | None = None,
+    *,
+    as_json: Json = False,
+    svg: Path | None = None,
+    kernels: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Show the operators of a model as a tree: role, shapes, parameters and FLOPs; or the kernels at hand.
+
+    Args:
+        model: A folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+        as_json: Print them as JSON.
+        svg: File to draw the graph into, blocks that are alike once.
+        kernels: Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
+    """
+    from dataclasses import asdict
+
+    if kernels:
+        return show_kernels(as_json)
+    if model is None:
+        raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
+
+    from surgery.files import write_atomically
+    from surgery.graph.show.diagram import draw_model
+    from surgery.graph.show.tree import module_tree
+    from surgery.models import load_skeleton
+    from surgery.models.inputs import example_inputs
+    from surgery.run.terminal import operator_tree
+    from surgery.tracing import trace
+
+    loaded = load_skeleton(model)
+    graph = trace(loaded, example_inputs(loaded))
+    if svg is not None:
+        write_atomically(svg, draw_model(module_tree(graph.scopes)).encode())
+    if as_json:
+        return print_json([asdict(operator) for operator in graph.operators()])
+    console().print(operator_tree(graph))
+    return None
+
+
+@app.command
+def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> None:
+    """Show how the architecture of one model differs from that of another, such as a student from its teacher.
+
+    Args:
+        a: The first model: a folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+        b: The second one.
+        as_json: Print the differences as JSON.
+        svg: File to draw the blocks of the first model into, what differs in the second highlighted.
+    """
+    from dataclasses import asdict
+
+    from surgery.files import write_atomically
+    from surgery.graph.show.diff import diff as compare
+    from surgery.graph.show.draw import draw_blocks
+    from surgery.models import load_skeleton
+    from surgery.models.inputs import example_inputs
+    from surgery.run.terminal import difference_view
+    from surgery.tracing import trace
+
+    one, other = map(load_skeleton, (a, b))
+    inputs = example_inputs(one)
+    first = trace(one, inputs)
+    found = compare(first, trace(other, inputs if type(other) is type(one) else example_inputs(other)))
+    if svg is not None:
+        write_atomically(svg, draw_blocks(first, found.labels).encode())
+    if as_json:
+        return print_json(asdict(found))
+    console().print(difference_view(found, a, b))
+    return None
+
+
+@app.command
+def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed: int = 0) -> None:
+    """Draw a grid of samples from the student of a run.
+
+    Args:
+        run: Folder of a finished run.
+        out: PNG file to write.
+        count: Number of samples.
+        seed: Of the noise that they start from.
+    """
+    from surgery.progress import RichProgress
+    from surgery.run.finished import sample_run
+
+    sample_run(run, out, count, seed, RichProgress())
+    print(out)
+
+
+@app.command
+def bench(run: Path, *, as_json: Json = False) -> None:
+    """Measure the latency of the teacher and of the student of a run, side by side.
+
+    Args:
+        run: Folder of a finished run.
+        as_json: Print the figures as JSON.
+    """
+    from surgery.run.finished import bench_run
+    from surgery.run.terminal import bench_table
+
+    figures = bench_run(run)
+    if as_json:
+        return print_json(figures)
+    console().print(bench_table(figures))
+    return None
+
+
+@app.command
+def report(run: Path) -> None:
+    """Write report.html of a run again from the files in its folder.
+
+    Args:
+        run: Folder of a finished run.
+    """
+    from surgery.run.folder import RunFolder
+    from surgery.run.report import report_of
+
+    folder = RunFolder(run)
+    folder.write("report.html", report_of(folder).encode())
+    print(run / "report.html")
+
+
+def _load(recipe: Path, overrides: tuple[str, ...]) -> Recipe:
+    from surgery.recipe import load_recipe
+
+    return load_recipe(recipe, overrides)

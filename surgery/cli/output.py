@@ -1,0 +1,46 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from surgery.rewriting import Plan
+
+
+def show_plan(planned: Plan, as_json: bool) -> None:
+    """Edits, skipped sites and totals of a plan."""
+    from surgery.run.terminal import plan_view
+
+    if as_json:
+        return print_json(planned.model_dump(mode="json"))
+    console().print(plan_view(planned))
+    return None
+
+
+def show_kernels(as_json: bool) -> None:
+    """The optional kernels, and which of them each operator uses on this machine."""
+    from dataclasses import asdict
+
+    from surgery.operators.backends.report import devices, kernels
+    from surgery.run.terminal import kernel_tables
+
+    known, at_hand = kernels(), devices()
+    if as_json:
+        return print_json({"kernels": [asdict(k) for k in known], "devices": [asdict(d) for d in at_hand]})
+    console().print(kernel_tables(known, at_hand))
+    return None
+
+
+def print_json(content: Any) -> None:
+    """Write plain data to stdout."""
+    print(json.dumps(content, indent=2))
+
+
+def console() -> Console:
+    """Standard output; a file or pipe is taken to be wide, so that no cell is folded."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
