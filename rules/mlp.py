@@ -15,7 +15,7 @@ from surgery.operators import (
     Activation,
     AnyOperator,
     HiddenDims,
-    HiddenLayer,
+    HiddenNeurons,
     LinearSizes,
     MLPDims,
     OperatorConfig,
@@ -37,6 +37,7 @@ class MLPRatio(Rule):
     with the weights of "Net2Net" (arXiv 1511.05641).
     """
 
+    kind: Literal["mlp_ratio"] = "mlp_ratio"
     pattern: Pattern = node("mlp")
     ratio: PositiveFloat = Field(allow_inf_nan=False)
     inherit: Policy = "projections"
@@ -59,7 +60,7 @@ class MLPRatio(Rule):
         """Each linear map at the new number of neurons, with the weights of those that stay."""
         linears = _linears(site)
         sizes = tuple(_sizes(site, each) for each in linears)
-        layer = HiddenLayer(neurons=max(1, round(self.ratio * sizes[0].inputs)))
+        layer = HiddenNeurons(neurons=max(1, round(self.ratio * sizes[0].inputs)))
         names = _names(len(linears))
 
         def new(index: int) -> New:
@@ -76,6 +77,7 @@ class ReplaceMLP(Rule):
     plan; so is a gated one, unless the operator inherits nothing.
     """
 
+    kind: Literal["replace_mlp"] = "replace_mlp"
     operator: AnyOperator
     inherit: Policy = "projections"
     loss: Literal["l1", "l2", "huber"] = "l2"

@@ -273,8 +273,8 @@ def test_all_wrong_overrides_come_at_once(folder: Path) -> None:
         "distil.steps.a=3": "'a' is inside a value that has no parts",
         "rules.1.loss=l2": "no item '1'; there are 1, counted from 0",
         "rules.0.loss=l3": "ReplaceAttention.loss: must be one of l1, l2, huber, got 'l3'",
-        "rules.0={}": "Recipe.rules.0: 'pattern' is missing",
-        'rules.0={"pattern": {"role": "mlp"}}': "Can't instantiate abstract class Rule",
+        "rules.0={}": "Recipe.rules.0: 'kind' is missing",
+        'rules.0={"pattern": {"role": "mlp"}}': "Recipe.rules.0: 'kind' is missing",
         "seed": "write it as name=value, e.g. --set distil.steps=100",
         "=3": "write it as name=value, e.g. --set distil.steps=100",
     }
