@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import SerializationInfo, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from surgery.config import Config, nearest
+from surgery.config import Config, describe, nearest
 from surgery.errors import ConfigError
 
 LIBRARY = "surgery"
@@ -110,8 +110,10 @@ def why_not_read_back(config: Kinded) -> str | None:
     """Why JSON does not give an equal config again; None if it does."""
     try:
         again = type(config).from_data(config.model_dump(mode="json"))
-    except ValueError as error:
-        return " ".join(str(error).split())
+    except ValidationError as error:
+        return "; ".join(describe(error, type(config)))
+    if type(again) is not type(config):
+        return f"the kind {config.kind!r} is that of {_name(type(again))} now"
     return None if again == config else f"its JSON gives {again!r}"
 
 

@@ -18,7 +18,7 @@ from tests.rewriting.operators import Scale, ScaleMixer
 class Gate(OperatorConfig):
     """Multiplies each feature by a learned number that starts at one."""
 
-    kind: Literal["tests_gate"] = "tests_gate"
+    kind: Literal["gate"] = "gate"
 
     def build(self, dims: JoinerDims) -> nn.Module:
         return GateModule(dims.dim)
