@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import SerializationInfo, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from surgery.config import Config, describe, nearest
@@ -131,8 +137,14 @@ def _unknown(data: Mapping[str, Any], known: Iterable[str]) -> str:
     """What is wrong with a kind, and what to do."""
     if "kind" not in data:
         return "'kind' is missing"
-    kind, module = data["kind"], data.get(MODULE)
+    near, advice = nearest(str(data["kind"]), known), _advice(data.get(MODULE))
+    following = f"{near} {advice[0].upper()}{advice[1:]}" if near else f"; {advice}"
+    return f"unknown kind {data['kind']!r}{following}"
+
+
+def _advice(module: object) -> str:
     if not isinstance(module, str):
-        return f"unknown kind {kind!r}{nearest(str(kind), known)}; if it is your own, import the module that defines it"
-    what = "run what defines it first" if module.startswith("__") else f"import {module} first, which defines it"
-    return f"unknown kind {kind!r}{nearest(str(kind), known)}; {what}"
+        return "if it is your own, import the module that defines it"
+    if module.startswith("__") or module in sys.modules:  # a script, a recipe, or a module that has changed
+        return f"it was defined in {module}; define it first"
+    return f"import {module} first, which defines it"

@@ -80,7 +80,9 @@ def test_each_family_has_its_own_kinds() -> None:
 
 def test_two_classes_of_one_kind_are_an_error_that_names_both(module: ModuleType) -> None:
     first = define("made_up", "One", "one")
-    with pytest.raises(ConfigError, match=r"^made_up\.Two: the kind 'one' is that of made_up\.One; choose another one$"):
+    with pytest.raises(
+        ConfigError, match=r"^made_up\.Two: the kind 'one' is that of made_up\.One; choose another one$"
+    ):
         define("made_up", "Two", "one")
     assert Shape.of_kind("one") is first
 
@@ -111,9 +113,19 @@ def test_classes_that_are_preferred_are_those_of_their_kinds(module: ModuleType)
 
 
 UNKNOWN = {
-    "a slip": ({"kind": "hyenax"}, "unknown kind 'hyenax', did you mean 'hyena_x'?; if it is your own, import the module"),
-    "a user's": ({"kind": "qqqq", "import": "my.gates"}, "unknown kind 'qqqq'; import my.gates first, which defines it"),
-    "a script's": ({"kind": "qqqq", "import": "__main__"}, "unknown kind 'qqqq'; run what defines it first"),
+    "a slip": (
+        {"kind": "hyenax"},
+        "unknown kind 'hyenax', did you mean 'hyena_x'? If it is your own, import the module",
+    ),
+    "a user's": ({"kind": "qq", "import": "my.gates"}, "unknown kind 'qq'; import my.gates first, which defines it"),
+    "a script's": (
+        {"kind": "qq", "import": "__main__"},
+        "unknown kind 'qq'; it was defined in __main__; define it first",
+    ),
+    "no more": (
+        {"kind": "qq", "import": __name__},
+        f"unknown kind 'qq'; it was defined in {__name__}; define it first",
+    ),
     "none": ({}, "'kind' is missing"),
     "no name": ({"kind": [1]}, "unknown kind [1]; if it is your own"),
 }
@@ -160,6 +172,6 @@ recipe = Recipe(model="m", rules=[replace_attention({name}())])
 def test_operators_of_a_recipe_are_known_and_make_room_for_those_of_the_next(tmp_path: Path) -> None:
     for name in ("First", "Second"):
         (tmp_path / "recipe.py").write_text(OWN.format(name=name))
-        operator: Any = getattr(load_recipe(tmp_path / "recipe.py").rules[0], "operator")
+        operator: Any = load_recipe(tmp_path / "recipe.py").rules[0].operator
         assert type(operator).__name__ == name
         assert operator_from_data(operator.model_dump(mode="json")) == operator
