@@ -120,7 +120,7 @@ UNKNOWN = {
     "a user's": ({"kind": "qq", "import": "my.gates"}, "unknown kind 'qq'; import my.gates first, which defines it"),
     "a script's": (
         {"kind": "qq", "import": "__main__"},
-        "unknown kind 'qq'; it was defined in __main__; define it first",
+        "unknown kind 'qq'; it was defined in __main__; define it",
     ),
     "no more": (
         {"kind": "qq", "import": __name__},
