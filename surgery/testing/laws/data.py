@@ -18,7 +18,7 @@ from surgery.testing.laws.matching import pattern_survives_json
 def data_survives_json(case: Case) -> None:
     """What is written as JSON and read again is the same, and edits that were read give the same student.
 
-    Of a selection by a function JSON holds the name only, and fields may be left out of it; those are not read.
+    The user's own operators and rules included; only a selection by a function may be one that JSON cannot hold.
     """
     for rule in case.rules:
         pattern_survives_json(rule.pattern)
@@ -36,10 +36,7 @@ def data_survives_json(case: Case) -> None:
 
 
 def _is_plain(config: BaseModel) -> bool:
-    return not any(
-        isinstance(part, Where | Top) or any(field.exclude for field in type(part).model_fields.values())
-        for part in _parts(config)
-    )
+    return not any(isinstance(part, Where | Top) for part in _parts(config))
 
 
 def _parts(value: Any) -> Iterator[BaseModel]:
