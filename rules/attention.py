@@ -16,7 +16,7 @@ from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, all_layers
 from surgery.rewriting.site import Site
-from surgery.rules.core import PARAMETERS, Core, core_of
+from surgery.rules.core import PARAMETERS, SoftmaxAttention, core_of
 
 Attention = Literal["self_attention", "joint_attention", "cross_attention"]
 
@@ -29,6 +29,7 @@ class ReplaceAttention(Rule):
     sqrt(K)) v is replaced, by the core of the operator; all projections stay.
     """
 
+    kind: Literal["replace_attention"] = "replace_attention"
     operator: AnyOperator
     inherit: Policy = "projections"
 
@@ -160,7 +161,7 @@ def replace_attention(
     return ReplaceAttention(pattern=pattern, layers=layers or all_layers(), operator=operator, inherit=inherit)
 
 
-def _dims(core: Core) -> MixerDims:
+def _dims(core: SoftmaxAttention) -> MixerDims:
     """Heads and their width; a core has no projections, so its biases are none."""
     _, heads, _, width = core.traced("query").shape
     return MixerDims(dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False)

@@ -17,8 +17,8 @@ PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "scale": (None
 
 
 @dataclass(frozen=True)
-class Core:
-    """One softmax attention.
+class SoftmaxAttention:
+    """Where one is computed.
 
     Attributes:
         items: what computes it, by name; "attention" is what gives the result.
@@ -57,7 +57,7 @@ class Core:
         return None
 
 
-def core_of(site: Site) -> Core | None:
+def core_of(site: Site) -> SoftmaxAttention | None:
     """The one softmax attention in what matched; None if there is not exactly one."""
     found = list(_called(site)) or list(_written_out(site))
     return found[0] if len(found) == 1 else None
@@ -71,17 +71,17 @@ def _keys(site: Site) -> set[Key]:
     return {(path, node.name) for path, node in site.graph.nodes_below(item.path)}
 
 
-def _called(site: Site) -> Iterator[Core]:
+def _called(site: Site) -> Iterator[SoftmaxAttention]:
     view = site.graph.view
     for key in _keys(site):
         if view.nodes[key]["function"] == SOFTMAX_ATTENTION:
             item = Item(site.graph, key)
             places = ((name, str(number)) for number, name in enumerate(PARAMETERS))
             given = {name: ("attention", place if place in item.bound else name) for name, place in places}
-            yield Core({"attention": item}, given)
+            yield SoftmaxAttention({"attention": item}, given)
 
 
-def _written_out(site: Site) -> Iterator[Core]:
+def _written_out(site: Site) -> Iterator[SoftmaxAttention]:
     keys = _keys(site)
     for scope in sorted({scope for scope, _ in keys}):
         for made in site.graph.written_out(scope):
@@ -89,12 +89,12 @@ def _written_out(site: Site) -> Iterator[Core]:
                 yield _from(site, scope, made)
 
 
-def _from(site: Site, scope: str, made: WrittenOut) -> Core:
+def _from(site: Site, scope: str, made: WrittenOut) -> SoftmaxAttention:
     *steps, result = made.nodes
     names = {result: "attention"} | {node: f"step_{number}" for number, node in enumerate(steps, 1)}
     factors = {"query": made.query, "key": made.key, "value": made.value}
     readers = {parameter: next(made.readers(factor)) for parameter, factor in factors.items()}
-    return Core(
+    return SoftmaxAttention(
         {name: Item(site.graph, (scope, node.name)) for node, name in names.items()},
         {parameter: (names[node], argument) for parameter, (node, argument) in readers.items()},
     )

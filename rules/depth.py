@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from surgery.analysis.readers import readers_of
@@ -22,6 +24,7 @@ class ParallelPairs(Rule):
     DiT-XL/2 into 14 pairs joined by a linear map of both results.
     """
 
+    kind: Literal["parallel_pairs"] = "parallel_pairs"
     pattern: Pattern = consecutive(block(), 2)
     joiner: AnyOperator = ConcatProject()
 
@@ -50,6 +53,7 @@ class ParallelPairs(Rule):
 class DropBlocks(Rule):
     """Takes blocks out; what entered them goes on."""
 
+    kind: Literal["drop_blocks"] = "drop_blocks"
     pattern: Pattern = block()
 
     def check(self, site: Site) -> str | None:
@@ -64,6 +68,7 @@ class DropBlocks(Rule):
 class DuplicateBlocks(Rule):
     """Puts a copy of a block, with its weights, after it."""
 
+    kind: Literal["duplicate_blocks"] = "duplicate_blocks"
     pattern: Pattern = block()
 
     def check(self, site: Site) -> str | None:
@@ -84,6 +89,7 @@ class DuplicateBlocks(Rule):
 class ShareBlocks(Rule):
     """Lets consecutive blocks be one and the same module, with the weights of the first or the mean of all."""
 
+    kind: Literal["share_blocks"] = "share_blocks"
     average: bool = False
 
     def check(self, site: Site) -> str | None:

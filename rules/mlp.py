@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field, PositiveFloat
 from torch import fx, nn
@@ -14,7 +16,7 @@ from surgery.operators import (
     Activation,
     AnyOperator,
     HiddenDims,
-    HiddenLayer,
+    HiddenNeurons,
     LinearSizes,
     MLPDims,
     OperatorConfig,
@@ -36,6 +38,7 @@ class MLPRatio(Rule):
     with the weights of "Net2Net" (arXiv 1511.05641).
     """
 
+    kind: Literal[mlp_ratio] = "mlp_ratio"
     pattern: Pattern = node("mlp")
     ratio: PositiveFloat = Field(allow_inf_nan=False)
     inherit: Policy = "projections"
@@ -58,7 +61,7 @@ class MLPRatio(Rule):
         """Each linear map at the new number of neurons, with the weights of those that stay."""
         linears = _linears(site)
         sizes = tuple(_sizes(site, each) for each in linears)
-        layer = HiddenLayer(neurons=max(1, round(self.ratio * sizes[0].inputs)))
+        layer = HiddenNeurons(neurons=max(1, round(self.ratio * sizes[0].inputs)))
         names = _names(len(linears))
 
         def new(index: int) -> New:
@@ -75,6 +78,7 @@ class ReplaceMLP(Rule):
     plan; so is a gated one, unless the operator inherits nothing.
     """
 
+    kind: Literal[replace_mlp] = "replace_mlp"
     operator: AnyOperator
     inherit: Policy = "projections"
     loss: LossName = "l2"

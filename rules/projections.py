@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from surgery.analysis.roles import Role
-from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
+from surgery.operators import FusedLinear, LinearDims, LinearPart
 from surgery.rewriting.pattern import Pattern, chain, fork, node
 from surgery.rewriting.replacement import Call, New, Rewiring
 from surgery.rewriting.rule import Rule
@@ -18,6 +20,7 @@ PIECES = node(function="chunk") | node(function="split") | node(function="tensor
 class FuseProjections(Rule):
     """Makes one linear map of several that read the same tensor; the function stays what it is."""
 
+    kind: Literal["fuse_projections"] = "fuse_projections"
     pattern: Pattern = fork(node(), *[node(module_class="Linear", within="self_attention")] * 3)
 
     def check(self, site: Site) -> str | None:
@@ -50,6 +53,7 @@ class FuseProjections(Rule):
 class SplitProjections(Rule):
     """Makes several linear maps of one whose result is taken apart at once; the function stays what it is."""
 
+    kind: Literal["split_projections"] = "split_projections"
     pattern: Pattern = chain(
         whole=node(module_class="Linear", within="self_attention"),
         pieces=PIECES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from torch import nn
 from surgery.config import Config
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
-from surgery.operators.registry import is_known
+from surgery.kinds import UNKNOWN, preferring, why_not_read_back
+from surgery.operators import OperatorConfig
 from surgery.recording.skeleton import skeleton
 from surgery.rewriting.commit import Record, make_modules, record_of, rewire, rewired_aliases, set_record
 from surgery.rewriting.edit import AnyEdit, Edit
@@ -58,7 +59,7 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     name = type(student).__name__
     _model_class(name)
     record = record_of(student)
-    _require_known(record.edits if record else ())
+    _require_read_back(record.edits if record else ())
     weights = dump_tensors(_unshared(student.state_dict()))
     description = Description(
         model_class=name,
@@ -71,23 +72,29 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
-def _require_known(edits: Iterable[Edit]) -> None:
-    """Raise ArtifactError if an operator of the student is not in the registry."""
+def _require_read_back(edits: Iterable[Edit]) -> None:
+    """Raise ArtifactError if JSON does not give an operator of the student, or its sizes, again."""
     for edit in edits:
-        for operator in edit.operators:
-            if not is_known(operator):
-                raise ArtifactError(
-                    f"{edit.path}: {type(operator).__name__} could not be read back: it is no operator of the library; "
-                    "add it to surgery/operators/registry.py"
-                )
+        for part in (part for new in edit.made for part in (new.operator, new.dims)):
+            if reason := why_not_read_back(part):
+                raise ArtifactError(f"{edit.path}: {type(part).__name__} could not be read back: {reason}")
 
 
-def load(folder: str | Path) -> nn.Module:
-    """The student saved in `folder`, in eval mode, on the CPU. Nothing in the folder is executed.
+def load(folder: str | Path, operators: Sequence[type[OperatorConfig]] = ()) -> nn.Module:
+    """The student saved in `folder`, in eval mode, on the CPU. Nothing in the folder is executed, nothing imported.
+
+    Args:
+        folder: as `save` wrote it.
+        operators: classes of operators of your own in the student; those whose modules are imported are known already.
 
     Raises:
         ArtifactError: files are missing, truncated or altered, or describe something that cannot be rebuilt.
     """
+    with preferring(operators):
+        return _load(folder)
+
+
+def _load(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     description = _read_description(folder)
     weights = _read(folder / WEIGHTS)
@@ -137,6 +144,9 @@ def _read_description(folder: Path) -> Description:
         return Description.model_validate_json(_read(path))
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == UNKNOWN:
+            advice = "or pass its class: surgery.load(..., operators=[...])"
+            raise ArtifactError(f"{path}: {first['msg']}, {advice}") from None
         where = ".".join(map(str, first["loc"]))
         what = first["msg"] + (f" at {where}" if where else "")
         raise ArtifactError(f"{path}: truncated or altered: {what}; copy or make it again") from error

@@ -141,6 +141,8 @@ def _describe(error: Any, model: type[BaseModel], options: Mapping[Any, list[str
     if error["type"] == "missing":
         return f"{where}: {last!r} is missing"
     name = f"{where}.{last}" if last != "" else where
+    if error["type"] == "unknown_kind":
+        return f"{name}: {error['msg']}"
     if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
         tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
         return f"{name}: unknown kind {error['ctx']['tag']!r}{nearest(error['ctx']['tag'], tags)}"

@@ -8,13 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import SerializeAsAny
-
+import surgery.rules  # noqa: F401  # its kinds are known then
 from surgery.config import Config, did_you_mean, nearest
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
-from surgery.rewriting.rule import Rule
+from surgery.rewriting.rule import AnyRule
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
 
@@ -23,6 +22,8 @@ __all__ = ["Distil", "Evaluate", "Finetune", "Recipe", "load_recipe"]
 
 class Recipe(Config):
     """One run: which model, which rules, how to teach the new nodes, how to judge the result.
+
+    It is data: `Recipe.model_validate` gives the recipe again that `model_dump(mode="json")` wrote.
 
     Attributes:
         model: a built-in name, a folder written by diffusers, or a hub id.
@@ -35,7 +36,7 @@ class Recipe(Config):
     """
 
     model: str
-    rules: tuple[SerializeAsAny[Rule], ...]
+    rules: tuple[AnyRule, ...]
     data: str = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()
@@ -120,5 +121,3 @@ def _set(part: Any, override: tuple[list[str], Any], text: str) -> Any:
         return type(part)(**{**{n: getattr(part, n) for n in fields}, name: new})
     except ConfigError as error:
         raise RecipeError("\n".join(f"--set {text}: {line}" for line in error.lines)) from None
-    except TypeError as error:  # an abstract part, such as a rule, cannot be made from JSON
-        raise RecipeError(f"--set {text}: {error}; name one of its values instead") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +17,8 @@ from surgery.errors import ConfigError, RecipeError
 from surgery.operators import HyenaX, SlidingWindow
 from surgery.recipe import Distil, Evaluate, Finetune, Recipe, load_recipe
 from surgery.rewriting import every
-from surgery.rules import replace_attention
+from surgery.rules import ReplaceAttention, ShareBlocks, replace_attention
+from surgery.testing.strategies import rule_sets
 
 IMPORTS = """\
 from surgery.operators import HyenaX
@@ -273,8 +274,8 @@ def test_all_wrong_overrides_come_at_once(folder: Path) -> None:
         "distil.steps.a=3": "'a' is inside a value that has no parts",
         "rules.1.loss=l2": "no item '1'; there are 1, counted from 0",
         "rules.0.loss=l3": "ReplaceAttention.loss: must be one of l1, l2, huber, got 'l3'",
-        "rules.0={}": "Recipe.rules.0: 'pattern' is missing",
-        'rules.0={"pattern": {"role": "mlp"}}': "Can't instantiate abstract class Rule",
+        "rules.0={}": "Recipe.rules.0: 'kind' is missing",
+        'rules.0={"pattern": {"role": "mlp"}}': "Recipe.rules.0: 'kind' is missing",
         "seed": "write it as name=value, e.g. --set distil.steps=100",
         "=3": "write it as name=value, e.g. --set distil.steps=100",
     }
@@ -303,3 +304,63 @@ def test_configs_are_frozen() -> None:
 
     with pytest.raises(ValidationError):
         Part(x=1).x = 2  # type: ignore[misc]
+
+
+def written(recipe: Recipe) -> Any:
+    """What recipe.json of a run holds."""
+    return json.loads(json.dumps(recipe.model_dump(mode="json")))
+
+
+def some(part: type[Config]) -> st.SearchStrategy[Any]:
+    """Configs of a stage, of some numbers."""
+    return st.builds(part, steps=st.integers(1, 10**6), batch_size=st.integers(1, 999))
+
+
+@settings(max_examples=60)
+@given(
+    st.builds(
+        Recipe,
+        model=st.text(),
+        rules=rule_sets(),
+        distil=some(Distil),
+        finetune=some(Finetune),
+        evaluate=some(Evaluate),
+        seed=st.integers(),
+    )
+)
+def test_a_recipe_survives_json(recipe: Recipe) -> None:
+    assert Recipe.model_validate(written(recipe)) == recipe
+
+
+class Shared(ShareBlocks):
+    """As the rule of the library, but a class of its own."""
+
+
+class Reversed(ReplaceAttention):
+    """A rule with a field of its own."""
+
+    kind: Literal["reversed_attention"] = "reversed_attention"  # type: ignore[assignment]
+    times: int
+
+
+def test_rules_of_ones_own_survive_json() -> None:
+    pattern, operator = {"role": "self_attention"}, HyenaX(kernel=3)
+    rules = (
+        Shared(pattern=pattern),
+        ShareBlocks(pattern=pattern),
+        Reversed(pattern=pattern, operator=operator, times=2),
+    )
+    recipe = Recipe(model="m", rules=rules)
+    assert Recipe.model_validate(written(recipe)) == recipe
+
+
+def test_json_tells_two_classes_of_equal_fields_apart() -> None:
+    one, other = (written(Recipe(model="m", rules=(rule(pattern={"role": "mlp"}),))) for rule in (Shared, ShareBlocks))
+    assert one["rules"] != other["rules"]
+
+
+def test_a_rule_that_is_not_known_says_what_to_import() -> None:
+    data = written(RECIPE)
+    data["rules"][0] |= {"kind": "qqqq", "import": "my.rules"}
+    with pytest.raises(ValidationError, match=r"unknown kind 'qqqq'; import my\.rules first, which defines it"):
+        Recipe.model_validate(data)

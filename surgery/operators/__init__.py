@@ -1,21 +1,24 @@
 """Operators that stand where an attention or an MLP stood, or join two blocks: plain PyTorch, described by plain data."""
 
-from surgery.operators.base import MixerConfig, MixerDims, OperatorConfig, Policy, SequenceMixer
+from surgery.operators.base import CountedByConfig, OperatorConfig
 from surgery.operators.conv_mlp import ConvMLP, ConvMLPMixer
-from surgery.operators.core import Core, CoreMixer
+from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.dims import Dims, MixerDims, Policy
 from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
+from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
 from surgery.operators.gated_mlp import GatedMLP, GatedMLPMixer
 from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
-from surgery.operators.hidden import HiddenDims, HiddenLayer, HiddenLinearMap, LinearSizes
+from surgery.operators.hidden import HiddenDims, HiddenLinearMap, HiddenNeurons, LinearSizes
 from surgery.operators.hyena import HyenaCore, HyenaMixer, HyenaSE, HyenaX, HyenaY
 from surgery.operators.hyena_mlp import HyenaXMLP, HyenaXMLPMixer
 from surgery.operators.joiner import ConcatProject, Joiner, JoinerConfig, JoinerDims, SumDeltas, WeightedSum, ZeroJoin
+from surgery.operators.kinds import AnyDims, AnyOperator, operator_from_data
 from surgery.operators.linear import LinearAttention, LinearAttentionCore, LinearAttentionMixer
 from surgery.operators.mamba import Mamba2, Mamba2Mixer
+from surgery.operators.mixer import MixerConfig, MixerCore, SequenceMixer
 from surgery.operators.mlp import MLP, Activation, ChannelConfig, ChannelMixer, MLPDims, MLPMixer, linears_of
 from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
-from surgery.operators.registry import AnyDims, AnyOperator, Operator, operator_from_data
 from surgery.operators.window import SlidingWindow, SlidingWindowCore, SlidingWindowMixer
 
 __all__ = [
@@ -28,19 +31,21 @@ __all__ = [
     "ConcatProject",
     "ConvMLP",
     "ConvMLPMixer",
-    "Core",
     "CoreMixer",
+    "CountedByConfig",
+    "Dims",
     "FullAttention",
     "FullAttentionCore",
     "FullAttentionMixer",
+    "FusedLinear",
     "GatedMLP",
     "GatedMLPMixer",
     "GroupedQueryAttention",
     "GroupedQueryCore",
     "GroupedQueryMixer",
     "HiddenDims",
-    "HiddenLayer",
     "HiddenLinearMap",
+    "HiddenNeurons",
     "HyenaCore",
     "HyenaMixer",
     "HyenaSE",
@@ -54,17 +59,19 @@ __all__ = [
     "LinearAttention",
     "LinearAttentionCore",
     "LinearAttentionMixer",
+    "LinearDims",
+    "LinearPart",
     "LinearSizes",
     "MLPDims",
     "MLPMixer",
     "Mamba2",
     "Mamba2Mixer",
     "MixerConfig",
+    "MixerCore",
     "MixerDims",
     "NeighbourhoodAttention",
     "NeighbourhoodCore",
     "NeighbourhoodMixer",
-    "Operator",
     "OperatorConfig",
     "Policy",
     "Projections",

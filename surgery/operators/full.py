@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.operators.base import MixerConfig, MixerDims
-from surgery.operators.core import Core, CoreMixer
+from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.dims import MixerDims
+from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.softmax import flops_softmax
 
 
@@ -37,7 +38,7 @@ class FullAttention(MixerConfig):
         return flops_softmax(dims, pairs=batch * tokens * tokens)
 
 
-class FullAttentionCore(Core):
+class FullAttentionCore(MixerCore):
     """`scaled_dot_product_attention` itself, with any mask that it takes."""
 
     mixes_one_stream = False

@@ -12,14 +12,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig, Policy
+from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.dims import Dims, Policy
 
 
-class LinearDims(Config):
+class LinearDims(Dims):
     """Widths of linear maps that read the same input: I, what each gives, and whether they have biases."""
 
+    kind: Literal["linear"] = "linear"
     inputs: PositiveInt
     outputs: tuple[PositiveInt, ...] = Field(min_length=1)
     bias: bool
@@ -40,11 +41,6 @@ class FusedLinear(OperatorConfig):
         """2 N I O for each of the batch."""
         return 2 * batch * tokens * dims.inputs * sum(dims.outputs)
 
-    @override
-    def flops_mixing(self, dims: LinearDims, batch: int, tokens: int) -> int:
-        """None: linear maps mix no tokens."""
-        return 0
-
 
 class LinearPart(OperatorConfig):
     """One of the maps alone: (B, N, I) -> (B, N, outputs[index])."""
@@ -62,14 +58,12 @@ class LinearPart(OperatorConfig):
         """2 N I outputs[index] for each of the batch."""
         return 2 * batch * tokens * dims.inputs * dims.outputs[self.index]
 
-    @override
-    def flops_mixing(self, dims: LinearDims, batch: int, tokens: int) -> int:
-        """None: linear maps mix no tokens."""
-        return 0
 
-
-class FusedLinearMap(nn.Linear):
+class FusedLinearMap(CountedByConfig, nn.Linear):
     """A linear map whose result is handed out in pieces."""
+
+    config: FusedLinear
+    dims: LinearDims
 
     def __init__(self, config: FusedLinear, dims: LinearDims) -> None:
         super().__init__(dims.inputs, sum(dims.outputs), bias=dims.bias)
@@ -80,14 +74,6 @@ class FusedLinearMap(nn.Linear):
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Map (B, N, I) to a tuple of (B, N, outputs[i])."""
         return torch.split(super().forward(input), list(self.dims.outputs), dim=-1)
-
-    def flops(self, batch: int, tokens: int) -> int:
-        """FLOPs of one forward pass over (batch, tokens, I)."""
-        return self.config.flops(self.dims, batch, tokens)
-
-    def flops_mixing(self, batch: int, tokens: int) -> int:
-        """None."""
-        return self.config.flops_mixing(self.dims, batch, tokens)
 
     def inherit(self, *maps: nn.Linear, policy: Policy) -> None:
         """Take over the weights of the linear maps, one below the other; "random" keeps the fresh ones."""
@@ -100,21 +86,16 @@ class FusedLinearMap(nn.Linear):
                 self.bias.copy_(torch.cat([each.bias for each in maps]))
 
 
-class LinearPartMap(nn.Linear):
+class LinearPartMap(CountedByConfig, nn.Linear):
     """Some rows of a linear map."""
+
+    config: LinearPart
+    dims: LinearDims
 
     def __init__(self, config: LinearPart, dims: LinearDims) -> None:
         super().__init__(dims.inputs, dims.outputs[config.index], bias=dims.bias)
         self.config = config
         self.dims = dims
-
-    def flops(self, batch: int, tokens: int) -> int:
-        """FLOPs of one forward pass over (batch, tokens, I)."""
-        return self.config.flops(self.dims, batch, tokens)
-
-    def flops_mixing(self, batch: int, tokens: int) -> int:
-        """None."""
-        return self.config.flops_mixing(self.dims, batch, tokens)
 
     def inherit(self, whole: nn.Linear, policy: Policy) -> None:
         """Take over its rows of the linear map `whole`; "random" keeps the fresh ones."""

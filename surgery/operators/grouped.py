@@ -16,8 +16,9 @@ from typing_extensions import override
 
 from surgery.errors import RewriteError
 from surgery.operators.backends import kernel
-from surgery.operators.base import MixerConfig, MixerDims
-from surgery.operators.core import Core, CoreMixer
+from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.dims import MixerDims
+from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.projections import Linear, Projections, projections_of
 from surgery.operators.softmax import flops_softmax
 
@@ -57,7 +58,7 @@ class GroupedQueryAttention(MixerConfig):
         return 4 * batch * tokens * dims.dim * (dims.inner + self.groups * dims.head_dim)
 
 
-class GroupedQueryCore(Core):
+class GroupedQueryCore(MixerCore):
     """Averages the key and value heads of each group, then attends; with one head a group already, just attends."""
 
     mixes_one_stream = False

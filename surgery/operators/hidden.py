@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig, Policy
+from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.dims import Dims, Policy
 
 Parts = tuple[PositiveInt | None, ...]
 """What features are, in their order: one for each neuron (None), or so many others."""
@@ -30,7 +31,7 @@ class LinearSizes(Config):
     parts: Parts
 
 
-class HiddenDims(Config):
+class HiddenDims(Dims):
     """The linear maps of an MLP: those into the hidden layer and the one out of it.
 
     Attributes:
@@ -39,6 +40,7 @@ class HiddenDims(Config):
         index: which of them is replaced.
     """
 
+    kind: Literal["hidden"] = "hidden"
     neurons: PositiveInt
     linears: tuple[LinearSizes, ...]
     index: int
@@ -54,7 +56,7 @@ class HiddenDims(Config):
         return self.index == len(self.linears) - 1
 
 
-class HiddenLayer(OperatorConfig):
+class HiddenNeurons(OperatorConfig):
     """A hidden layer of M neurons, of an MLP that stays as it is otherwise: its activation, gates and names.
 
     It is built as one of the MLP's linear maps at a time, which follow the ratios of "Exploring Diffusion Transformer
@@ -76,29 +78,19 @@ class HiddenLayer(OperatorConfig):
         own, changed = dims.own, _width(dims.own.parts, self.neurons)
         return 2 * batch * tokens * changed * (own.outputs if dims.is_last else own.inputs)
 
-    @override
-    def flops_mixing(self, dims: HiddenDims, batch: int, tokens: int) -> int:
-        """None: linear maps mix no tokens."""
-        return 0
 
-
-class HiddenLinearMap(nn.Linear):
+class HiddenLinearMap(CountedByConfig, nn.Linear):
     """A linear map into a hidden layer or out of it."""
 
-    def __init__(self, config: HiddenLayer, dims: HiddenDims) -> None:
+    config: HiddenNeurons
+    dims: HiddenDims
+
+    def __init__(self, config: HiddenNeurons, dims: HiddenDims) -> None:
         own, changed = dims.own, _width(dims.own.parts, config.neurons)
         inputs, outputs = (changed, own.outputs) if dims.is_last else (own.inputs, changed)
         super().__init__(inputs, outputs, bias=own.bias)
         self.config = config
         self.dims = dims
-
-    def flops(self, batch: int, tokens: int) -> int:
-        """FLOPs of one forward pass over (batch, tokens, I)."""
-        return self.config.flops(self.dims, batch, tokens)
-
-    def flops_mixing(self, batch: int, tokens: int) -> int:
-        """None."""
-        return self.config.flops_mixing(self.dims, batch, tokens)
 
     def inherit(self, *linears: nn.Linear, policy: Policy) -> None:
         """Take over the weights of the neurons that stay, in place.

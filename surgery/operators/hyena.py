@@ -17,10 +17,10 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.operators.base import MixerConfig, MixerDims, SequenceMixer
 from surgery.operators.convolution import FilterBackend, TokenConvolution
-from surgery.operators.core import Core
+from surgery.operators.dims import MixerDims
 from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, together
+from surgery.operators.mixer import MixerConfig, MixerCore, SequenceMixer
 from surgery.operators.projections import projections_of
 
 
@@ -170,7 +170,7 @@ class _Filters(nn.Module):
         return together(convolution(image_BNC, grid), text_BTC, self.text)
 
 
-class HyenaCore(_Filters, Core):
+class HyenaCore(_Filters, MixerCore):
     """The gates between q, k and v of all heads side by side; filters start as the identity."""
 
     def __init__(self, config: _Hyena, dims: MixerDims) -> None:

@@ -15,14 +15,15 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig
+from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.dims import Dims
 
 
-class JoinerDims(Config):
+class JoinerDims(Dims):
     """D, the width of the stream."""
 
+    kind: Literal["joiner"] = "joiner"
     dim: PositiveInt
 
 
@@ -33,11 +34,6 @@ class JoinerConfig(OperatorConfig):
     @override
     def build(self, dims: JoinerDims) -> Joiner:
         """Return a new joiner with its first weights, on the default device and in the default dtype."""
-
-    @override
-    def flops_mixing(self, dims: JoinerDims, batch: int, tokens: int) -> int:
-        """None: a joiner mixes no tokens."""
-        return 0
 
 
 class ConcatProject(JoinerConfig):
@@ -110,8 +106,11 @@ class ZeroJoin(JoinerConfig):
         return 2 * batch * tokens * dims.dim * (dims.dim + 1)
 
 
-class Joiner(nn.Module, ABC):
+class Joiner(CountedByConfig, nn.Module, ABC):
     """Makes one stream of a block pair's input x and its outputs a and b, each (…, D)."""
+
+    config: JoinerConfig
+    dims: JoinerDims
 
     def __init__(self, config: JoinerConfig, dims: JoinerDims) -> None:
         super().__init__()
@@ -134,14 +133,6 @@ class Joiner(nn.Module, ABC):
                 f"{tuple(b.shape)}, need one shape (..., {self.dims.dim}); join blocks that keep the stream's shape"
             )
         return self.join(x, a, b)
-
-    def flops(self, batch: int, tokens: int) -> int:
-        """FLOPs of joining (batch, tokens, D) streams."""
-        return self.config.flops(self.dims, batch, tokens)
-
-    def flops_mixing(self, batch: int, tokens: int) -> int:
-        """None: a joiner mixes no tokens."""
-        return self.config.flops_mixing(self.dims, batch, tokens)
 
 
 class ConcatProjectJoiner(Joiner):

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
-from surgery.operators.base import MixerConfig, MixerDims
 from surgery.operators.convolution import TokenConvolution
-from surgery.operators.core import Core, CoreMixer
+from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.dims import MixerDims
 from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, together
+from surgery.operators.mixer import MixerConfig, MixerCore
 
 # Added to the denominator, as in SANA: a query without any active feature gives zeros.
 EPSILON = 1e-15
@@ -84,7 +85,7 @@ class LinearAttention(MixerConfig):
         return 2 * batch * tokens * dims.inner * (2 * dims.head_dim + 6) if self.features == "learned" else 0
 
 
-class LinearAttentionCore(Core):
+class LinearAttentionCore(MixerCore):
     """Linear attention, for cross-attention too unless there is a convolution."""
 
     mixes_one_stream = False

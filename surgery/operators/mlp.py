@@ -16,9 +16,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.config import Config
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig, Policy
+from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.dims import Dims, Policy
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 
@@ -30,9 +30,10 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-class MLPDims(Config):
+class MLPDims(Dims):
     """What is found at the replaced MLP: D in and out, its biases and its activation."""
 
+    kind: Literal["mlp"] = "mlp"
     dim: PositiveInt
     out_dim: PositiveInt
     up_bias: bool
@@ -82,9 +83,11 @@ class MLP(ChannelConfig):
         return 2 * batch * tokens * (dims.dim + dims.out_dim) * self.neurons(dims)
 
 
-class ChannelMixer(nn.Module, ABC):
+class ChannelMixer(CountedByConfig, nn.Module, ABC):
     """Maps the features of tokens: (B, N, D) -> (B, N, D)."""
 
+    config: ChannelConfig
+    dims: MLPDims
     activation: Activation
     """That of the hidden layer, for those that have one."""
 
@@ -128,14 +131,6 @@ class ChannelMixer(nn.Module, ABC):
             raise RewriteError(f"{name} cannot keep the function of the old MLP: {reason}; use 'projections'")
         with torch.no_grad():
             self.take_neurons(up, down)
-
-    def flops(self, batch: int, tokens: int) -> int:
-        """FLOPs of one forward pass over (batch, tokens, D)."""
-        return self.config.flops(self.dims, batch, tokens)
-
-    def flops_mixing(self, batch: int, tokens: int) -> int:
-        """See the config."""
-        return self.config.flops_mixing(self.dims, batch, tokens)
 
     def require_tokens(self, hidden_states: Tensor) -> None:
         """For operators that look at other tokens: RewriteError if the input is not (B, N, D)."""

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.operators.backends import kernel
-from surgery.operators.base import MixerConfig, MixerDims
-from surgery.operators.core import Core, CoreMixer
+from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.dims import MixerDims
 from surgery.operators.grid import Grid, Text, apart, on_grid, require_grid, sizes, together
+from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.softmax import any_between, finite, flops_softmax
 
 # Queries of a tile along each axis at least: fewer waste fewer masked scores, more make better matrix products.
@@ -84,7 +85,7 @@ class NeighbourhoodAttention(MixerConfig):
         return flops_softmax(dims, pairs=batch * (image * (seen + text) + text * tokens))
 
 
-class NeighbourhoodCore(Core):
+class NeighbourhoodCore(MixerCore):
     """Softmax attention within a neighbourhood."""
 
     def __init__(self, config: NeighbourhoodAttention, dims: MixerDims) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import RewriteError
-from surgery.operators.base import MixerDims
+from surgery.operators.dims import MixerDims
 
 
 @dataclass(frozen=True)

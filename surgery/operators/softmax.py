@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surgery.operators.base import MixerDims
+from surgery.operators.dims import MixerDims
 
 
 def flops_softmax(dims: MixerDims, pairs: int) -> int:

@@ -17,8 +17,9 @@ from typing_extensions import override
 
 from surgery.errors import RewriteError
 from surgery.operators.backends import kernel
-from surgery.operators.base import MixerConfig, MixerDims
-from surgery.operators.core import Core, CoreMixer
+from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.dims import MixerDims
+from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.softmax import any_between, finite, flops_softmax
 
 # Queries of a chunk at least: fewer waste fewer masked scores, more make better matrix products.
@@ -59,7 +60,7 @@ class SlidingWindow(MixerConfig):
         return flops_softmax(dims, pairs=batch * tokens * min(span, tokens))
 
 
-class SlidingWindowCore(Core):
+class SlidingWindowCore(MixerCore):
     """Softmax attention within a window, and within a boolean mask if there is one."""
 
     takes_mask = True

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from torch import nn
 
 from surgery.config import Config
+from surgery.kinds import Kinded
 from surgery.losses import LossName
 from surgery.operators.base import OperatorConfig
 from surgery.recording.paths import module_part
@@ -22,6 +23,7 @@ from surgery.rewriting.application import Application
 from surgery.rewriting.graphs.rewired import Bound
 from surgery.rewriting.lesson import Lesson
 from surgery.rewriting.make import Maker
+from surgery.rewriting.replacement import New, Replacement
 from surgery.rewriting.site import Site
 
 
@@ -93,11 +95,10 @@ class Weights:
     new: int
 
 
-class Edit(Config, ABC):
+class Edit(Kinded, ABC):
     """One edit at one site.
 
     Attributes:
-        kind: tells the kinds of edits apart in JSON.
         path: of the module that is replaced, or of all that matched, joined by " + ".
         rule: name of the rule.
         layer: number of its block, None outside of blocks.
@@ -108,12 +109,9 @@ class Edit(Config, ABC):
         flops_mixing: those of mixing tokens, without projections and featuriser filters, as the paper's table counts.
     """
 
-    kinds: ClassVar[dict[str, type[Edit]]] = {}
-    """All kinds by name."""
     made_by: ClassVar[type[Config]]
     """The right-hand side of a rule that edits of this kind are planned for."""
 
-    kind: str
     path: str
     rule: str
     layer: int | None
@@ -123,10 +121,6 @@ class Edit(Config, ABC):
     params: Change
     flops: Change
     flops_mixing: Change
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        Edit.kinds[cls.model_fields["kind"].default] = cls
 
     @classmethod
     @abstractmethod
@@ -154,8 +148,13 @@ class Edit(Config, ABC):
 
     @property
     @abstractmethod
+    def made(self) -> tuple[Replacement | New, ...]:
+        """The new operators with their sizes."""
+
+    @property
     def operators(self) -> tuple[OperatorConfig, ...]:
         """The configs of the new operators."""
+        return tuple(new.operator for new in self.made)
 
     @property
     @abstractmethod
@@ -194,17 +193,7 @@ class Edit(Config, ABC):
         """What its new modules are to learn in distillation; none, if it has no new weights."""
 
 
-def _read(value: Any) -> Any:
-    """An edit from JSON."""
-    if not isinstance(value, Mapping):
-        return value
-    kind = value.get("kind")
-    if kind not in Edit.kinds:
-        raise ValueError(f"there is no kind of edit {kind!r}; import the module that defines it")
-    return Edit.kinds[str(kind)].model_validate(value)
-
-
-AnyEdit = Annotated[SerializeAsAny[Edit], BeforeValidator(_read)]
+AnyEdit = Annotated[SerializeAsAny[Edit], BeforeValidator(Edit.from_data)]
 """A pydantic field for an edit of any kind."""
 
 

@@ -79,7 +79,7 @@ def _edits(application: Application, group: Sequence[Site]) -> Sequence[Edit]:
 
 def _kind_for(given: Any, where: str) -> type[Edit]:
     """The kind of the edits that a right-hand side asks for."""
-    by_class = {kind.made_by: kind for kind in Edit.kinds.values()}
+    by_class = {kind.made_by: kind for kind in Edit.known.values()}
     kind = next((by_class[each] for each in type(given).__mro__ if each in by_class), None)
     if kind is None:
         *others, last = sorted(each.__name__ for each in by_class)

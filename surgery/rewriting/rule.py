@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
-from surgery.config import Config
+from pydantic import BeforeValidator, SerializeAsAny
+
+from surgery.kinds import Kinded
 from surgery.losses import LossName
 from surgery.rewriting.pattern import Pattern
 from surgery.rewriting.replacement import Replacement, Resizing, Rewiring, Sharing
@@ -13,10 +15,11 @@ from surgery.rewriting.selection import AllLayers, Selection
 from surgery.rewriting.site import Site
 
 
-class Rule(Config, ABC):
+class Rule(Kinded, ABC):
     """One declarative edit.
 
-    A subclass gives the pattern and says by what a site is replaced; it is data, so it has equality and JSON.
+    A subclass gives the pattern and says by what a site is replaced; it is data, so it has equality and JSON, where its
+    `kind` names it.
 
     Attributes:
         pattern: where the rule may apply.
@@ -47,3 +50,7 @@ class Rule(Config, ABC):
     @abstractmethod
     def replacement(self, site: Site) -> Replacement | Rewiring | Resizing | Sharing:
         """What goes to `site`."""
+
+
+AnyRule = Annotated[SerializeAsAny[Rule], BeforeValidator(Rule.from_data)]
+"""A pydantic field for any rule, a user's own included."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
 from surgery.analysis.roles import block_layers
 from surgery.config import Config
 from surgery.errors import MatchError
+from surgery.rewriting.function import AS_FUNCTION, name_of
 from surgery.rewriting.site import Site
 
-Predicate = Callable[[Site], bool]
-Metric = Callable[[Site], float]
+Predicate = Annotated[Callable[[Site], bool], *AS_FUNCTION]
+Metric = Annotated[Callable[[Site], float], *AS_FUNCTION]
 
 
 class _Selection(Config, ABC):
@@ -98,18 +99,17 @@ class Indices(_Selection):
 
 
 class Where(_Selection):
-    """The sites of which a function holds; in JSON only its name is kept."""
+    """The sites of which a function holds. JSON names the function; only one at the top of a module is read back."""
 
     kind: Literal["where"] = "where"
-    name: str
-    predicate: Predicate = Field(exclude=True, repr=False)
+    predicate: Predicate
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of which the function holds."""
         return {site.path for site in sites if self.predicate(site)}
 
     def __str__(self) -> str:
-        return f"where({self.name})"
+        return f"where({name_of(self.predicate)})"
 
 
 class Top(_Selection):
@@ -117,15 +117,14 @@ class Top(_Selection):
 
     kind: Literal["top"] = "top"
     n: PositiveInt
-    name: str
-    metric: Metric = Field(exclude=True, repr=False)
+    metric: Metric
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of the first `n` by the metric."""
         return {site.path for site in sorted(sites, key=self.metric, reverse=True)[: self.n]}
 
     def __str__(self) -> str:
-        return f"top({self.name}, {self.n})"
+        return f"top({name_of(self.metric)}, {self.n})"
 
 
 class Both(_Selection):
@@ -203,13 +202,9 @@ def indices(*layers: int) -> Indices:
 
 def where(predicate: Predicate) -> Where:
     """Select the sites of which `predicate` holds, e.g. `where(lambda site: site.operator.params > 10**6)`."""
-    return Where(name=_name(predicate), predicate=predicate)
+    return Where(predicate=predicate)
 
 
 def top(metric: Metric, n: int) -> Top:
     """Select the `n` sites with the largest `metric`, e.g. `top(lambda site: site.operator.flops, 4)`."""
-    return Top(n=n, name=_name(metric), metric=metric)
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", None) or function)
+    return Top(n=n, metric=metric)

@@ -27,7 +27,7 @@ from surgery.operators import (
     NeighbourhoodAttention,
     SlidingWindow,
 )
-from surgery.operators.backends import BACKENDS, Call, auto_choice, choice, softmax, table
+from surgery.operators.backends import BACKENDS, KernelCall, auto_choice, choice, softmax, table
 from tests.operators import fake_kernels
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -77,8 +77,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, installed: Callable[..., None]) -
         monkeypatch.setitem(sys.modules, name, made)
 
 
-def call(operator: str, shape: tuple[int, ...] = QUERIES, **traits: object) -> Call:
-    return Call(operator, **{"device": CUDA, "dtype": torch.bfloat16, "shape": shape} | traits)  # type: ignore[arg-type]
+def call(operator: str, shape: tuple[int, ...] = QUERIES, **traits: object) -> KernelCall:
+    return KernelCall(operator, **{"device": CUDA, "dtype": torch.bfloat16, "shape": shape} | traits)  # type: ignore[arg-type]
 
 
 def chosen(*arguments: object, **traits: object) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from surgery.graph import ModelGraph
-from surgery.operators import JoinerDims, OperatorConfig
+from surgery.operators import AnyOperator, JoinerDims, OperatorConfig
 from surgery.rewriting import Call, New, Pattern, Replacement, Rewiring, Rule, Site, node
 from tests.rewriting.operators import Scale, ScaleMixer
 
@@ -46,7 +46,7 @@ class GateMLP(Rule):
     """Puts a gate after each MLP."""
 
     pattern: Pattern = node("mlp")
-    operator: Any = Gate()
+    operator: AnyOperator = Gate()
 
     def replacement(self, site: Site) -> Rewiring:
         dims, sources = JoinerDims(dim=site.result.shape[-1]), ("a",) if site.first.is_module else ()

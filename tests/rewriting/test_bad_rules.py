@@ -34,7 +34,7 @@ from surgery.rewriting.pattern import GraphPattern
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from tests.compat.models import inputs as family_inputs
 from tests.compat.models import original
-from tests.rewriting.gates import Gate, whole_state
+from tests.rewriting.gates import ArmedGate, Gate, whole_state
 from tests.rewriting.operators import Narrow, Scale
 from tests.strategies import BlockSpec, ModelSpec, build, inputs
 from tests.tracing.test_exact import assert_same
@@ -442,8 +442,11 @@ def test_models_and_inputs_that_are_none(act):
 
 
 def test_a_student_that_could_not_be_read_back_is_not_written(tmp_path):
-    student = surgery.rewrite(GRAPH, [UserRule(gives=gated())])
-    with pytest.raises(ArtifactError, match="Gate could not be read back: it is no operator of the library; add it"):
+    operator = ArmedGate(callback="", countdown=None)  # JSON leaves its countdown out
+    student = surgery.rewrite(
+        GRAPH, [UserRule(gives=gated(modules={"gate": New(operator=operator, dims=JoinerDims(dim=16))}))]
+    )
+    with pytest.raises(ArtifactError, match="ArmedGate could not be read back: ArmedGate: 'countdown' is missing"):
         surgery.save(student, tmp_path / "student")
     assert not (tmp_path / "student").exists()
 

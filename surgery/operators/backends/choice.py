@@ -11,7 +11,7 @@ from torch import Tensor
 from surgery.errors import RewriteError
 from surgery.operators.backends.recurrent import CAUSAL_CONV1D, FLA, MAMBA_SSM
 from surgery.operators.backends.softmax import FLASH_2, FLASH_4, FLEX, NATTEN
-from surgery.operators.backends.table import Backend, Call
+from surgery.operators.backends.table import Backend, KernelCall
 
 BACKENDS = (FLASH_2, FLASH_4, NATTEN, CAUSAL_CONV1D, MAMBA_SSM, FLEX, FLA)
 """All known kernels; "auto" takes the first that serves a call."""
@@ -22,9 +22,9 @@ def kernel(wanted: str, operator: str, like: Tensor, **traits: Any) -> Callable[
 
     Args:
         wanted: "auto", "torch" or the name of a kernel.
-        operator: see `Call`.
+        operator: see `KernelCall`.
         like: gives device, dtype and shape, and whether gradients are wanted.
-        traits: the rest of `Call`.
+        traits: the rest of `KernelCall`.
 
     Raises:
         RewriteError: the kernel that was asked for by name cannot serve the call.
@@ -34,7 +34,7 @@ def kernel(wanted: str, operator: str, like: Tensor, **traits: Any) -> Callable[
     if wanted == "torch" or like.device.type == "meta" or (wanted == "auto" and like.device.type == "cpu"):
         return None
     grad = torch.is_grad_enabled() and like.requires_grad
-    call = Call(operator, like.device, like.dtype, tuple(like.shape), grad=grad, **traits)
+    call = KernelCall(operator, like.device, like.dtype, tuple(like.shape), grad=grad, **traits)
     if wanted == "auto":
         found = auto_choice(call)
         return found.runs[operator] if found else None
@@ -45,7 +45,7 @@ def kernel(wanted: str, operator: str, like: Tensor, **traits: Any) -> Callable[
     return backend.runs[operator]
 
 
-def auto_choice(call: Call, among: Sequence[Backend] = BACKENDS) -> Backend | None:
+def auto_choice(call: KernelCall, among: Sequence[Backend] = BACKENDS) -> Backend | None:
     """The first kernel that serves the call; None for the plain PyTorch form."""
     usable = (each for each in among if call.operator in each.runs and not each.by_name_only)
     return next((each for each in usable if each.serves(call) is None), None)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surgery.operators.backends.table import FLOAT, Backend, Call, wants
+from surgery.operators.backends.table import FLOAT, Backend, KernelCall, wants
 
 CHUNK = 256
 """Tokens of a chunk of mamba-ssm's scan, the default of its layers."""
@@ -29,7 +29,7 @@ def _convolve(x_BNC: Tensor, weight_CT: Tensor, bias_C: Tensor) -> Tensor:
     return y_BCN.transpose(1, 2)
 
 
-def _refuses_convolution(call: Call) -> str | None:
+def _refuses_convolution(call: KernelCall) -> str | None:
     reason = wants(call, FLOAT)
     if reason is None and (len(call.grid) > 1 or not call.causal):
         reason = "it is causal along the raster order, and this filter is not"
@@ -64,7 +64,7 @@ def _combined(x_BNHP: Tensor, step_BNH: Tensor, rate_H: Tensor, b_BNS: Tensor, c
     return y_BNHP
 
 
-def _refuses_scan(call: Call) -> str | None:
+def _refuses_scan(call: KernelCall) -> str | None:
     return wants(call, FLOAT)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from surgery.operators.backends.choice import BACKENDS, auto_choice
-from surgery.operators.backends.table import Call
+from surgery.operators.backends.table import KernelCall
 
 HEADS, WIDTH, TOKENS = 16, 72, 4096
 QUERIES = (1, HEADS, TOKENS, WIDTH)
@@ -65,6 +65,6 @@ def words(operator: str) -> str:
 def _device(device: torch.device, name: str, dtype: torch.dtype) -> Device:
     used = {}
     for operator, (shape, traits) in EXAMPLES.items():
-        found = auto_choice(Call(operator, device, dtype, shape, grad=True, **traits))  # type: ignore[arg-type]
+        found = auto_choice(KernelCall(operator, device, dtype, shape, grad=True, **traits))  # type: ignore[arg-type]
         used[operator] = found.name if found else "torch"
     return Device(str(device), name, str(dtype).removeprefix("torch."), used)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.operators.backends.table import FLOAT, HALF, Backend, Call, capability, wants
+from surgery.operators.backends.table import FLOAT, HALF, Backend, KernelCall, capability, wants
 
 HOPPER = 9
 
@@ -26,7 +26,7 @@ def _flash_2(q_BHNK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, left: int = -1, rig
     return y_BNHK.transpose(1, 2)
 
 
-def _refuses_2(call: Call) -> str | None:
+def _refuses_2(call: KernelCall) -> str | None:
     return wants(call, HALF, (8, 0)) or _no_mask(call) or _no_wider(call, 256)
 
 
@@ -41,7 +41,7 @@ def _flash_4(
     return y_BNHK.transpose(1, 2)
 
 
-def _refuses_4(call: Call) -> str | None:
+def _refuses_4(call: KernelCall) -> str | None:
     reason = wants(call, HALF, (HOPPER, 0)) or _no_mask(call) or _no_wider(call, 128) or _multiple_of_8(call)
     if reason is None and call.operator == "sliding_window" and call.grad and capability(call.device)[0] == HOPPER:
         return "its backward pass on Hopper knows no windows"
@@ -59,7 +59,7 @@ def _flex_near(q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, window: int, grid
     return _flex()(q_BHNK, k_BHMK, v_BHMK, block_mask=_near_mask(window, grid, str(q_BHNK.device)))
 
 
-def _refuses_flex(call: Call) -> str | None:
+def _refuses_flex(call: KernelCall) -> str | None:
     # On a CPU FlexAttention has no backward pass.
     narrow = call.shape[3] < 16
     reason = f"it needs heads of 16 features at least, and these have {call.shape[3]}" if narrow else None
@@ -122,23 +122,23 @@ def _natten(q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, window: int, grid: t
     return y_BNHK.transpose(1, 2)
 
 
-def _refuses_natten(call: Call) -> str | None:
+def _refuses_natten(call: KernelCall) -> str | None:
     if min(call.grid) < call.window or call.window < 3:
         grid = " x ".join(map(str, call.grid))
         return f"it needs a window of 3 at least that fits into the grid, and {call.window} on {grid} does not"
     return wants(call, FLOAT) or _no_mask(call) or _multiple_of_8(call)
 
 
-def _no_mask(call: Call) -> str | None:
+def _no_mask(call: KernelCall) -> str | None:
     return "it takes no mask" if call.masked else None
 
 
-def _no_wider(call: Call, most: int) -> str | None:
+def _no_wider(call: KernelCall, most: int) -> str | None:
     width = call.shape[3]
     return f"it takes heads of {most} features at most, and these have {width}" if width > most else None
 
 
-def _multiple_of_8(call: Call) -> str | None:
+def _multiple_of_8(call: KernelCall) -> str | None:
     width = call.shape[3]
     return f"it takes heads of a multiple of 8 features, and these have {width}" if width % 8 else None
 

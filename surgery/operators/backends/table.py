@@ -16,7 +16,7 @@ FLOAT = (*HALF, torch.float32)
 
 
 @dataclass(frozen=True)
-class Call:
+class KernelCall:
     """What an operator is about to compute, as far as the choice of a kernel depends on it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Backend:
     package: str
     module: str
     runs: Mapping[str, Callable[..., Tensor]]
-    refuses: Callable[[Call], str | None]
+    refuses: Callable[[KernelCall], str | None]
     by_name_only: bool = False
     note: str = ""
 
@@ -71,7 +71,7 @@ class Backend:
         found: str | None = version_of(self.package, self.module)
         return found
 
-    def serves(self, call: Call) -> str | None:
+    def serves(self, call: KernelCall) -> str | None:
         """Why this kernel cannot serve the call; None if it can."""
         if self.version is None:
             return f"{self.package} is not installed"
@@ -102,7 +102,7 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def wants(call: Call, dtypes: tuple[torch.dtype, ...], least: tuple[int, int] = (7, 0)) -> str | None:
+def wants(call: KernelCall, dtypes: tuple[torch.dtype, ...], least: tuple[int, int] = (7, 0)) -> str | None:
     """Why a call is not on a CUDA device of at least this capability, or of another dtype; None if it is right."""
     if call.device.type != "cuda":
         return f"it runs on CUDA devices, and the tensors are on {call.device.type}"

@@ -9,7 +9,6 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig
 from surgery.recording.binding import unbind
 from surgery.recording.cost import FlopCounter
 from surgery.recording.parameters import first_floating
@@ -21,7 +20,7 @@ from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.lesson import Lesson, ModuleLesson
 from surgery.rewriting.make import Maker, like
 from surgery.rewriting.other_sizes import other_sizes
-from surgery.rewriting.replacement import Resizing
+from surgery.rewriting.replacement import New, Resizing
 from surgery.rewriting.site import Item, Site
 from surgery.rewriting.trial import (
     Cost,
@@ -82,9 +81,9 @@ class Resize(Edit):
         ]
 
     @property
-    def operators(self) -> tuple[OperatorConfig, ...]:
-        """Those of the new modules."""
-        return tuple(new.operator for new in self.replacement.modules.values())
+    def made(self) -> tuple[New, ...]:
+        """The new modules."""
+        return tuple(self.replacement.modules.values())
 
     @property
     def new(self) -> tuple[str, ...]:

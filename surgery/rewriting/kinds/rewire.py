@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import fx, nn
 
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig
 from surgery.recording.paths import below, child_path, is_inside, relative
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
@@ -86,9 +85,9 @@ class Rewire(Edit):
         )
 
     @property
-    def operators(self) -> tuple[OperatorConfig, ...]:
-        """Those of the new modules that are no copies."""
-        return tuple(new.operator for new in self.replacement.modules.values() if isinstance(new, New))
+    def made(self) -> tuple[New, ...]:
+        """The new modules that are no copies."""
+        return tuple(new for new in self.replacement.modules.values() if isinstance(new, New))
 
     @property
     def new(self) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig
 from surgery.recording.paths import outers
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
@@ -58,7 +57,7 @@ class Share(Edit):
         ]
 
     @property
-    def operators(self) -> tuple[OperatorConfig, ...]:
+    def made(self) -> tuple[()]:
         """None: no operator is new."""
         return ()
 

@@ -8,7 +8,6 @@ from typing import Literal, Self
 from torch import nn
 
 from surgery.errors import RewriteError
-from surgery.operators.base import OperatorConfig
 from surgery.recording.parameters import first_floating
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
@@ -87,9 +86,9 @@ class Swap(Edit):
         )
 
     @property
-    def operators(self) -> tuple[OperatorConfig, ...]:
+    def made(self) -> tuple[Replacement]:
         """The one that takes the place."""
-        return (self.replacement.operator,)
+        return (self.replacement,)
 
     @property
     def new(self) -> tuple[str, ...]:

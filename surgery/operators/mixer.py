@@ -1,0 +1,210 @@
+"""Sequence mixers, which may stand where an attention stood, and cores, which stand for its softmax alone.
+
+Shape legend: B batch, N tokens or queries, M keys, H heads, K features of a head, D features of the stream,
+E = H * K features inside the mixer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, get_args
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from surgery.errors import RewriteError
+from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.dims import MixerDims, Policy
+
+
+class MixerConfig(OperatorConfig):
+    """Base of the configs of sequence mixers."""
+
+    @abstractmethod
+    @override
+    def build(self, dims: MixerDims) -> SequenceMixer:
+        """Return a new mixer with random weights, on the default device and in the default dtype."""
+
+    def core(self, dims: MixerDims) -> MixerCore:
+        """Return a new core, which stands for `scaled_dot_product_attention` alone; its filters start as the identity.
+
+        Raises:
+            RewriteError: this operator has none.
+        """
+        del dims
+        raise RewriteError(f"{type(self).__name__} has no core; replace the whole attention instead")
+
+    @abstractmethod
+    @override
+    def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """FLOPs of mixing tokens, without projections and without the filters on q, k and v."""
+
+    def flops_featuriser(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """FLOPs of the filters on q, k and v; none by default."""
+        del dims, batch, tokens
+        return 0
+
+    def flops_projections(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """FLOPs of the q, k, v and output projections: 8 B N D E."""
+        return 8 * batch * tokens * dims.dim * dims.inner
+
+    @override
+    def flops(self, dims: MixerDims, batch: int, tokens: int) -> int:
+        """FLOPs of one forward pass over (batch, tokens, dim)."""
+        return (
+            self.flops_projections(dims, batch, tokens)
+            + self.flops_featuriser(dims, batch, tokens)
+            + self.flops_mixing(dims, batch, tokens)
+        )
+
+
+class SequenceMixer(CountedByConfig, nn.Module, ABC):
+    """Mixes tokens: `mix` is the mathematics, `forward` the calling convention of diffusers' `Attention`."""
+
+    config: MixerConfig
+    dims: MixerDims
+
+    def __init__(self, config: MixerConfig, dims: MixerDims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+
+    @abstractmethod
+    def mix(self, x_BND: Tensor, *, grid: tuple[int, ...] | None = None) -> Tensor:
+        """Return the mixed tokens (B, N, D).
+
+        Args:
+            x_BND: tokens in raster order.
+            grid: sizes whose product is N, for mixers that use the layout; one-dimensional ones ignore it.
+        """
+
+    @abstractmethod
+    def take_projections(self, attention: nn.Module) -> None:
+        """Copy the projections of `attention` into this mixer; RewriteError if they do not fit."""
+
+    def inherit(self, attention: nn.Module, policy: Policy) -> None:
+        """Take over weights of the replaced attention, in place.
+
+        Args:
+            attention: the module that this mixer replaces; it is only read.
+            policy: "random" keeps the fresh weights; "projections" takes the q, k, v and output projections,
+                and everything else starts as the identity; "exact" does so only where the function stays the same,
+                for every number of tokens.
+
+        Raises:
+            RewriteError: the policy is unknown, the attention has no projections that fit, or "exact" is asked of an
+                operator that computes something else.
+        """
+        name = type(self).__name__
+        if policy not in get_args(Policy):
+            raise RewriteError(f"{name}: unknown inheritance policy {policy!r}; use one of {get_args(Policy)}")
+        if policy == "exact" and (reason := self.why_inexact(attention)):
+            raise RewriteError(f"{name} cannot keep the function of the old attention: {reason}; use 'projections'")
+        if policy != "random":
+            self.take_projections(attention)
+
+    def why_inexact(self, attention: nn.Module) -> str | None:
+        """Why this mixer with the projections of a plain attention computes something else; None if it does not.
+
+        A window refuses whatever its size: how many tokens it must cover is known at run time only.
+        """
+        del attention
+        return f"{self.config.kind} mixes the tokens in another way"
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **extras: object,
+    ) -> Tensor:
+        """Mix (B, N, D) tokens, called as a diffusers block calls its self-attention.
+
+        Raises:
+            RewriteError: an argument that self-attention over one stream has no use for is not None, or the
+                tokens are not (B, N, D).
+        """
+        self._refuse("encoder_hidden_states", encoder_hidden_states)
+        self._refuse("attention_mask", attention_mask)
+        for name, value in extras.items():
+            self._refuse(name, value)
+        if hidden_states.ndim != 3 or hidden_states.shape[2] != self.dims.dim:
+            raise RewriteError(
+                f"{type(self).__name__}: hidden_states has shape {tuple(hidden_states.shape)}, "
+                f"needs (batch, tokens, {self.dims.dim}); leave this attention as it is"
+            )
+        return self.mix(hidden_states)
+
+    def _refuse(self, name: str, value: object) -> None:
+        if value is not None:
+            raise RewriteError(
+                f"{type(self).__name__}: the block passes {name}, which this operator cannot use; "
+                "exclude this attention from the rule"
+            )
+
+
+class MixerCore(CountedByConfig, nn.Module, ABC):
+    """Mixes values by queries and keys, and leaves projections, norms and rotary embeddings to the old attention."""
+
+    mixes_one_stream: ClassVar[bool] = True
+    """Whether token i of the queries must be token i of the keys, so that N = M."""
+    takes_mask: ClassVar[bool] = False
+    """Whether `mix` uses a mask."""
+
+    config: MixerConfig
+    dims: MixerDims
+
+    def __init__(self, config: MixerConfig, dims: MixerDims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+
+    @abstractmethod
+    def mix(
+        self,
+        q_BHNK: Tensor,
+        k_BHMK: Tensor,
+        v_BHMK: Tensor,
+        mask: Tensor | None = None,
+        *,
+        grid: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """The mathematics: see `forward`."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        *,
+        grid: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Mix (B, H, N, K) queries with (B, H, M, K) keys and values: (B, H, N, K).
+
+        Args:
+            query: scaled by 1 / sqrt(K) where the operator scales at all.
+            key: its tokens are those of `value`.
+            value: what is mixed.
+            attn_mask: as in `scaled_dot_product_attention`, for cores that take one.
+            grid: sizes whose product is N, for cores that use the layout of the tokens.
+
+        Raises:
+            RewriteError: there is a mask, or N is not M, and this operator has no use for that.
+        """
+        name = type(self).__name__
+        if attn_mask is not None and not self.takes_mask:
+            raise RewriteError(
+                f"{name}: is called with a mask, which it cannot use; exclude this attention from the rule"
+            )
+        if self.mixes_one_stream and query.shape[2] != key.shape[2]:
+            raise RewriteError(
+                f"{name}: has {query.shape[2]} queries and {key.shape[2]} keys, needs as many of both; "
+                "exclude cross-attention from the rule"
+            )
+        return self.mix(query, key, value, attn_mask, grid=grid)
+
+    @override
+    def flops(self, batch: int, tokens: int) -> int:
+        """FLOPs of one forward pass over as many queries as keys."""
+        return self.config.flops_featuriser(self.dims, batch, tokens) + self.flops_mixing(batch, tokens)
