@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import SerializeAsAny
 
-from surgery.config import Config, did_you_mean, nearest
+from surgery.config import Config
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
 from surgery.rewriting.rule import Rule
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
+from surgery.wording import did_you_mean, nearest
 
 __all__ = ["Distil", "Evaluate", "Finetune", "Recipe", "load_recipe"]
 

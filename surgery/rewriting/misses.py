@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surgery.config import nearest
 from surgery.graph import ModelGraph
 from surgery.rewriting.pattern import Except, NodePattern
 from surgery.rewriting.rule import Rule
+from surgery.wording import nearest
 
 if TYPE_CHECKING:
     from surgery.rewriting.planner import Skipped
