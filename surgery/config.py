@@ -12,21 +12,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.errors import ConfigError
 from surgery.wording import Invalid, describe, positional
 
 if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass  # it tells type checkers the fields
+    from pydantic._internal._model_construction import ModelMetaclass
 else:
     ModelMetaclass = type(BaseModel)
 
 _collected: ContextVar[tuple[Path, list[str]] | None] = ContextVar("collected", default=None)
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class _Noting(ModelMetaclass):
     """The metaclass of configs: a wrong call is noted while a recipe is being loaded, and else a ConfigError."""
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import SerializeAsAny
+from pydantic import AfterValidator, SerializeAsAny
 
 from surgery.config import Config
 from surgery.errors import ConfigError, RecipeError
@@ -36,7 +36,7 @@ class Recipe(Config):
     """
 
     model: str
-    rules: tuple[SerializeAsAny[Rule], ...]
+    rules: Annotated[Sequence[SerializeAsAny[Rule]], AfterValidator(tuple)]
     data: str = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()

@@ -13,6 +13,7 @@ LISTED = 12
 """More known words than this are not listed in an error."""
 SHOWN = 60
 """More characters than this of a wrong value are not shown."""
+LIST_ERRORS = {"list_type", "tuple_type", "sequence_str"}
 UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
 
 
@@ -90,6 +91,8 @@ def _demand(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "model_type":
         name = error["ctx"]["class_name"]
         return f"must be {'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    if error["type"] in LIST_ERRORS or error.get("ctx", {}).get("class") == "Sequence":
+        return "must be a list"
     field = model.model_fields.get(error["loc"][0]) if len(error["loc"]) == 1 else None
     if error["type"] in UNION_ERRORS and field is not None:
         return f"must be one of {', '.join(each.__name__ for each in get_args(field.annotation))}"
