@@ -55,9 +55,7 @@ def settings() -> list[Setting]:
 
 def _works(command: str) -> bool:
     """Whether a Python of this name runs; some are stubs that only say which versions there are."""
-    return (
-        bool(shutil.which(command)) and not subprocess.run([command, "-V"], capture_output=True, check=False).returncode
-    )
+    return bool(shutil.which(command)) and _run([command, "-V"]).returncode == 0
 
 
 def row(setting: Setting, tests: Iterable[str] = CORE) -> str:
