@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from surgery.cli import main
+from surgery.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -53,6 +54,11 @@ def test_a_block_runs_alone(page, number, folder):
     else:
         code = compile(blocks[number], f"{page.name}, block {number}", "exec", dont_inherit=True)
         exec(code, {"__name__": "page"})
+
+
+def test_the_readme_shows_the_quickstart(folder):
+    (folder / "shown.py").write_text(blocks_of(ROOT / "README.md")[0])
+    assert load_recipe("shown.py") == load_recipe(ROOT / "recipes" / "quickstart.py")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

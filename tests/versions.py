@@ -43,7 +43,7 @@ class Setting:
 def oldest() -> dict[str, str]:
     """The lower bound of each package in pyproject.toml, e.g. `{"torch": "2.11"}`."""
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    bounds = dict(re.match(r"([\w-]+)>=([\d.]+)", each).groups() for each in asked)  # type: ignore[union-attr]
+    bounds = dict(re.match(r"([\w-]+)>=([\d.]+)", each).groups() for each in asked)
     return {name: bounds[name] for name in PACKAGES}
 
 
