@@ -30,7 +30,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # to whom every name would exist then
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":

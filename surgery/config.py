@@ -29,9 +29,12 @@ _collected: ContextVar[tuple[Path, list[str]] | None] = ContextVar("collected", 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class _Noting(ModelMetaclass):
-    """The metaclass of configs: a wrong call is noted while a recipe is being loaded, and else a ConfigError."""
+    """The metaclass of configs: a wrong call is noted while a recipe is being loaded, and else a ConfigError.
 
-    if not TYPE_CHECKING:  # whose constructors would take anything then
+    As pydantic's own, it tells type checkers that the fields are the keywords of the constructor.
+    """
+
+    if not TYPE_CHECKING:  # a type checker would take it for every constructor
 
         def __call__(cls, *args, **kwargs):  # noqa: N805
             if args and cls.__init__ is BaseModel.__init__:
