@@ -1,8 +1,9 @@
 # Each target does all its set-up: a virtual environment in .venv, the packages, then the work.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test format classes pairs distil clean
+.PHONY: quickstart test format nightly classes pairs distil versions clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -17,6 +18,9 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+nightly: classes pairs
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/rewriting/test_laws.py
+
 classes: .venv/installed-dev
 	$(BIN)/python -m tests.classes
 
@@ -26,14 +30,17 @@ pairs: .venv/installed-dev
 distil: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distil.py --save
 
+versions: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions
+
 clean:
 	rm -rf .venv runs build *.egg-info
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) --editable ".[dev]"
 	touch $@

@@ -38,7 +38,7 @@ class MLPRatio(Rule):
     with the weights of "Net2Net" (arXiv 1511.05641).
     """
 
-    kind: Literal[mlp_ratio] = "mlp_ratio"
+    kind: Literal["mlp_ratio"] = "mlp_ratio"
     pattern: Pattern = node("mlp")
     ratio: PositiveFloat = Field(allow_inf_nan=False)
     inherit: Policy = "projections"
@@ -78,7 +78,7 @@ class ReplaceMLP(Rule):
     plan; so is a gated one, unless the operator inherits nothing.
     """
 
-    kind: Literal[replace_mlp] = "replace_mlp"
+    kind: Literal["replace_mlp"] = "replace_mlp"
     operator: AnyOperator
     inherit: Policy = "projections"
     loss: LossName = "l2"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from surgery.run.stages import apply
     from surgery.tracing import trace
 
+__version__: str
 __all__ = ["ModelGraph", "apply", "load", "plan", "rewrite", "save", "trace", "undo"]
 
 _HOMES = {
@@ -29,11 +30,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'surgery' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return import_module("importlib.metadata").version("surgery")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'surgery' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "__version__"})

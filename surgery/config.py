@@ -7,62 +7,51 @@ a recipe are reported together.
 
 from __future__ import annotations
 
-import difflib
-import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic._internal._model_construction import ModelMetaclass
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.errors import ConfigError
+from surgery.wording import Invalid, describe, positional
 
-LISTED = 12
-"""More known words than this are not listed in an error."""
-UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 _collected: ContextVar[tuple[Path, list[str]] | None] = ContextVar("collected", default=None)
 
 
-class Invalid:
-    """Stands for a part of a recipe whose errors are noted already; what is made from it is invalid too."""
-
-    def __getattr__(self, name: str) -> Invalid:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *_: object, **__: object) -> Invalid:
-        """What an invalid function or method gives."""
-        return self
-
-
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class _Noting(ModelMetaclass):
-    """The metaclass of configs: a wrong call is noted while a recipe is being loaded, and else a ConfigError."""
+    """The metaclass of configs: a wrong call is noted while a recipe is being loaded, and else a ConfigError.
 
-    def __call__(cls: type[BaseModel], *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]  # noqa: N805
-        if args and cls.__init__ is BaseModel.__init__:
-            wrong = [f"{cls.__name__}: takes named values only{_example(cls, args[0])}"]
-        else:
+    As pydantic's own, it tells type checkers that the fields are the keywords of the constructor.
+    """
+
+    if not TYPE_CHECKING:  # a type checker would take it for every constructor
+
+        def __call__(cls, *args, **kwargs):  # noqa: N805
+            if args and cls.__init__ is BaseModel.__init__:
+                return _note([positional(cls, args[0])])
             try:
-                return ModelMetaclass.__call__(cls, *args, **kwargs)
+                return super().__call__(*args, **kwargs)
             except ValidationError as error:
                 wrong = describe(error, cls)
-        collected = _collected.get()
-        if collected is None:
-            raise ConfigError(wrong)
-        file, lines = collected
-        where = place(file, _running())
-        lines += [f"{where}: {each}" for each in wrong]
-        return Invalid()
+            return _note(wrong)
 
 
 class Config(BaseModel, metaclass=_Noting):
-    """A frozen pydantic model that refuses unknown keys: base of each part of a recipe and of operator configs."""
+    """A frozen pydantic model that refuses unknown keys: base of each part of a recipe and of operator configs.
+
+    Raises:
+        ConfigError: for wrong values, one line each; while a recipe is being loaded they are collected instead.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,13 +71,6 @@ def collecting_errors(file: Path) -> Iterator[list[str]]:
         _collected.reset(token)
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each error, e.g. `Distil: unknown key 'stepz', did you mean 'steps'?`."""
-    errors = [each for each in error.errors(include_url=False) if not _is_noted(each)]
-    words = {each["loc"][0]: _options(errors, each["loc"][0]) for each in errors if each["type"] == "literal_error"}
-    return list(dict.fromkeys(_describe(each, model, words) for each in errors))
-
-
 def place(file: Path, frames: Iterable[tuple[str, int]]) -> str:
     """`file:line` of the first frame that runs the recipe `file` or a module beside it, else `file`.
 
@@ -105,78 +87,15 @@ def place(file: Path, frames: Iterable[tuple[str, int]]) -> str:
     return str(file)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` if a known word is near, in whichever case, else nothing."""
-    spelled = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.5)
-    return f", did you mean {spelled[near[0]]!r}?" if near else ""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Like `nearest`; the known words, if none of them is near and there are few."""
-    known = list(known)
-    listed = f"; there are {', '.join(known)}" if 0 < len(known) <= LISTED else ""
-    return nearest(word, known) or listed
-
-
-def _is_noted(error: Any) -> bool:
-    return isinstance(error["input"], Invalid)
-
-
-def _options(errors: Iterable[Any], field: Any) -> list[str]:
-    """The words that a field may be, whichever alternatives of it name them."""
-    own = [each for each in errors if each["loc"][:1] == (field,) and each["type"] == "literal_error"]
-    return [word.strip("'") for each in own for word in re.split(", | or ", each["ctx"]["expected"])]
-
-
-def _describe(error: Any, model: type[BaseModel], options: Mapping[Any, list[str]]) -> str:
-    *parents, last = error["loc"] or ("",)
-    if error["type"] == "literal_error":
-        field, given = error["loc"][0], error["input"]
-        near = nearest(given, options[field]) if isinstance(given, str) else ""
-        return f"{model.__name__}.{field}: must be one of {', '.join(options[field])}, got {_short(given)}{near}"
-    where = ".".join(map(str, (model.__name__, *parents)))
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key {last!r}{did_you_mean(str(last), _fields(model, parents))}"
-    if error["type"] == "missing":
-        return f"{where}: {last!r} is missing"
-    name = f"{where}.{last}" if last != "" else where
-    if error["type"] == "unknown_kind":
-        return f"{name}: {error['msg']}"
-    if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
-        tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
-        return f"{name}: unknown kind {error['ctx']['tag']!r}{nearest(error['ctx']['tag'], tags)}"
-    return f"{name}: {_demand(error, model)}, got {_short(error['input'])}"
-
-
-def _demand(error: Any, model: type[BaseModel]) -> str:
-    """What a value must be, without pydantic's idiom."""
-    if error["type"] == "model_type":
-        name = error["ctx"]["class_name"]
-        return f"must be {'an' if name[0] in 'AEIOU' else 'a'} {name}"
-    field = model.model_fields.get(error["loc"][0]) if len(error["loc"]) == 1 else None
-    if error["type"] in UNION_ERRORS and field is not None:
-        return f"must be one of {', '.join(each.__name__ for each in get_args(field.annotation))}"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
-    return re.sub(r", (unable to parse|got a number) .*", "", str(message))
-
-
-def _fields(model: Any, parents: Iterable[Any]) -> list[str]:
-    """The fields of the part of `model` that `parents` lead to."""
-    for parent in parents:
-        field = getattr(model, "model_fields", {}).get(parent)
-        model = field.annotation if field is not None else None
-    return list(getattr(model, "model_fields", {}))
-
-
-def _example(model: type[BaseModel], value: object) -> str:
-    named = [name for name in model.model_fields if name != "kind"]
-    return f", e.g. {named[0]}={_short(value)}" if named and not isinstance(value, Invalid) else ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _note(wrong: list[str]) -> Invalid:
+    """Add the errors of a call to those of the recipe that is being loaded, or raise them."""
+    collected = _collected.get()
+    if collected is None:
+        raise ConfigError(wrong)
+    file, lines = collected
+    where = place(file, _running())
+    lines += [f"{where}: {each}" for each in wrong]
+    return Invalid()
 
 
 def _running() -> Iterator[tuple[str, int]]:

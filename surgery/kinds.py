@@ -18,8 +18,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from surgery.config import Config, describe, nearest
+from surgery.config import Config
 from surgery.errors import ConfigError
+from surgery.wording import describe, nearest
 
 LIBRARY = "surgery"
 MODULE = "import"

@@ -6,16 +6,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 import surgery.rules  # noqa: F401  # its kinds are known then
-from surgery.config import Config, did_you_mean, nearest
+from surgery.config import Config
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
 from surgery.rewriting.rule import AnyRule
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
+from surgery.wording import did_you_mean, nearest
 
 __all__ = ["Distil", "Evaluate", "Finetune", "Recipe", "load_recipe"]
 
@@ -36,7 +39,7 @@ class Recipe(Config):
     """
 
     model: str
-    rules: tuple[AnyRule, ...]
+    rules: Annotated[Sequence[AnyRule], AfterValidator(tuple)]
     data: str = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()

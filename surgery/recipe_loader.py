@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from surgery.config import collecting_errors, did_you_mean, nearest, place
+from surgery.config import collecting_errors, place
 from surgery.errors import RecipeError, SurgeryError
+from surgery.wording import did_you_mean, nearest
 
 NAME = "__recipe__"
 """What a recipe's own `__name__` is."""

@@ -102,6 +102,8 @@ MISTAKES = {
     "Recipe(model='m', rules=[], distil=Finetune())": "Recipe.distil: must be a Distil, got Finetune(",
     "Recipe(rules=[], model=Distil(lr=-1))": "Distil.lr: must be greater than 0, got -1",
     "Recipe(model='m')": "Recipe: 'rules' is missing",
+    "Recipe(model='m', rules='r')": "Recipe.rules: must be a list, got 'r'",
+    "Recipe(model='m', rules=Distil())": "Recipe.rules: must be a list, got Distil(",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from surgery.rewriting.rule import Rule
 from surgery.tracing.tracer import record
 
 RECORD = "_surgery_record"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Record:
         return tuple(edit for edits in self.commits for edit in edits)
 
 
+@overload
+def rewrite(
+    model: Model, rules: Sequence[Rule], inputs: Mapping[str, Any] | None = None, *, seed: int = 0
+) -> Model: ...
+@overload
+def rewrite(model: ModelGraph, rules: Sequence[Rule], inputs: None = None, *, seed: int = 0) -> nn.Module: ...
 def rewrite(
     model: nn.Module | ModelGraph,
     rules: Sequence[Rule],
@@ -151,7 +158,7 @@ def rewire(
         edit_scope(module, scope, list(recordings.get(path, ())), bound, originals, record, aliases[path])
 
 
-def undo(student: nn.Module) -> nn.Module:
+def undo(student: Model) -> Model:
     """A copy of `student` with every edit taken back, bit for bit.
 
     Raises:

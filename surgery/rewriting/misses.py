@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from surgery.config import nearest
 from surgery.graph import ModelGraph
 from surgery.rewriting.edit import Skipped
 from surgery.rewriting.pattern import Except, NodePattern
 from surgery.rewriting.rule import Rule
+from surgery.wording import nearest
 
 SPELLED = {"module_class": "module of class", "function": "function", "scope_class": "forward of class"}
 

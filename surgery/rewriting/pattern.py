@@ -39,7 +39,7 @@ class _Pattern(Config, ABC):
         """Whether a match depends on what is recognised in the model, not on functions and modules alone."""
 
     def __or__(self, other: _Pattern) -> AnyOf:
-        return AnyOf(options=(self, other))
+        return AnyOf(options=(self, other))  # type: ignore[arg-type]  # any subclass is in the union
 
 
 class _Test(_Pattern):
@@ -51,10 +51,10 @@ class _Test(_Pattern):
 
     def graphs(self) -> Iterator[GraphPattern]:
         """The pattern of this one node."""
-        yield GraphPattern(nodes={"a": self}, edges=())
+        yield GraphPattern(nodes={"a": self}, edges=())  # type: ignore[dict-item]
 
     def __invert__(self) -> Except:
-        return Except(test=self)
+        return Except(test=self)  # type: ignore[arg-type]
 
 
 class NodePattern(_Test):

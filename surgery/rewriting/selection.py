@@ -30,13 +30,13 @@ class _Selection(Config, ABC):
         """
 
     def __and__(self, other: _Selection) -> Both:
-        return Both(left=self, right=other)
+        return Both(left=self, right=other)  # type: ignore[arg-type]  # any subclass is in the union
 
     def __or__(self, other: _Selection) -> Either:
-        return Either(left=self, right=other)
+        return Either(left=self, right=other)  # type: ignore[arg-type]
 
     def __invert__(self) -> Not:
-        return Not(inner=self)
+        return Not(inner=self)  # type: ignore[arg-type]
 
 
 class AllLayers(_Selection):

@@ -117,7 +117,7 @@ def patterns_in(draw: st.DrawFn, view: nx.MultiDiGraph) -> Pattern:
     # Between nodes that have several edges, not all of these are asked for.
     tree = nx.minimum_spanning_tree(nx.Graph(edges)).edges if edges else ()
     kept = [edge for edge in edges if edge in tree or draw(st.booleans())]
-    tests = {name: draw(_tests_of(view.nodes[key])) for key, name in called.items()}
+    tests: dict[str, NodeTest] = {name: draw(_tests_of(view.nodes[key])) for key, name in called.items()}
     pattern = GraphPattern(nodes=tests, edges=tuple(kept))
     return draw(st.just(pattern) | _with_conditions(pattern))
 

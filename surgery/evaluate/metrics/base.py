@@ -9,11 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from surgery.config import Config, did_you_mean
+from surgery.config import Config
 from surgery.errors import ConfigError
 from surgery.evaluate.context import Context
 from surgery.evaluate.results import Better, Column
 from surgery.training.data import LatentDataset
+from surgery.wording import did_you_mean
 
 _KNOWN: dict[str, type[Metric]] = {}
 
