@@ -34,7 +34,7 @@ def test_a_metric_of_your_own_takes_one_file(recipe, tmp_path, capsys):
     assert '<span title="higher is better">Ink</span>' in report
     assert "The finetuned student has an ink of" in report
     written = json.loads((tmp_path / "run" / "recipe.json").read_text())["evaluate"]["metrics"]
-    assert written[0] == {"kind": "ink_share", "threshold": 0.2}
+    assert written[0] == {"kind": "ink_share", "threshold": 0.2, "import": "__recipe__"}
 
 
 def test_it_may_be_written_again_elsewhere(recipe):
