@@ -93,8 +93,9 @@ class Maker:
         """A new module on the device and in the dtype of `like`, in the mode of what it inherits from."""
         torch.default_generator.manual_seed(_stream(self._seed or 0, path))  # torch.manual_seed takes a millisecond
         module = new.build()
+        device = None if self._seed is None else like.device  # tables keep their values until weights are loaded
         if any((p.device, p.dtype) != (like.device, like.dtype) for p in (*module.parameters(), *module.buffers())):
-            module = module.to(device=like.device, dtype=like.dtype)
+            module = module.to(device=device, dtype=like.dtype)
         if self._seed is not None and sources:
             try:
                 with torch.no_grad():
