@@ -19,6 +19,7 @@ from surgery.recording.state import own_class
 from surgery.rewriting.collection import without_collection
 from surgery.rewriting.edit import Edit, rewired_scopes
 from surgery.rewriting.edited_module import aliases_of, edit_scope
+from surgery.rewriting.keep_edits import forget_edits, keep_edits
 from surgery.rewriting.make import Maker
 from surgery.rewriting.plan import Edited, Plan, edited_recordings, plan_and_try, traced
 from surgery.rewriting.rule import Rule
@@ -185,6 +186,7 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
             parent, _, name = path.rpartition(".")
             delattr(model.get_submodule(parent), name)
     delattr(model, RECORD)
+    forget_edits(model)
 
 
 def record_of(module: nn.Module) -> Record | None:
@@ -195,6 +197,7 @@ def record_of(module: nn.Module) -> Record | None:
 def set_record(student: nn.Module, record: Record) -> None:
     """Attach `record`; as a plain attribute, so that it adds nothing to the `state_dict`."""
     object.__setattr__(student, RECORD, record)
+    keep_edits(student)
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:
