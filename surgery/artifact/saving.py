@@ -64,6 +64,12 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
+def require_savable(model: nn.Module, edits: Iterable[Edit]) -> None:
+    """Raise ArtifactError if a student of `model` with `edits` could not be saved; this needs no student."""
+    _require_known(edits)
+    _require_same(model, _rebuilt(model, _base_of(model)[0]))
+
+
 def saved_tensors(student: nn.Module, fresh: nn.Module) -> dict[str, Tensor]:
     """The tensors of an artifact by name: the `state_dict`, and other buffers unless `fresh` has the same.
 

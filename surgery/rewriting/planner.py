@@ -64,7 +64,10 @@ class Planner:
             groups[site.path].append(site)
             if len(site.items) == 1 and site.first.is_module:
                 self._calls_of[id(site.module)].append(site)
-        selected = rule.layers.select([group[0] for group in groups.values()])
+        try:
+            selected = rule.layers.select([group[0] for group in groups.values()])
+        except RewriteError as error:  # of a function of the user's own, which knows the site but not the rule
+            raise RewriteError(f"{rule.name}, {error}") from error
         made, skipped = [], []
         taken: dict[object, str] = {}
         for path, group in groups.items():

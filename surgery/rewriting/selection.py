@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from surgery.analysis.roles import block_layers
 from surgery.config import Config
-from surgery.errors import MatchError
+from surgery.errors import ConfigError, MatchError
+from surgery.rewriting.blame import blaming
 from surgery.rewriting.site import Site
 
 Predicate = Callable[[Site], bool]
@@ -27,6 +28,14 @@ class _Selection(Config, ABC):
         Raises:
             MatchError: a layer is named that the model does not have.
         """
+
+    def __bool__(self) -> bool:
+        """Refused: `every(2) and not indices(1)` would silently mean one of both."""
+        raise ConfigError(
+            [
+                "a selection is neither true nor false: write & for and, | for or, ~ for not, `is None` for whether it is given"
+            ]
+        )
 
     def __and__(self, other: _Selection) -> Both:
         return Both(left=self, right=other)
@@ -106,7 +115,7 @@ class Where(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of which the function holds."""
-        return {site.path for site in sites if self.predicate(site)}
+        return {site.path for site in sites if _asked(self, self.predicate, site)}
 
     def __str__(self) -> str:
         return f"where({self.name})"
@@ -122,7 +131,8 @@ class Top(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of the first `n` by the metric."""
-        return {site.path for site in sorted(sites, key=self.metric, reverse=True)[: self.n]}
+        ranked = sorted(sites, key=lambda site: _asked(self, self.metric, site), reverse=True)
+        return {site.path for site in ranked[: self.n]}
 
     def __str__(self) -> str:
         return f"top({self.name}, {self.n})"
@@ -172,9 +182,18 @@ class Not(_Selection):
         return f"~{self.inner}"
 
 
+def _require_selection(value: Any) -> Any:
+    if isinstance(value, _Selection | Mapping):
+        return value
+    raise ValueError(
+        "must be a selection such as every(2), indices(0, 3) or, composed by &, | and ~, every(2) & ~indices(1)"
+    )
+
+
 Selection = Annotated[
     AllLayers | Every | ThreeOfFour | Indices | Where | Top | Both | Either | Not,
     Field(discriminator="kind"),
+    BeforeValidator(_require_selection),
 ]
 
 for _composed in (Both, Either, Not):
@@ -184,6 +203,11 @@ for _composed in (Both, Either, Not):
 def all_layers() -> AllLayers:
     """Select every site."""
     return AllLayers()
+
+
+def given_or_all(layers: Selection | None) -> Selection:
+    """`layers`; every site if they are None."""
+    return all_layers() if layers is None else layers
 
 
 def every(n: int) -> Every:
@@ -209,6 +233,12 @@ def where(predicate: Predicate) -> Where:
 def top(metric: Metric, n: int) -> Top:
     """Select the `n` sites with the largest `metric`, e.g. `top(lambda site: site.operator.flops, 4)`."""
     return Top(n=n, name=_name(metric), metric=metric)
+
+
+def _asked(selection: Where | Top, function: Callable[[Site], Any], site: Site) -> Any:
+    """What the user's `function` says of `site`."""
+    with blaming(f"{selection} at {site.path}"):
+        return function(site)
 
 
 def _name(function: Any) -> str:

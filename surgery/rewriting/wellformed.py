@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from surgery.errors import ConfigError, RewriteError
+from surgery.errors import RewriteError
+from surgery.rewriting.blame import blaming
 from surgery.rewriting.replacement import Copy, Replacement, Resizing, Rewiring, Sharing, parse, require_names
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.site import Site
@@ -17,9 +17,10 @@ def check_of(rule: Rule, site: Site) -> str | None:
     """What `rule` says against `site`.
 
     Raises:
-        RewriteError: that is neither a reason nor None.
+        RewriteError: that is neither a reason nor None, or the check fails.
     """
-    reason: Any = _called(rule, site, rule.check)
+    with blaming(f"{rule.name} at {site.path}: its check fails"):
+        reason: Any = rule.check(site)
     if reason is None or (isinstance(reason, str) and reason):
         return reason
     raise RewriteError(f"{rule.name} at {site.path}: its check gives {reason!r}; return a reason in words, or None")
@@ -29,23 +30,16 @@ def replacement_of(rule: Rule, site: Site) -> Given:
     """What `rule` puts at `site`.
 
     Raises:
-        RewriteError: that is no right-hand side.
+        RewriteError: that is no right-hand side, or it fails.
     """
-    given: Any = _called(rule, site, rule.replacement)
+    with blaming(f"{rule.name} at {site.path}: its replacement fails"):
+        given: Any = rule.replacement(site)
     if isinstance(given, Given):
         return given
     raise RewriteError(
         f"{rule.name} at {site.path}: its replacement gives a {type(given).__name__}; "
         "return a Replacement, a Rewiring, a Resizing or a Sharing"
     )
-
-
-def _called(rule: Rule, site: Site, callback: Callable[[Site], Any]) -> Any:
-    """What a callback gives; an invalid config made in it is reported with rule and site."""
-    try:
-        return callback(site)
-    except ConfigError as error:
-        raise RewriteError(f"{rule.name} at {site.path}: {error}") from error
 
 
 def require_well_formed(rewiring: Rewiring, site: Site, where: str) -> None:

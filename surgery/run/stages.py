@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 import surgery.artifact
+from surgery.device import require_device
 from surgery.digits.judge import Judge, Quality, judge_for
+from surgery.errors import RecipeError
 from surgery.evaluate.latency import latency_ms
 from surgery.evaluate.metrics import Metrics, StageMetrics, StageName
 from surgery.evaluate.sample import balanced_labels, grid_png, sample
@@ -26,7 +28,8 @@ from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.rewriting import Plan, plan
 from surgery.rewriting.commit import commit, require_no_conflicts
-from surgery.run.folder import RECIPE, RunFolder
+from surgery.run.checks import check_run, identity_of
+from surgery.run.folder import RECIPE, RunFolder, locked
 from surgery.run.report import report_of
 from surgery.tracing import trace
 from surgery.training.data import LatentDataset, load_data
@@ -37,6 +40,8 @@ from surgery.training.record import LossRecord
 
 SHOWN = 100
 """Samples in a grid."""
+MOST = 100_000
+"""Samples that `surgery sample` draws at most into one picture."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
     Raises:
         SurgeryError: of the kind that fits; nothing has been written then.
     """
+    require_device(device)
     teacher = load_pretrained(recipe.model, device)
     data = load_data(recipe.data)
     inputs = noised_batch(data, teacher.scheduler, 0, 1, recipe.seed, device=device).inputs
@@ -109,8 +115,14 @@ def apply(
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     prepared, judge = prepare(recipe, device), judge_for(recipe.data)
-    folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume)
-    return _Runner(prepared, judge, folder, name, progress or SilentProgress()).run()
+    teacher = prepared.teacher.model
+    check_run(recipe, teacher, prepared.plan, prepared.data, judge.features.shape[1])
+    with locked(out):
+        json = recipe.model_dump(mode="json")
+        folder = RunFolder.open(
+            out, json, resume=resume, identity=identity_of(recipe, prepared.plan, teacher, prepared.data)
+        )
+        return _Runner(prepared, judge, folder, name, progress or SilentProgress()).run()
 
 
 class _Runner:
@@ -201,6 +213,8 @@ class _Runner:
 
 def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) -> None:
     """Write a grid of `count` samples of the student in the run folder `run` to the PNG file `out`."""
+    if not 1 <= count <= MOST:
+        raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
     recipe = _recipe_of(run)
     student = surgery.artifact.load(RunFolder(run).model)
     scheduler = load_pretrained(recipe["model"]).scheduler
@@ -225,7 +239,10 @@ def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dic
 
 
 def _recipe_of(run: Path) -> dict[str, Any]:
-    recipe: dict[str, Any] = RunFolder(run).read_json(RECIPE)
+    folder = RunFolder(run)
+    recipe: dict[str, Any] = folder.read_json(RECIPE)
+    if not (isinstance(recipe.get("model"), str) and isinstance(recipe.get("evaluate"), dict)):
+        raise folder.altered(RECIPE, "it is no recipe")
     return recipe
 
 
