@@ -18,7 +18,7 @@ from surgery.errors import ArtifactError
 from surgery.rewriting import Edit
 
 DESCRIPTION = "surgery.json"
-FORMAT = 3
+FORMAT: Literal[3] = 3
 LARGEST = 64 * 2**20
 """Bytes of `surgery.json`; that of a model of 14 B parameters with every block edited has less than one MB."""
 SHA256 = r"^[0-9a-f]{64}$"

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import surgery
 from surgery.errors import ConfigError, RewriteError, SurgeryError
 
-OURS = Path(surgery.__file__).parent
+OURS = Path(__file__).parents[1]
 
 
 @contextmanager

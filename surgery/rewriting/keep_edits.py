@@ -28,12 +28,12 @@ class SavePretrained:
         Raises:
             ArtifactError: it cannot be saved, see `surgery.save`, or an option is given that an artifact does not have.
         """
-        import surgery  # late: artifacts stand above rewriting
+        from surgery.artifact import save  # late: artifacts stand above rewriting
 
         if push_to_hub or variant is not None:
             option, name = "push_to_hub" if push_to_hub else "variant", type(self.student).__name__
             raise ArtifactError(f"save_pretrained of a rewritten {name} takes no {option}; use surgery.save")
-        surgery.save(self.student, save_directory)
+        save(self.student, save_directory)
 
 
 def keep_edits(student: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt
@@ -31,11 +31,8 @@ class _Selection(Config, ABC):
 
     def __bool__(self) -> bool:
         """Refused: `every(2) and not indices(1)` would silently mean one of both."""
-        raise ConfigError(
-            [
-                "a selection is neither true nor false: write & for and, | for or, ~ for not, `is None` for whether it is given"
-            ]
-        )
+        how = "write & for and, | for or, ~ for not, and `is None` to ask whether there is one"
+        raise ConfigError([f"a selection is neither true nor false: {how}"])
 
     def __and__(self, other: _Selection) -> Both:
         return Both(left=self, right=other)
@@ -182,18 +179,17 @@ class Not(_Selection):
         return f"~{self.inner}"
 
 
-def _require_selection(value: Any) -> Any:
-    if isinstance(value, _Selection | Mapping):
-        return value
-    raise ValueError(
-        "must be a selection such as every(2), indices(0, 3) or, composed by &, | and ~, every(2) & ~indices(1)"
-    )
+def _no_python_value(value: Any) -> Any:
+    """Refuse what `and`, `or` and `not` give, and lists of numbers, saying how selections are written."""
+    if isinstance(value, bool | int | list | tuple):
+        raise ValueError("must be a selection such as every(2) or indices(0, 3), composed by &, | and ~")
+    return value
 
 
 Selection = Annotated[
     AllLayers | Every | ThreeOfFour | Indices | Where | Top | Both | Either | Not,
     Field(discriminator="kind"),
-    BeforeValidator(_require_selection),
+    BeforeValidator(_no_python_value),
 ]
 
 for _composed in (Both, Either, Not):

@@ -19,7 +19,7 @@ def check_of(rule: Rule, site: Site) -> str | None:
     Raises:
         RewriteError: that is neither a reason nor None, or the check fails.
     """
-    with blaming(f"{rule.name} at {site.path}: its check fails"):
+    with blaming(f"{rule.name} at {site.path}"):
         reason: Any = rule.check(site)
     if reason is None or (isinstance(reason, str) and reason):
         return reason
@@ -32,7 +32,7 @@ def replacement_of(rule: Rule, site: Site) -> Given:
     Raises:
         RewriteError: that is no right-hand side, or it fails.
     """
-    with blaming(f"{rule.name} at {site.path}: its replacement fails"):
+    with blaming(f"{rule.name} at {site.path}"):
         given: Any = rule.replacement(site)
     if isinstance(given, Given):
         return given
