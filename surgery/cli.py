@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,15 +66,18 @@ def apply(
     from surgery.run.terminal import stage_table
 
     if dry_run:
-        return _show_plan(prepare(_load(recipe, set_), device).plan, as_json)
-    run = run_recipe(
-        _load(recipe, set_),
-        out or Path("runs") / recipe.stem,
-        resume=resume,
-        device=device,
-        progress=RichProgress(),
-        name=str(recipe),
-    )
+        with _prints_to_stderr():
+            planned = prepare(_load(recipe, set_), device).plan
+        return _show_plan(planned, as_json)
+    with _prints_to_stderr():
+        run = run_recipe(
+            _load(recipe, set_),
+            out or Path("runs") / recipe.stem,
+            resume=resume,
+            device=device,
+            progress=RichProgress(),
+            name=str(recipe),
+        )
     if as_json:
         return _print_json({**run.metrics.model_dump(mode="json"), "folder": str(run.folder)})
     _console().print(stage_table(run.metrics))
@@ -90,15 +94,20 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     Parameters
     ----------
     recipe
-        Python file that defines `recipe`.
+        Python file that defines `recipe`; or the folder of a run, whose plan is shown.
     set_
         Override a value of the recipe; may be repeated.
     as_json
         Print the plan as JSON.
     """
+    from surgery.rewriting.commit import require_no_conflicts
+    from surgery.run.folder import is_run, plan_of
     from surgery.run.stages import plan_recipe
 
-    return _show_plan(plan_recipe(_load(recipe, set_)), as_json)
+    with _prints_to_stderr():
+        planned = plan_of(recipe) if is_run(recipe) else plan_recipe(_load(recipe, set_))
+    _show_plan(planned, as_json)
+    require_no_conflicts(planned)
 
 
 @app.command
@@ -108,24 +117,29 @@ def inspect(
     as_json: Json = False,
     svg: Path | None = None,
     kernels: Annotated[bool, Parameter(negative="")] = False,
+    presets: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Show the operators of a model as a tree: role, shapes, parameters and FLOPs; or the kernels at hand.
 
     Parameters
     ----------
     model
-        A folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+        A folder written by diffusers or by surgery, the folder of a run, a hub id, or a built-in name such as digits-dit.
     as_json
         Print them as JSON.
     svg
         File to draw the graph into, blocks that are alike once.
     kernels
         Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
+    presets
+        List the checkpoints whose configs come with surgery, which need no network to be planned for.
     """
     from dataclasses import asdict
 
     if kernels:
         return _show_kernels(as_json)
+    if presets:
+        return _show_presets(as_json)
     if model is None:
         raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
 
@@ -134,10 +148,11 @@ def inspect(
     from surgery.graph.show.tree import outline
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
+    from surgery.run.folder import model_of
     from surgery.run.terminal import operator_tree
     from surgery.tracing import trace
 
-    loaded = load_skeleton(model)
+    loaded = load_skeleton(model_of(model))
     graph = trace(loaded, example_inputs(loaded))
     if svg is not None:
         write_atomically(svg, draw_model(outline(graph.scopes)).encode())
@@ -154,7 +169,7 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     Parameters
     ----------
     a
-        The first model: a folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+        The first model: a folder written by diffusers or by surgery, that of a run, a hub id, or a built-in name.
     b
         The second one.
     as_json
@@ -169,13 +184,18 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     from surgery.graph.show.draw import draw_blocks
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
+    from surgery.run.folder import model_of
     from surgery.run.terminal import difference_view
     from surgery.tracing import trace
 
-    one, other = map(load_skeleton, (a, b))
+    one, other = (load_skeleton(model_of(name)) for name in (a, b))
     inputs = example_inputs(one)
     first = trace(one, inputs)
-    found = compare(first, trace(other, inputs if type(other) is type(one) else example_inputs(other)))
+    try:
+        second = trace(other, inputs)
+    except SurgeryError:  # it takes others
+        second = trace(other, example_inputs(other))
+    found = compare(first, second)
     if svg is not None:
         write_atomically(svg, draw_blocks(first, found.labels).encode())
     if as_json:
@@ -252,7 +272,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SurgeryError as error:
         return _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _fail("interrupted; continue with --resume", 130)
+        return _fail("interrupted; a run goes on if its command is repeated with --resume", 130)
+    except (MemoryError, OverflowError) as error:
+        return _fail(f"a number is too large ({str(error) or type(error).__name__}); choose a smaller one", 1)
     except BrokenPipeError:
         # Whoever read the output (`head`, say) has had enough; Python would complain once more as it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -295,6 +317,20 @@ def _show_kernels(as_json: bool) -> None:
         return _print_json({"kernels": [asdict(k) for k in known], "devices": [asdict(d) for d in at_hand]})
     _console().print(kernel_tables(known, at_hand))
     return None
+
+
+def _show_presets(as_json: bool) -> None:
+    from surgery.models.presets import presets
+
+    if as_json:
+        return _print_json(presets())
+    print("\n".join(presets()))
+    return None
+
+
+def _prints_to_stderr() -> AbstractContextManager[Any]:
+    """Lets what a recipe prints go to stderr: stdout holds the result alone."""
+    return redirect_stdout(sys.stderr)
 
 
 def _progress() -> Any:

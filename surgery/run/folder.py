@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from surgery.artifact import is_artifact
 from surgery.errors import ArtifactError, RecipeError, SurgeryError
 from surgery.evaluate.metrics import Metrics, StageMetrics
 from surgery.files import write_atomically
+from surgery.rewriting import Plan
 from surgery.training.checkpoint import CheckpointStore
 
 Read = TypeVar("Read", bound=BaseModel)
@@ -159,6 +161,30 @@ class RunFolder:
     def altered(self, name: str, why: str) -> ArtifactError:
         """The error for a file that is not as it was written."""
         return ArtifactError(f"{self.path / name}: truncated or altered ({why[:200]}); repeat the run")
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether `folder` is that of a run, finished or not."""
+    return (Path(folder) / RECIPE).is_file()
+
+
+def plan_of(folder: str | Path) -> Plan:
+    """The plan of the run in `folder`; raises as `RunFolder.read_model`."""
+    return RunFolder(folder).read_model("plan.json", Plan)
+
+
+def model_of(name: str) -> str:
+    """The folder of the student if `name` is the folder of a run, else `name`.
+
+    Raises:
+        ArtifactError: the run is not finished.
+    """
+    if not is_run(name) or is_artifact(name):
+        return name
+    folder = RunFolder(name).model
+    if not is_artifact(folder):
+        raise ArtifactError(f"{name}: holds a run that has no model yet; finish it with --resume")
+    return str(folder)
 
 
 def _first(error: Exception) -> Any:
