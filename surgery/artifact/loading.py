@@ -19,6 +19,8 @@ from surgery.rewriting.commit import record_of
 
 Slots = dict[str, dict[str, Slot]]
 """By file and name."""
+MORE_TENSORS, SOME_TENSORS = 20, 1000
+"""How many more tensors than the student its base may have, as edits drop and share blocks."""
 
 
 def load(
@@ -56,7 +58,8 @@ def _load(folder: Path, base: nn.Module | None, place: Callable[[Tensor], Tensor
     description = read_description(folder)
     slots = {file.name: _slots(folder, file) for file in description.weights}
     try:
-        student = with_edits(_base(description, base), description.commits)
+        most = MORE_TENSORS * sum(map(len, slots.values())) + SOME_TENSORS
+        student = with_edits(_base(description, base, most), description.commits)
         _require_fitting(student, slots)
     except ArtifactError as error:
         raise ArtifactError(f"{folder}: does not describe a model that can be rebuilt: {error}") from error
@@ -84,7 +87,7 @@ def _slots(folder: Path, file: WeightsFile) -> dict[str, Slot]:
         return read_header(stream, folder / file.name, file)
 
 
-def _base(description: Description, base: nn.Module | None) -> nn.Module:
+def _base(description: Description, base: nn.Module | None, most: int) -> nn.Module:
     """The model that was edited, without weights."""
     name = description.model_class
     if base is not None:
@@ -98,7 +101,7 @@ def _base(description: Description, base: nn.Module | None) -> nn.Module:
         raise ArtifactError(
             f"{name} is not a model class of diffusers.models.transformers; only those are loaded without base="
         )
-    return from_config(model_class, description.base_config)
+    return from_config(model_class, description.base_config, most)
 
 
 def _checked_base(description: Description, base: nn.Module) -> nn.Module:

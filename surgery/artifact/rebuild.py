@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from surgery.errors import ArtifactError
-from surgery.recording.skeleton import skeleton
+from surgery.recording.skeleton import owned_tensors, skeleton
 from surgery.rewriting import Edit
 from surgery.rewriting.commit import Record, make_modules, rewire, rewired_aliases, set_record
 
@@ -21,24 +21,28 @@ LARGEST = 2**26
 """Elements of a tensor that is made with values; tables of positions have fewer."""
 
 
+LARGEST_TABLES = 2**28
+"""Bytes of tables; positions for images of 4,096 pixels take half of it."""
+
+
 class _WithoutWeights(TorchFunctionMode):
     """Puts what `torch.empty` makes, as layers make their weights, on the meta device; tables get their values.
 
     A description that has been tampered with can ask for models of any size: there is a bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_TENSORS) -> None:
         super().__init__()
-        self._made = 0
+        self._left = most
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.empty:
-            self._made += 1
+            self._left -= 1
             kwargs["device"] = kwargs.get("device") or "meta"
         elif func in (torch.zeros, torch.ones, torch.rand, torch.randn) and _elements(args) > LARGEST:
-            self._made = MOST_TENSORS + 1
-        if self._made > MOST_TENSORS:
+            self._left = -1
+        if self._left < 0:
             raise ArtifactError("it describes a model that is larger than any")
         return func(*args, **kwargs)
 
@@ -57,21 +61,32 @@ def transformer_class(name: str) -> Any:
     return found if is_model and found.__module__.startswith("diffusers.models.transformers") else None
 
 
-def from_config(model_class: Any, config: Mapping[str, Any]) -> nn.Module:
+def from_config(model_class: Any, config: Mapping[str, Any], most: int = MOST_TENSORS) -> nn.Module:
     """A model of diffusers with its tables, but without weights; the caller's random state is left alone.
 
     Raises:
-        ArtifactError: the class does not take the config.
+        ArtifactError: the class does not take the config, or makes more than `most` tensors of it.
     """
     try:
-        with torch.random.fork_rng(devices=[]), _WithoutWeights():
-            model: nn.Module = model_class.from_config(config)
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"), _WithoutWeights(most):
+                _require_moderate(model_class.from_config(config))
+            with _WithoutWeights():
+                model: nn.Module = model_class.from_config(config)
     except ArtifactError:
         raise
     except Exception as error:  # whatever a class does with values that it does not expect
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{model_class.__name__} cannot be made from its config: {reason[:300]}") from error
     return model.eval()
+
+
+def _require_moderate(model: nn.Module) -> None:
+    """Raise ArtifactError if the tables of `model`, which is on the meta device, would take much memory."""
+    weights = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    tables = [each.tensor for key, each in owned_tensors(model).items() if key not in weights]
+    if sum(table.nbytes for table in tables if isinstance(table, torch.Tensor)) > LARGEST_TABLES:
+        raise ArtifactError("it describes a model that is larger than any")
 
 
 def with_edits(base: nn.Module, commits: Sequence[tuple[Edit, ...]]) -> nn.Module:
