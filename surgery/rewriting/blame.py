@@ -29,5 +29,6 @@ def blaming(where: str) -> Iterator[None]:
 def _line(error: Exception) -> str:
     """Where `error` was raised, in the innermost code that is neither of this package nor installed."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not Path(f.filename).is_relative_to(OURS) and "site-packages" not in f.filename]
+    others = OURS.as_posix(), "site-packages", "<"  # the last one is of generated code
+    own = [f for f in frames if not any(each in Path(f.filename).as_posix() for each in others)]
     return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

@@ -22,9 +22,9 @@ CONFLICT = "[replace_attention(HyenaX()), replace_attention(SlidingWindow())]"
 
 
 def labels_out_of_range(folder: Path) -> str:
-    save_file(
-        {"latents": torch.zeros(4, 1, 8, 8), "class_labels": torch.tensor([0, 1, 2, 99])}, folder / "d.safetensors"
-    )
+    labels = torch.arange(60) % 10
+    labels[7] = 99
+    save_file({"latents": torch.randn(60, 1, 8, 8), "class_labels": labels}, folder / "d.safetensors")
     return str(folder / "d.safetensors")
 
 
@@ -95,7 +95,7 @@ def test_an_error_in_a_rule_names_rule_site_and_line(capsys, write_recipe, check
 
 
 def test_selections_are_no_truth_values():
-    with pytest.raises(ConfigError, match="write & for and, | for or, ~ for not"):
+    with pytest.raises(ConfigError, match=r"write & for and, \| for or, ~ for not"):
         _ = every(2) and not indices(1)
 
 
@@ -121,9 +121,9 @@ def test_a_number_of_samples_that_cannot_be_drawn_is_refused(capsys, tmp_path, c
 
 
 def test_a_folder_is_of_one_run_at_a_time(tmp_path):
-    with locked(tmp_path / "run"):
-        with pytest.raises(RecipeError, match="another process runs in this folder"), locked(tmp_path / "run"):
-            pass
+    busy = pytest.raises(RecipeError, match="another process runs in this folder")
+    with locked(tmp_path / "run"), busy, locked(tmp_path / "run"):
+        pass
     with locked(tmp_path / "run"):
         (tmp_path / "run" / "samples").mkdir()
         (tmp_path / "run" / "samples" / ".teacher.png.7.tmp").write_text("cut off")
