@@ -14,7 +14,7 @@ from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_
 from surgery.rewriting.pattern import Pattern, node
 from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
 from surgery.rewriting.rule import Rule
-from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Site
 from surgery.rules.core import PARAMETERS, SoftmaxAttention, core_of
 
@@ -158,7 +158,7 @@ def replace_attention(
             operator computes what the attention did.
     """
     pattern: Pattern = node(role) if role else node("self_attention") | node("joint_attention")
-    return ReplaceAttention(pattern=pattern, layers=layers or all_layers(), operator=operator, inherit=inherit)
+    return ReplaceAttention(pattern=pattern, layers=given_or_all(layers), operator=operator, inherit=inherit)
 
 
 def _dims(core: SoftmaxAttention) -> MixerDims:

@@ -13,7 +13,7 @@ from surgery.recording.state import own_class
 from surgery.rewriting.pattern import Pattern, block, consecutive
 from surgery.rewriting.replacement import Call, Copy, New, Rewiring, Sharing
 from surgery.rewriting.rule import Rule
-from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Site
 
 
@@ -110,7 +110,7 @@ def parallel_pairs(joiner: JoinerConfig | None = None, *, layers: Selection | No
         joiner: config of what joins them, by default a linear map of both results, as published.
         layers: which blocks may be the first of a pair.
     """
-    return ParallelPairs(joiner=joiner or ConcatProject(), layers=layers or all_layers())
+    return ParallelPairs(joiner=joiner or ConcatProject(), layers=given_or_all(layers))
 
 
 def drop_blocks(*, layers: Selection) -> DropBlocks:
@@ -125,7 +125,7 @@ def duplicate_blocks(*, layers: Selection) -> DuplicateBlocks:
 
 def share_blocks(count: int = 2, *, average: bool = False, layers: Selection | None = None) -> ShareBlocks:
     """The rule that gives `count` consecutive blocks the same weights, from each selected block on."""
-    return ShareBlocks(pattern=consecutive(block(), count), average=average, layers=layers or all_layers())
+    return ShareBlocks(pattern=consecutive(block(), count), average=average, layers=given_or_all(layers))
 
 
 def _streams(site: Site) -> tuple[Stream, ...]:

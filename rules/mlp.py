@@ -27,7 +27,7 @@ from surgery.recording.paths import child_path
 from surgery.rewriting.pattern import Pattern, node
 from surgery.rewriting.replacement import New, Replacement, Resizing
 from surgery.rewriting.rule import Rule
-from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Item, Site
 
 
@@ -112,7 +112,7 @@ def mlp_ratio(ratio: float, *, layers: Selection | None = None, inherit: Policy 
         layers: `every(2)`, `indices(1, 3)` and the like; all, if none are given.
         inherit: "projections" keeps the neurons that contribute most; "random" starts afresh.
     """
-    return MLPRatio(layers=layers or all_layers(), ratio=ratio, inherit=inherit)
+    return MLPRatio(layers=given_or_all(layers), ratio=ratio, inherit=inherit)
 
 
 def replace_mlp(
@@ -125,7 +125,7 @@ def replace_mlp(
         layers: `every(2)`, `indices(1, 3)` and the like.
         inherit: "projections" takes over neurons; "random" starts afresh.
     """
-    return ReplaceMLP(pattern=node("mlp"), layers=layers or all_layers(), operator=operator, inherit=inherit)
+    return ReplaceMLP(pattern=node("mlp"), layers=given_or_all(layers), operator=operator, inherit=inherit)
 
 
 def _linears(site: Site) -> tuple[HiddenLinear, ...]:

@@ -11,7 +11,7 @@ from surgery.operators import FusedLinear, LinearDims, LinearPart
 from surgery.rewriting.pattern import Pattern, chain, fork, node
 from surgery.rewriting.replacement import Call, New, Rewiring
 from surgery.rewriting.rule import Rule
-from surgery.rewriting.selection import Selection, all_layers
+from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Site
 
 PIECES = node(function="chunk") | node(function="split") | node(function="tensor_split")
@@ -94,13 +94,13 @@ def fuse_projections(
         layers: where.
     """
     pattern = fork(node(), *[node(module_class="Linear", within=within)] * count)
-    return FuseProjections(pattern=pattern, layers=layers or all_layers())
+    return FuseProjections(pattern=pattern, layers=given_or_all(layers))
 
 
 def split_projections(*, within: Role = "self_attention", layers: Selection | None = None) -> SplitProjections:
     """The rule that splits every linear map within operators of a role whose result is taken apart at once."""
     pattern = chain(whole=node(module_class="Linear", within=within), pieces=PIECES)
-    return SplitProjections(pattern=pattern, layers=layers or all_layers())
+    return SplitProjections(pattern=pattern, layers=given_or_all(layers))
 
 
 def _maps(site: Site) -> dict[str, nn.Linear]:

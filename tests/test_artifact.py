@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import surgery
+from surgery.artifact.description import signed
 from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import FullAttention, HyenaX, SlidingWindow
 from surgery.rewriting import indices
@@ -74,7 +75,8 @@ def test_truncated_or_altered_files_are_refused(tmp_path: Path, data, name):
 def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path, change, words):
     folder = surgery.save(student(), tmp_path)
     description = json.loads((folder / "surgery.json").read_text())
-    (folder / "surgery.json").write_text(json.dumps(description | change))
+    del description["checksum"]
+    (folder / "surgery.json").write_bytes(signed(description | change))
     with pytest.raises(ArtifactError, match=words) as caught:
         surgery.load(folder)
     assert "\n" not in str(caught.value)

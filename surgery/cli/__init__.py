@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SurgeryError as error:
         return _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _fail("interrupted; continue with --resume", 130)
+        return _fail("interrupted; a run goes on if its command is repeated with --resume", 130)
+    except (MemoryError, OverflowError) as error:
+        return _fail(f"a number is too large ({str(error) or type(error).__name__}); choose a smaller one", 1)
     except BrokenPipeError:
         # Whoever read the output (`head`, say) has had enough; Python would complain once more as it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from surgery.cli.output import console, print_json, show_kernels, show_plan
-from surgery.errors import RecipeError
+from surgery.cli.output import console, print_json, prints_to_stderr, show_kernels, show_plan, show_presets
+from surgery.errors import RecipeError, SurgeryError
 
 if TYPE_CHECKING:
     from surgery.recipe import Recipe
@@ -53,15 +53,18 @@ def apply(
     from surgery.run.terminal import stage_table
 
     if dry_run:
-        return show_plan(prepare(_load(recipe, set_), device).plan, as_json)
-    run = run_recipe(
-        _load(recipe, set_),
-        out or Path("runs") / recipe.stem,
-        resume=resume,
-        device=device,
-        progress=RichProgress(),
-        name=str(recipe),
-    )
+        with prints_to_stderr():
+            planned = prepare(_load(recipe, set_), device).plan
+        return show_plan(planned, as_json)
+    with prints_to_stderr():
+        run = run_recipe(
+            _load(recipe, set_),
+            out or Path("runs") / recipe.stem,
+            resume=resume,
+            device=device,
+            progress=RichProgress(),
+            name=str(recipe),
+        )
     if as_json:
         return print_json({**run.metrics.model_dump(mode="json"), "folder": str(run.folder)})
     console().print(stage_table(run.metrics))
@@ -76,13 +79,18 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     Neither data nor, for checkpoints whose config comes with surgery, weights are needed.
 
     Args:
-        recipe: Python file that defines `recipe`.
+        recipe: Python file that defines `recipe`; or the folder of a run, whose plan is shown.
         set_: Override a value of the recipe; may be repeated.
         as_json: Print the plan as JSON.
     """
+    from surgery.rewriting.commit import require_no_conflicts
+    from surgery.run.folder import is_run, plan_of
     from surgery.run.prepare import plan_recipe
 
-    return show_plan(plan_recipe(_load(recipe, set_)), as_json)
+    with prints_to_stderr():
+        planned = plan_of(recipe) if is_run(recipe) else plan_recipe(_load(recipe, set_))
+    show_plan(planned, as_json)
+    require_no_conflicts(planned)
 
 
 @app.command
@@ -92,19 +100,24 @@ def inspect(
     as_json: Json = False,
     svg: Path | None = None,
     kernels: Annotated[bool, Parameter(negative="")] = False,
+    presets: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Show the operators of a model as a tree: role, shapes, parameters and FLOPs; or the kernels at hand.
 
     Args:
-        model: A folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+        model: A folder written by diffusers or by surgery, the folder of a run, a hub id, or a built-in name such as
+            digits-dit.
         as_json: Print them as JSON.
         svg: File to draw the graph into, blocks that are alike once.
         kernels: Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
+        presets: List the checkpoints whose configs come with surgery, which need no network to be planned for.
     """
     from dataclasses import asdict
 
     if kernels:
         return show_kernels(as_json)
+    if presets:
+        return show_presets(as_json)
     if model is None:
         raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
 
@@ -113,10 +126,11 @@ def inspect(
     from surgery.graph.show.tree import module_tree
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
+    from surgery.run.folder import model_of
     from surgery.run.terminal import operator_tree
     from surgery.tracing import trace
 
-    loaded = load_skeleton(model)
+    loaded = load_skeleton(model_of(model))
     graph = trace(loaded, example_inputs(loaded))
     if svg is not None:
         write_atomically(svg, draw_model(module_tree(graph.scopes)).encode())
@@ -131,7 +145,7 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     """Show how the architecture of one model differs from that of another, such as a student from its teacher.
 
     Args:
-        a: The first model: a folder written by diffusers or by surgery, a hub id, or a built-in name such as digits-dit.
+        a: The first model: a folder written by diffusers or by surgery, that of a run, a hub id, or a built-in name.
         b: The second one.
         as_json: Print the differences as JSON.
         svg: File to draw the blocks of the first model into, what differs in the second highlighted.
@@ -143,13 +157,18 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     from surgery.graph.show.draw import draw_blocks
     from surgery.models import load_skeleton
     from surgery.models.inputs import example_inputs
+    from surgery.run.folder import model_of
     from surgery.run.terminal import difference_view
     from surgery.tracing import trace
 
-    one, other = map(load_skeleton, (a, b))
+    one, other = (load_skeleton(model_of(name)) for name in (a, b))
     inputs = example_inputs(one)
     first = trace(one, inputs)
-    found = compare(first, trace(other, inputs if type(other) is type(one) else example_inputs(other)))
+    try:
+        second = trace(other, inputs)
+    except SurgeryError:  # it takes others
+        second = trace(other, example_inputs(other))
+    found = compare(first, second)
     if svg is not None:
         write_atomically(svg, draw_blocks(first, found.labels).encode())
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -34,6 +35,21 @@ def show_kernels(as_json: bool) -> None:
         return print_json({"kernels": [asdict(k) for k in known], "devices": [asdict(d) for d in at_hand]})
     console().print(kernel_tables(known, at_hand))
     return None
+
+
+def show_presets(as_json: bool) -> None:
+    """The checkpoints whose configs come with surgery."""
+    from surgery.models.presets import presets
+
+    if as_json:
+        return print_json(presets())
+    print("\n".join(presets()))
+    return None
+
+
+def prints_to_stderr() -> AbstractContextManager[Any]:
+    """Lets what a recipe prints go to stderr: stdout holds the result alone."""
+    return redirect_stdout(sys.stderr)
 
 
 def print_json(content: Any) -> None:

@@ -36,6 +36,11 @@ class ModelGraph:
         self._record = record
         self._analysis = Analysis(model, scopes)
 
+    def __repr__(self) -> str:
+        nodes = sum(len(scope.graph.nodes) for scope in self.scopes.values())
+        name = self.root.module_class.__name__
+        return f"ModelGraph({name}, {len(self.scopes)} scopes, {nodes:,} nodes, {self.flops:,} FLOPs)"
+
     @property
     def root(self) -> Scope:
         """The scope of the whole model."""

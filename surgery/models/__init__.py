@@ -14,7 +14,7 @@ from torch import nn
 from surgery.artifact import is_artifact, load
 from surgery.digits import FOLDER as DIGITS_DIT
 from surgery.errors import ArtifactError, RecipeError
-from surgery.models.presets import preset
+from surgery.models.presets import preset, presets
 from surgery.training.scheduler import Scheduler
 
 BUILT_IN = {"digits-dit": DIGITS_DIT}
@@ -46,6 +46,10 @@ class Pretrained:
         self.model: nn.Module = model
         self._scheduler = scheduler
 
+    def __repr__(self) -> str:
+        params = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"Pretrained({self.name!r}, {type(self.model).__name__}, {params:,} parameters)"
+
     @property
     def scheduler(self) -> Scheduler:
         """The diffusers DDPMScheduler.
@@ -74,7 +78,10 @@ def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
         ArtifactError: there is one, but it cannot be used.
     """
     path = BUILT_IN.get(name, Path(name))
-    if is_artifact(path):
+    if is_artifact(path / "transformer"):  # a pipeline that held a student
+        scheduler = _load_scheduler(name, str(path), "transformer", local=True)
+        pretrained = Pretrained(name, load(path / "transformer"), scheduler)
+    elif is_artifact(path):
         pretrained = Pretrained(name, load(path), _load_scheduler(name, str(path), None, local=True))
     elif path.is_dir():
         subfolder = "transformer" if (path / "transformer" / "config.json").is_file() else None
@@ -93,9 +100,10 @@ def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
 
 
 def _hint(name: str) -> str:
-    close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+    known = {each.lower(): each for each in (*BUILT_IN, *presets())}
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {known[close[0]]!r}?"
     return f"use {' or '.join(map(repr, BUILT_IN))}, a folder, or the id of a model on the hub"
 
 
@@ -124,7 +132,7 @@ def _load(name: str, source: str, subfolder: str | None, *, local: bool) -> Pret
             output_loading_info=True,
             low_cpu_mem_usage=find_spec("accelerate") is not None,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a class does with values of a config that it does not expect
         raise ArtifactError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     for problem in ("missing_keys", "unexpected_keys"):
         if report[problem]:
@@ -140,11 +148,11 @@ def _transformer_class(name: str, source: str, subfolder: str | None, local: boo
 
     try:
         config = _read_config(source, subfolder, local)
-    except OSError as error:
+        class_name = str(config.get("_class_name", "none"))
+    except Exception as error:  # JSON of any other shape
         raise ArtifactError(f"the config of model {name!r} cannot be read: {_first_line(error)}") from error
-    class_name = config.get("_class_name", "none")
     model_class = getattr(diffusers, class_name, None)
-    if model_class is None or not model_class.__module__.startswith("diffusers.models.transformers"):
+    if not isinstance(model_class, type) or not model_class.__module__.startswith("diffusers.models.transformers"):
         raise ArtifactError(
             f"model {name!r} is not a diffusers transformer: its config.json names the class {class_name!r}"
         )
@@ -166,15 +174,24 @@ def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) 
     folder = None if subfolder is None else "scheduler"
     try:
         config = DDPMScheduler.load_config(source, subfolder=folder, local_files_only=local)
+        class_name = str(config.get("_class_name", ""))
     except OSError:
         return None
-    class_name = str(config.get("_class_name", ""))
+    except Exception as error:  # JSON of any other shape
+        raise _unreadable_scheduler(name, error) from error
     if "Flow" in class_name:
         raise ArtifactError(
             f"model {name!r} is trained by flow matching ({class_name}), which surgery does not know yet"
         )
-    scheduler: Scheduler = DDPMScheduler.from_config(config)
+    try:
+        scheduler: Scheduler = DDPMScheduler.from_config(config)
+    except Exception as error:  # values that are wrong
+        raise _unreadable_scheduler(name, error) from error
     return scheduler
+
+
+def _unreadable_scheduler(name: str, error: Exception) -> ArtifactError:
+    return ArtifactError(f"the scheduler of model {name!r} cannot be read: {_first_line(error)}; save it again")
 
 
 def _first_line(error: Exception) -> str:

@@ -52,6 +52,12 @@ def skeleton(model: nn.Module) -> nn.Module:
         return _copied(model, {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
 
 
+def without_weights(model: nn.Module) -> nn.Module:
+    """As `skeleton`, but tensors that are not in the `state_dict`, such as tables of positions, are copied."""
+    saved = model.state_dict(keep_vars=True).values()
+    return _copied(model, {id(t): _meta(t) for t in saved if isinstance(t, torch.Tensor)})
+
+
 def sharing(model: nn.Module) -> nn.Module:
     """As `skeleton`, but with the parameters of `model` itself, and copies of its other tensors."""
     tensors = (each.tensor for each in owned_tensors(model).values() if isinstance(each.tensor, torch.Tensor))

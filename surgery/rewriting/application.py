@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-from surgery.errors import ConfigError, RewriteError
+from surgery.errors import RewriteError
+from surgery.rewriting.blame import blaming
 from surgery.rewriting.facts import Facts
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.site import Site
@@ -52,20 +53,19 @@ class Application:
         """What the rule says against `site`.
 
         Raises:
-            RewriteError: that is neither a reason nor None.
+            RewriteError: that is neither a reason nor None, or the rule's check fails.
         """
-        reason: Any = self._called(site, self.rule.check)
+        with blaming(self.where(site)):
+            reason: Any = self.rule.check(site)
         if reason is None or (isinstance(reason, str) and reason):
             return reason
         raise RewriteError(f"{self.where(site)}: its check gives {reason!r}; return a reason in words, or None")
 
     def replacement(self, site: Site) -> Any:
-        """What the rule puts at `site`."""
-        return self._called(site, self.rule.replacement)
+        """What the rule puts at `site`.
 
-    def _called(self, site: Site, callback: Callable[[Site], Any]) -> Any:
-        """What a callback gives; an invalid config made in it is reported with rule and site."""
-        try:
-            return callback(site)
-        except ConfigError as error:
-            raise RewriteError(f"{self.where(site)}: {error}") from error
+        Raises:
+            RewriteError: the rule's own code fails.
+        """
+        with blaming(self.where(site)):
+            return self.rule.replacement(site)

@@ -20,6 +20,7 @@ from surgery.recording.state import own_class
 from surgery.rewriting.collection import without_collection
 from surgery.rewriting.edit import Edit, rewired_scopes
 from surgery.rewriting.graphs.edited_module import aliases_of, edit_scope
+from surgery.rewriting.keep_edits import forget_edits, keep_edits
 from surgery.rewriting.make import Maker
 from surgery.rewriting.planning import Plan, Recordings, edited_recordings, prove, traced
 from surgery.rewriting.rule import Rule
@@ -197,6 +198,7 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
             parent, name = parent_and_name(path)
             delattr(model.get_submodule(parent), name)
     delattr(model, RECORD)
+    forget_edits(model)
 
 
 def record_of(module: nn.Module) -> Record | None:
@@ -207,3 +209,4 @@ def record_of(module: nn.Module) -> Record | None:
 def set_record(student: nn.Module, record: Record) -> None:
     """Attach `record`; as a plain attribute, so that it adds nothing to the `state_dict`."""
     object.__setattr__(student, RECORD, record)
+    keep_edits(student)

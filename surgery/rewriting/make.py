@@ -65,8 +65,9 @@ class Maker:
         """
         torch.default_generator.manual_seed(_stream(self._seed or 0, path))  # torch.manual_seed takes a millisecond
         module = new.build()
+        device = like.device if self.inherits else None  # tables keep their values until weights are loaded
         if any((p.device, p.dtype) != (like.device, like.dtype) for p in (*module.parameters(), *module.buffers())):
-            module = module.to(device=like.device, dtype=like.dtype)
+            module = module.to(device=device, dtype=like.dtype)
         if self.inherits and sources:
             try:
                 with torch.no_grad():

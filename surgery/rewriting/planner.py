@@ -43,7 +43,10 @@ class Planner:
         groups: dict[str, list[Site]] = defaultdict(list)
         for site in sites:
             groups[site.path].append(site)
-        selected = rule.layers.select([group[0] for group in groups.values()])
+        try:
+            selected = rule.layers.select([group[0] for group in groups.values()])
+        except RewriteError as error:  # of a function of the user's own, which knows the site but not the rule
+            raise RewriteError(f"{rule.name}, {error}") from error
         made, skipped = list[Edit](), list[Skipped]()
         taken: dict[object, str] = {}
         for path, group in groups.items():

@@ -53,6 +53,12 @@ class Plan(Config):
     conflicts: tuple[Conflict, ...]
     total: Total
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.edits)} edits, {len(self.skipped)} skipped, {len(self.conflicts)} conflicts"
+        params, flops = self.total.params, self.total.flops
+        sizes = f"parameters {params.before:,} -> {params.after:,}, FLOPs {flops.before:,} -> {flops.after:,}"
+        return f"Plan({counts}; {sizes})"
+
     @property
     def before(self) -> Cost:
         """Cost of the model as it is."""

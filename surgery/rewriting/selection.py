@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from surgery.analysis.roles import block_layers
 from surgery.config import Config
-from surgery.errors import MatchError
+from surgery.errors import ConfigError, MatchError
+from surgery.rewriting.blame import blaming
 from surgery.rewriting.function import AS_FUNCTION, name_of
 from surgery.rewriting.site import Site
 
@@ -28,6 +29,11 @@ class _Selection(Config, ABC):
         Raises:
             MatchError: a layer is named that the model does not have.
         """
+
+    def __bool__(self) -> bool:
+        """Refused: `every(2) and not indices(1)` would silently mean one of both."""
+        how = "write & for and, | for or, ~ for not, and `is None` to ask whether there is one"
+        raise ConfigError([f"a selection is neither true nor false: {how}"])
 
     def __and__(self, other: _Selection) -> Both:
         return Both(left=self, right=other)  # type: ignore[arg-type]  # any subclass is in the union
@@ -106,7 +112,7 @@ class Where(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of which the function holds."""
-        return {site.path for site in sites if self.predicate(site)}
+        return {site.path for site in sites if _asked(self, self.predicate, site)}
 
     def __str__(self) -> str:
         return f"where({name_of(self.predicate)})"
@@ -121,7 +127,8 @@ class Top(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of the first `n` by the metric."""
-        return {site.path for site in sorted(sites, key=self.metric, reverse=True)[: self.n]}
+        ranked = sorted(sites, key=lambda site: _asked(self, self.metric, site), reverse=True)
+        return {site.path for site in ranked[: self.n]}
 
     def __str__(self) -> str:
         return f"top({name_of(self.metric)}, {self.n})"
@@ -171,9 +178,17 @@ class Not(_Selection):
         return f"~{self.inner}"
 
 
+def _no_python_value(value: Any) -> Any:
+    """Refuse what `and`, `or` and `not` give, and lists of numbers, saying how selections are written."""
+    if isinstance(value, bool | int | list | tuple):
+        raise ValueError("must be a selection such as every(2) or indices(0, 3), composed by &, | and ~")
+    return value
+
+
 Selection = Annotated[
     AllLayers | Every | ThreeOfFour | Indices | Where | Top | Both | Either | Not,
     Field(discriminator="kind"),
+    BeforeValidator(_no_python_value),
 ]
 
 for _composed in (Both, Either, Not):
@@ -183,6 +198,11 @@ for _composed in (Both, Either, Not):
 def all_layers() -> AllLayers:
     """Select every site."""
     return AllLayers()
+
+
+def given_or_all(layers: Selection | None) -> Selection:
+    """`layers`; every site if they are None."""
+    return all_layers() if layers is None else layers
 
 
 def every(n: int) -> Every:
@@ -208,3 +228,9 @@ def where(predicate: Predicate) -> Where:
 def top(metric: Metric, n: int) -> Top:
     """Select the `n` sites with the largest `metric`, e.g. `top(lambda site: site.operator.flops, 4)`."""
     return Top(n=n, metric=metric)
+
+
+def _asked(selection: Where | Top, function: Callable[[Site], Any], site: Site) -> Any:
+    """What the user's `function` says of `site`."""
+    with blaming(f"{selection} at {site.path}"):
+        return function(site)

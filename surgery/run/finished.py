@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import surgery.artifact
+from surgery.errors import RecipeError
 from surgery.evaluate.metrics.latency import latency_ms
 from surgery.evaluate.sample import balanced_labels, grid_png, sample
 from surgery.evaluate.sampling import Sampling
@@ -14,6 +15,9 @@ from surgery.models import load_pretrained
 from surgery.models.inputs import example_inputs
 from surgery.progress import Progress
 from surgery.run.folder import RECIPE, RunFolder
+
+MOST = 100_000
+"""Samples of a grid."""
 
 
 def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) -> None:
@@ -27,8 +31,11 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
         progress: shows how far the sampling has come.
 
     Raises:
+        RecipeError: the number of samples is none, or too large.
         ArtifactError: a file of the run is missing or damaged.
     """
+    if not 1 <= count <= MOST:
+        raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
     recipe = _recipe_of(run)
     student = surgery.artifact.load(RunFolder(run).model)
     scheduler = load_pretrained(recipe["model"]).scheduler

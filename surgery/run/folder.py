@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from surgery.errors import ArtifactError, RecipeError
+from pydantic import BaseModel, ValidationError
+
+from surgery.artifact import is_artifact
+from surgery.errors import ArtifactError, RecipeError, SurgeryError
 from surgery.evaluate.results import Metrics, StageMetrics
 from surgery.files import write_atomically
+from surgery.rewriting import Plan
 from surgery.training.checkpoint import CheckpointStore
 
+Read = TypeVar("Read", bound=BaseModel)
 RECIPE = "recipe.json"
+IDENTITY = "identity"
+"""The key of `recipe.json` for what a resumed run is compared with."""
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep other processes from running in the folder at `path`, which is made, until the block or the process ends.
+
+    Raises:
+        RecipeError: another one does, or `path` is a file.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{path}: is a file; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":  # Windows locks no folders
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RecipeError(
+            f"{path}: another process runs in this folder; wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class RunFolder:
@@ -21,28 +61,38 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def open(cls, path: str | Path, recipe: dict[str, Any], *, resume: bool) -> RunFolder:
+    def open(
+        cls, path: str | Path, recipe: dict[str, Any], *, resume: bool, identity: Mapping[str, str] | None = None
+    ) -> RunFolder:
         """The folder at `path`, new or resumed, with `recipe` written to it.
+
+        Args:
+            path: of the folder, which is locked.
+            recipe: as JSON.
+            resume: go on with a run that is there.
+            identity: what that must have in common with this one besides the recipe, by name.
 
         Raises:
             RecipeError: the folder holds something else, or a run that `resume` does not ask for or does not fit.
         """
         folder = cls(path)
-        if folder.path.exists() and not folder.path.is_dir():
-            raise RecipeError(f"{path}: is a file; choose another --out")
         if (folder.path / RECIPE).exists():
-            folder._require_same(recipe, resume)
+            folder._require_same({**recipe, IDENTITY: dict(identity or {})}, resume)
         elif any(not _is_leftover(entry) for entry in _entries(folder.path)):
             raise RecipeError(f"{path}: holds other files; choose another --out")
         else:
-            folder.write_json(RECIPE, recipe)
+            folder.write_json(RECIPE, {**recipe, IDENTITY: dict(identity or {})})
+        for leftover in folder.path.rglob(".*.tmp"):  # of a process that was killed: no other one is at work here
+            leftover.unlink()
         return folder
 
     def _require_same(self, recipe: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise RecipeError(f"{self.path}: holds another run; continue it with --resume, or choose another --out")
         before = self.read_json(RECIPE)
-        differing = [key for key in recipe if before.get(key) != recipe[key]]
+        then, now = (each.get(IDENTITY, {}) for each in (before, recipe))
+        differing = [key for key in recipe if key != IDENTITY and before.get(key) != recipe[key]]
+        differing += [name for name in now if not differing and name in then and then[name] != now[name]]
         if differing:
             names = ", ".join(differing)
             raise RecipeError(
@@ -67,7 +117,7 @@ class RunFolder:
         """What was measured so far, by stage."""
         if not (self.path / "metrics.json").exists():
             return {}
-        return {s.stage: s for s in Metrics.model_validate(self.read_json("metrics.json")).stages}
+        return {s.stage: s for s in self.read_model("metrics.json", Metrics).stages}
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `content` to the file `name`."""
@@ -90,12 +140,55 @@ class RunFolder:
                 f"{self.path / name}: cannot be read ({error.strerror}); name the folder of a finished run"
             ) from error
 
-    def read_json(self, name: str) -> Any:
-        """The content of the JSON file `name`; raises like `read`, and if it is no JSON."""
+    def read_json(self, name: str, kind: type = dict) -> Any:
+        """The content of the JSON file `name`, a `kind`; raises like `read`, and if it is something else."""
         try:
-            return json.loads(self.read(name))
-        except json.JSONDecodeError as error:
-            raise ArtifactError(f"{self.path / name}: truncated or altered ({error.msg}); repeat the run") from error
+            content = json.loads(self.read(name))
+        except (ValueError, RecursionError) as error:
+            raise self.altered(name, " ".join(str(error).split())) from error
+        if not isinstance(content, kind):
+            raise self.altered(name, f"it holds a {type(content).__name__}")
+        return content
+
+    def read_model(self, name: str, model: type[Read]) -> Read:
+        """The content of the JSON file `name` as a `model`; raises like `read`, and if it is none."""
+        try:
+            return model.model_validate(self.read_json(name))
+        except (ValidationError, SurgeryError) as error:
+            first = f"{e['msg']} at {'.'.join(map(str, e['loc']))}" if (e := _first(error)) else str(error)
+            raise self.altered(name, first) from error
+
+    def altered(self, name: str, why: str) -> ArtifactError:
+        """The error for a file that is not as it was written."""
+        return ArtifactError(f"{self.path / name}: truncated or altered ({why[:200]}); repeat the run")
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether `folder` is that of a run, finished or not."""
+    return (Path(folder) / RECIPE).is_file()
+
+
+def plan_of(folder: str | Path) -> Plan:
+    """The plan of the run in `folder`; raises as `RunFolder.read_model`."""
+    return RunFolder(folder).read_model("plan.json", Plan)
+
+
+def model_of(name: str) -> str:
+    """The folder of the student if `name` is the folder of a run, else `name`.
+
+    Raises:
+        ArtifactError: the run is not finished.
+    """
+    if not is_run(name) or is_artifact(name):
+        return name
+    folder = RunFolder(name).model
+    if not is_artifact(folder):
+        raise ArtifactError(f"{name}: holds a run that has no model yet; finish it with --resume")
+    return str(folder)
+
+
+def _first(error: Exception) -> Any:
+    return error.errors()[0] if isinstance(error, ValidationError) else None
 
 
 def _entries(path: Path) -> list[Path]:

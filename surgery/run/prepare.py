@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from surgery.device import require_device
 from surgery.digits.metrics import METRICS, not_digits
 from surgery.errors import RecipeError
 from surgery.evaluate.metrics import HeldOutLoss, Metric, TeacherDistance
@@ -49,6 +50,7 @@ def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
     Raises:
         SurgeryError: of the kind that fits.
     """
+    require_device(device)
     teacher = load_pretrained(recipe.model, device)
     data = load_data(recipe.data)
     inputs = noised_batch(data, teacher.scheduler, 0, 1, recipe.seed, device=device).inputs

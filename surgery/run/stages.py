@@ -17,7 +17,8 @@ from surgery.graph.show.draw import draw_blocks
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.rewriting.commit import commit
-from surgery.run.folder import RunFolder
+from surgery.run.checks import check_run, identity_of
+from surgery.run.folder import RunFolder, locked
 from surgery.run.measure import Measuring
 from surgery.run.prepare import Prepared, prepare
 from surgery.run.report import report_of
@@ -27,6 +28,8 @@ from surgery.training.record import LossRecord
 
 SHOWN = 100
 """Samples in a grid."""
+MOST = 100_000
+"""Samples that `surgery sample` draws at most into one picture."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ def apply(
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     prepared = prepare(recipe, device)
-    folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume)
-    return _Runner(prepared, folder, name, progress or SilentProgress()).run()
+    check_run(prepared)
+    with locked(out):
+        folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity_of(prepared))
+        return _Runner(prepared, folder, name, progress or SilentProgress()).run()
 
 
 class _Runner:

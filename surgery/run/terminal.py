@@ -38,12 +38,13 @@ def stage_table(metrics: Metrics) -> Table:
 
 def plan_view(plan: Plan) -> Group:
     """Edits, skipped sites and totals of a plan."""
-    edits = _table("edit", "from", "to", "params", "FLOPs")
+    edits = _table("layer", "edit", "from", "to", "params", "FLOPs")
     for edit in plan.edits:
-        edits.add_row(edit.path, edit.replaced, operator_words(edit), change(edit.params), change(edit.flops))
+        sizes = change(edit.params), change(edit.flops)
+        edits.add_row(_layer(edit.layer), edit.path, edit.replaced, operator_words(edit), *sizes)
     edits.add_section()
-    edits.add_row("whole model", "", "", change(plan.total.params), change(plan.total.flops))
-    edits.add_row("memory of its weights", "", "", change(plan.total.memory, "B"), "")
+    edits.add_row("", "whole model", "", "", change(plan.total.params), change(plan.total.flops))
+    edits.add_row("", "memory of its weights", "", "", change(plan.total.memory, "B"), "")
     parts: list[Table | Text] = [edits]
     if plan.skipped:
         parts.append(_skipped(plan.skipped))
@@ -147,10 +148,14 @@ def change(counts: Change, unit: str = "") -> str:
 
 
 def _skipped(skipped: tuple[Skipped, ...]) -> Table:
-    table = _table("skipped", "why")
+    table = _table("layer", "skipped", "why")
     for each in skipped:
-        table.add_row(each.path, each.reason)
+        table.add_row(_layer(each.layer), each.path, each.reason)
     return table
+
+
+def _layer(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -159,8 +164,8 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(first)
-    texts = {"role", "class", "from", "to", "why", "in", "out", "package", "version", "serves"}
+    table.add_column(first, overflow="fold", no_wrap=first == "layer")
+    texts = {"edit", "skipped", "role", "class", "from", "to", "why", "in", "out", "package", "version", "serves"}
     for name in others:
         table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     return table

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 import surgery
-from surgery import artifact
+from surgery.artifact import saving
 from surgery.operators import HyenaX, MixerDims, Policy
 from surgery.rewriting import Change, Rule, block, chain, consecutive, fork, indices, node
 from surgery.rewriting import commit as committing
@@ -134,8 +134,8 @@ def calls_are_counted_once(patch: pytest.MonkeyPatch, case: Case) -> None:
 
 
 def a_weight_is_lost_on_saving(patch: pytest.MonkeyPatch, case: Case) -> None:
-    own = artifact._unshared
-    patch.setattr(artifact, "_unshared", lambda tensors: {n: 0 * t for n, t in own(tensors).items()})
+    own = saving.saved_tensors
+    patch.setattr(saving, "saved_tensors", lambda *models: {n: 0 * t for n, t in own(*models).items()})
 
 
 # -- each law, a fault, and what the law says ----------------------------------------------------------------------

@@ -1,0 +1,20 @@
+"""The device that a user names."""
+
+from __future__ import annotations
+
+from surgery.errors import RecipeError
+
+
+def require_device(name: str) -> None:
+    """Raise RecipeError unless tensors can be put on the device called `name` and computed with."""
+    import torch  # late: the command line names devices before it needs torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).add(1)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        at_hand = " or ".join(["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+        raise RecipeError(f"the device {name!r} cannot be used ({reason[:120]}); there is {at_hand}") from None
+    if device.type == "meta":
+        raise RecipeError("the device 'meta' holds no values; use cpu or cuda")

@@ -1,0 +1,94 @@
+"""What can be known to be wrong with a run before anything is written, and what a resumed run must have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.artifact.saving import require_savable
+from surgery.errors import RecipeError
+from surgery.recipe import Recipe
+from surgery.rewriting.rule import Rule
+from surgery.run.prepare import Prepared
+from surgery.training.checkpoint import digest
+from surgery.training.data import LatentDataset
+
+LARGEST = 2**31 - 1
+
+Identity = dict[str, str]
+"""What a run depends on besides the text of its recipe: a SHA-256 of each thing, by the words for it in an error."""
+
+
+def check_run(prepared: Prepared) -> None:
+    """Raise an error if the run could not come to its end.
+
+    Raises:
+        RecipeError: a number is too large, or the data has labels that the model does not know.
+        ArtifactError: the student could not be saved.
+    """
+    require_moderate(prepared.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
+    _require_labels(prepared.recipe, prepared.teacher.model, prepared.data)
+    require_savable(prepared.teacher.model, prepared.plan.edits)
+
+
+def require_moderate(values: Any, path: str = "") -> None:
+    """Raise RecipeError if a whole number among the JSON `values` is larger than any that makes sense."""
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            require_moderate(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(values, int) and values > LARGEST:
+        raise RecipeError(f"{path}: {values} is too large; use at most {LARGEST}")
+
+
+def identity_of(prepared: Prepared) -> Identity:
+    """What a resumed run must have in common with the one that was begun."""
+    code = "\n".join(words for rule in prepared.recipe.rules for words in _code_of(type(rule)))
+    return {
+        "the plan": _sha(prepared.plan.model_dump_json()),
+        "the code of its rules": _sha(code),
+        "the teacher's weights": digest(prepared.teacher.model.state_dict()),
+        "the data": digest({"latents": prepared.data.latents, **prepared.data.conditions}),
+    }
+
+
+def _require_labels(recipe: Recipe, teacher: nn.Module, data: LatentDataset) -> None:
+    """Labels index the table of an embedding, which would fail at the first batch that has a label it does not know."""
+    classes = getattr(getattr(teacher, "config", None), "num_embeds_ada_norm", None)
+    labels = data.conditions.get("class_labels")
+    if labels is None or not isinstance(classes, int) or labels.is_floating_point():
+        return
+    lowest, highest = (int(value) for value in torch.aminmax(labels))
+    if lowest < 0 or highest >= classes:
+        raise RecipeError(
+            f"data {recipe.data!r} has class_labels from {lowest} to {highest}, and model {recipe.model!r} knows 0 to "
+            f"{classes - 1}; choose data for this model"
+        )
+
+
+def _code_of(rule: type[Rule]) -> Iterator[str]:
+    """The functions of a rule's class and of those that it comes from, as compiled: comments do not count."""
+    for cls in rule.__mro__:
+        if issubclass(cls, Rule) and cls is not Rule:
+            yield cls.__qualname__
+            for name, value in vars(cls).items():
+                function = getattr(value, "fget", value)  # of a property
+                if isinstance(code := getattr(function, "__code__", None), CodeType):
+                    yield f"{name} {_compiled(code)}"
+
+
+def _compiled(code: CodeType) -> str:
+    constants = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def _constant(value: Any) -> str:
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
