@@ -22,6 +22,7 @@ app = App(
     help_format="plaintext",
     version_flags=["--version"],
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -28,12 +29,10 @@ class SavePretrained:
         Raises:
             ArtifactError: it cannot be saved, see `surgery.save`, or an option is given that an artifact does not have.
         """
-        from surgery.artifact import save  # late: artifacts stand above rewriting
-
         if push_to_hub or variant is not None:
             option, name = "push_to_hub" if push_to_hub else "variant", type(self.student).__name__
             raise ArtifactError(f"save_pretrained of a rewritten {name} takes no {option}; use surgery.save")
-        save(self.student, save_directory)
+        import_module("surgery").save(self.student, save_directory)  # the public one: artifacts stand above rewriting
 
 
 def keep_edits(student: nn.Module) -> None:
