@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from surgery.recording.paths import below, is_inside, module_part, names_of, outers, parent_and_name, relative
@@ -21,6 +21,8 @@ def test_relative_undoes_below(outer: str, path: str) -> None:
 
 
 @given(paths, paths)
+@example("ab", "a")
+@example("a.b", "a")
 def test_inside_is_by_names_and_not_by_letters(path: str, outer: str) -> None:
     assert is_inside(path, outer) == (names_of(path)[: len(names_of(outer))] == names_of(outer))
     assert is_inside(path, outer) == (outer in ("", *outers(path)))
