@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
@@ -52,6 +52,8 @@ def resized(value: Any) -> Any:
 
 
 @given(values, values)
+@example([True], [1])
+@example({"a": 1}, {"a": 1.0})
 def test_state_tells_values_apart_exactly_where_they_differ(a: Any, b: Any) -> None:
     assert (describe(a) == describe(b)) == (facts(a) == facts(b))
     assert describe(a) == describe(copy.deepcopy(a))
