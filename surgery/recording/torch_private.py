@@ -5,7 +5,10 @@ A release of PyTorch may take any of it away; then the import of this file says 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import fx
 
 try:
     from torch._C import DisableTorchFunction
@@ -34,6 +37,19 @@ __all__ = [
     "enter_autocast_region",
     "exit_autocast_region",
     "fx_globals",
+    "is_erased",
     "pytree",
+    "reorder",
     "set_grad_enabled",
 ]
+
+
+def is_erased(node: fx.Node) -> bool:
+    """Whether `node` was taken out of its graph."""
+    return node._erased
+
+
+def reorder(graph: fx.Graph, nodes: Iterable[fx.Node]) -> None:
+    """Let the nodes of `graph` stand in the order of `nodes`, which are all of them."""
+    for node in nodes:
+        graph._root.prepend(node)

@@ -22,7 +22,7 @@ from surgery.rewriting.edit import Edit, rewired_scopes
 from surgery.rewriting.graphs.edited_module import aliases_of, edit_scope
 from surgery.rewriting.keep_edits import forget_edits, keep_edits
 from surgery.rewriting.make import Maker
-from surgery.rewriting.planning import Plan, Recordings, edited_recordings, prove, traced
+from surgery.rewriting.planning import Plan, Recordings, edited_recordings, graph_of, prove
 from surgery.rewriting.rule import Rule
 from surgery.tracing.tracer import record
 
@@ -76,7 +76,7 @@ def rewrite(
     Raises:
         MatchError, RewriteError: see `plan`; also if two rules claim the same module.
     """
-    graph = traced(model, inputs, "rewrite")
+    graph = graph_of(model, inputs, "rewrite")
     with without_collection():
         planned, recordings = prove(graph, rules)
         require_no_conflicts(planned)

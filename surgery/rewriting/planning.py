@@ -82,10 +82,10 @@ def plan(model: nn.Module | ModelGraph, rules: Sequence[Rule], inputs: Mapping[s
         MatchError: a rule applies nowhere, or names a layer that does not exist.
         RewriteError: a replacement does not keep the shape or dtype of what it replaces, or its graph is not well-formed.
     """
-    return prove(traced(model, inputs, "plan"), rules)[0]
+    return prove(graph_of(model, inputs, "plan"), rules)[0]
 
 
-def traced(model: nn.Module | ModelGraph, inputs: Mapping[str, Any] | None, what: str) -> ModelGraph:
+def graph_of(model: nn.Module | ModelGraph, inputs: Mapping[str, Any] | None, what: str) -> ModelGraph:
     """The graph of `model`.
 
     Raises:

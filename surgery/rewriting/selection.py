@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from surgery.analysis.roles import block_layers
 from surgery.config import Config
 from surgery.errors import ConfigError, MatchError
 from surgery.rewriting.blame import blaming
@@ -93,7 +92,7 @@ class Indices(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths in these layers; MatchError if the model has no such layer."""
-        there = set(block_layers(sites[0].graph.scopes).values()) if sites else set(self.layers)
+        there = set(sites[0].graph.layers.values()) if sites else set(self.layers)
         missing = sorted(set(self.layers) - there)
         if missing:
             known = f"0 to {max(there)}" if there else "none"

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from surgery.models.inputs.sizes import Config, Sizes
+from surgery.models.inputs.sizes import ModelConfig, Sizes
 
 
 @dataclass(frozen=True)
 class Given:
     """What an input is made from: the model's config, the sizes of the call, and C."""
 
-    config: Config
+    config: ModelConfig
     sizes: Sizes
     width: int
 
@@ -122,7 +122,7 @@ def packed_ids(given: Given) -> torch.Tensor:
     return torch.cat([joint_ids(given), torch.zeros(given.sizes.length, _axes(given.config))])
 
 
-def _axes(config: Config) -> int:
+def _axes(config: ModelConfig) -> int:
     """The number of axes that positions have."""
     found = (v for k, v in config.items() if re.search("axes_dim|axes_lens|mrope|rope_dim|rope_axes", k))
     return next((len(v) for v in found if isinstance(v, list | tuple)), 3)
@@ -142,14 +142,14 @@ def slots_mask(given: Given) -> torch.Tensor:
 # -- rotary embeddings -------------------------------------------------------------------------------------------------
 
 
-def _head(config: Config) -> int:
+def _head(config: ModelConfig) -> int:
     """The width of an attention head, or 0."""
     named = config.get("attention_head_dim") or config.get("head_dim")
     hidden = config.get("hidden_size") or config.get("dim") or 0
     return int(named or hidden // _heads(config))
 
 
-def _heads(config: Config) -> int:
+def _heads(config: ModelConfig) -> int:
     names = ("num_attention_heads", "num_heads", "n_heads")
     return next((config[name] for name in names if config.get(name)), 1)
 

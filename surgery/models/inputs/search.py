@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from surgery.errors import TraceError
 from surgery.models.inputs.makers import Given, Maker, Noise
 from surgery.models.inputs.probe import META, Probe, WidthError, unarithmetic
-from surgery.models.inputs.sizes import Config, candidate_sizes
+from surgery.models.inputs.sizes import ModelConfig, candidate_sizes
 from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
 from surgery.recording.binding import forward_signature
@@ -65,7 +65,7 @@ class Search:
 
     def __init__(self, model: nn.Module, batch: int, dtype: torch.dtype) -> None:
         self._class_name = type(model).__name__
-        self._config: Config = getattr(model, "config", {})
+        self._config: ModelConfig = getattr(model, "config", {})
         self._parameters = forward_signature(type(model)).parameters
         self._sizes = candidate_sizes(self._config, self._class_name, batch)
         self._slots = slots(self._parameters, self._config, self._class_name)

@@ -13,7 +13,7 @@ SIDE, FRAMES, LENGTH, TEXT = 32, 4, 64, 77
 LONG_TEXT = 512  # to which pipelines of several models pad it, and at which their forward splits text from image
 TEXT_LENGTHS = ("max_text_seq_length", "max_sequence_length", "text_len", "num_embeddings")
 
-Config = Mapping[str, Any]
+ModelConfig = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Sizes:
         return math.prod(self.grid)
 
 
-def is_video(config: Config, class_name: str) -> bool:
+def is_video(config: ModelConfig, class_name: str) -> bool:
     """Whether latents have a time axis: patches have, or the names say so."""
     patch = config.get("patch_size")
     if isinstance(patch, int | list | tuple) and "1D" not in class_name:
@@ -71,7 +71,7 @@ def is_video(config: Config, class_name: str) -> bool:
     return "3D" in class_name
 
 
-def candidate_sizes(config: Config, class_name: str, batch: int) -> list[Sizes]:
+def candidate_sizes(config: ModelConfig, class_name: str, batch: int) -> list[Sizes]:
     """The model's own sizes, or usual ones; then some for models with restrictions."""
     natural = _natural(config, class_name, batch)
     small = dataclasses.replace(natural, height=8, width=8, length=8)
@@ -86,7 +86,7 @@ def candidate_sizes(config: Config, class_name: str, batch: int) -> list[Sizes]:
     ]
 
 
-def _natural(config: Config, class_name: str, batch: int) -> Sizes:
+def _natural(config: ModelConfig, class_name: str, batch: int) -> Sizes:
     patch = _patch(config)
     sample = config.get("sample_size")
     side = sample if isinstance(sample, int) else _rounded(SIDE, math.lcm(*patch[1:]))
@@ -105,21 +105,21 @@ def _natural(config: Config, class_name: str, batch: int) -> Sizes:
     )
 
 
-def _frames(config: Config) -> int:
+def _frames(config: ModelConfig) -> int:
     pixels = _number(config, "sample_frames", 0)
     if pixels and config.get("temporal_compression_ratio"):
         return (pixels - 1) // int(config["temporal_compression_ratio"]) + 1
     return pixels or _number(config, "video_length", FRAMES)
 
 
-def _patch(config: Config) -> tuple[int, int, int]:
+def _patch(config: ModelConfig) -> tuple[int, int, int]:
     given = next((v for k, v in config.items() if re.fullmatch("(all_|latent_)?patch_size", k) and v), 1)
     sizes = [given] if isinstance(given, int) else [v for v in given if isinstance(v, int)] or [1]
     time = sizes[0] if len(sizes) == 3 else _number(config, "patch_size_t", 1)
     return time, sizes[-min(2, len(sizes))], sizes[-1]
 
 
-def _number(config: Config, name: str, default: int) -> int:
+def _number(config: ModelConfig, name: str, default: int) -> int:
     value = config.get(name)
     return value if isinstance(value, int) else default
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from surgery.models.inputs.makers import Maker
-from surgery.models.inputs.sizes import Config
+from surgery.models.inputs.sizes import ModelConfig
 from surgery.models.inputs.table import LATENTS, TABLE, UNKNOWN, Entry, latents, seldom
 
 
@@ -33,7 +33,7 @@ def is_required(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and not variadic
 
 
-def slots(parameters: Mapping[str, inspect.Parameter], config: Config, class_name: str) -> list[Slot]:
+def slots(parameters: Mapping[str, inspect.Parameter], config: ModelConfig, class_name: str) -> list[Slot]:
     """The slots for a forward with these parameters, in their order."""
     found: dict[tuple[str, str, bool, bool], Slot] = {}
     for name, parameter in parameters.items():
@@ -53,7 +53,7 @@ def is_known(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in (LATENTS, *(entry.pattern for entry in TABLE)))
 
 
-def _entry(parameter: inspect.Parameter, config: Config, class_name: str, names: set[str]) -> Entry | None:
+def _entry(parameter: inspect.Parameter, config: ModelConfig, class_name: str, names: set[str]) -> Entry | None:
     if not is_required(parameter) and parameter.default is not None:
         return None
     if re.fullmatch(LATENTS, parameter.name):

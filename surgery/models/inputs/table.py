@@ -10,16 +10,16 @@ import torch
 
 from surgery.models.inputs import makers as m
 from surgery.models.inputs.makers import Maker, full, listed, noise, number
-from surgery.models.inputs.sizes import Config, is_video
+from surgery.models.inputs.sizes import ModelConfig, is_video
 
-Test = Callable[[Config], bool]
+Test = Callable[[ModelConfig], bool]
 
 
-def _always(config: Config) -> bool:  # noqa: ARG001
+def _always(config: ModelConfig) -> bool:  # noqa: ARG001
     return True
 
 
-def seldom(config: Config) -> bool:  # noqa: ARG001
+def seldom(config: ModelConfig) -> bool:  # noqa: ARG001
     """For an input that is given only where the forward does not run without."""
     return False
 
@@ -29,11 +29,11 @@ def _configured(pattern: str) -> Test:
     return lambda config: any(value and re.search(pattern, name) for name, value in config.items())
 
 
-def _is_labelled(config: Config) -> bool:
+def _is_labelled(config: ModelConfig) -> bool:
     return bool(config.get("num_embeds_ada_norm")) and config.get("norm_type", "ada_norm_zero") == "ada_norm_zero"
 
 
-def _is_plain(config: Config) -> bool:
+def _is_plain(config: ModelConfig) -> bool:
     return "use_additional_conditions" in config and not config["use_additional_conditions"]
 
 
@@ -79,7 +79,7 @@ LATENTS = r"hidden_states|x|sample|latents|decoder_input_tokens|inputs_embeds"
 POSITIONED = {"img_ids", "img_shapes", "position_ids", "num_frames", "video_coords", "video_rotary_emb"}
 
 
-def latents(config: Config, class_name: str, names: set[str]) -> Entry:
+def latents(config: ModelConfig, class_name: str, names: set[str]) -> Entry:
     """The layouts of latents, those first that the config, the class and the names of other inputs speak for."""
     tokens = [TOKENS] if names & POSITIONED else []
     sequences = [CHANNELS_FIRST, SEQUENCE] if "1D" in class_name or _configured("audio")(config) else []

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.recording.generated import EditedTrace, edit_of, set_edit
+from surgery.recording.generated import EditedTrace, RecordCall, edit_of, set_edit
 from surgery.recording.parameters import dtype_of
 from surgery.recording.paths import put
 from surgery.recording.recording import Recording, Scope
@@ -85,7 +85,7 @@ def recorded_scope(module: nn.Module, scope: Scope) -> Scope:
 
 def edit_scope(
     module: nn.Module, scope: Scope, recordings: list[Recording], bound: Sequence[Bound],
-    originals: Mapping[str, nn.Module], record: Any, aliases: Mapping[str, str],
+    originals: Mapping[str, nn.Module], record: RecordCall, aliases: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Let `module` run the edited `recordings`.
 

@@ -16,6 +16,7 @@ from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, ta
 from surgery.errors import RewriteError
 from surgery.recording.paths import child_path
 from surgery.recording.recording import Recording, Scope
+from surgery.recording.torch_private import is_erased, reorder
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.graphs.anchors import Anchors, Place
 from surgery.rewriting.replacement import Call, Rewiring
@@ -222,7 +223,7 @@ class _Rewriter(Evaluator):
                     f"part of the match; replace that result too, or keep {name}"
                 )
         for node in reversed(matched):
-            if not node._erased:
+            if not is_erased(node):
                 _erase(self._graph, node)
 
 
@@ -230,7 +231,7 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     """Take out `node`, with guards and views of its result, and views above that nothing else reads."""
     for user in list(node.users):
         _erase(graph, user)
-    if node._erased:  # as what the last of its users read
+    if is_erased(node):  # as what the last of its users read
         return
     above = node.all_input_nodes
     graph.erase_node(node)
@@ -261,5 +262,4 @@ def _restore_order(graph: fx.Graph, order: _Order, has_effects: bool, where: str
     old = [order.of(node) for node in ordered if not order.is_new(node)]
     if has_effects and old != sorted(old):
         raise RewriteError(f"{where or 'the model'}: the edit would change the order of operations with side effects")
-    for node in ordered:
-        graph._root.prepend(node)
+    reorder(graph, ordered)
