@@ -28,6 +28,7 @@ from surgery.rewriting.replacement import New, Replacement, Resizing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, all_layers
 from surgery.rewriting.site import Item, Site
+from surgery.rules.plain import unlike_mlp
 
 
 class MLPRatio(Rule):
@@ -89,12 +90,12 @@ class ReplaceMLP(Rule):
         if len(inputs) != 1:
             return f"is called with {len(inputs)} tensors; {self.operator.kind} takes the tokens only"
         try:
-            mlp_dims_of(site)
+            dims = mlp_dims_of(site)
             if self.inherit != "random":
                 linears_of(site.module)
         except RewriteError as error:
             return str(error)
-        return None
+        return None if self.inherit == "random" else unlike_mlp(site, dims)
 
     def replacement(self, site: Site) -> Replacement:
         """The operator at the width, with the biases and the activation of the MLP at `site`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 
 import networkx as nx
@@ -30,11 +30,13 @@ class ModelGraph:
     Attributes:
         model: the traced model; it is referred to, not copied, and never changed.
         scopes: by path, "" being the root, in the order in which the forward first enters them.
+        proofs: what was found out about its modules by running them, by what that depends on.
     """
 
     def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: Record) -> None:
         self.model = model
         self.scopes = scopes
+        self.proofs: dict[Hashable, str | None] = {}
         self._record = record
         self._streams: dict[str, tuple[Stream, ...] | None] = {}
         self._hidden: dict[Key, HiddenLayer] = {}
