@@ -46,10 +46,13 @@ class MLPRatio(Rule):
     def check(self, site: Site) -> str | None:
         """Refuse an MLP whose hidden layer cannot be told from the rest, or is not one of linear layers."""
         try:
-            _linears(site)
+            neurons = self._neurons(site)
         except RewriteError as error:
             return str(error)
-        return None
+        return site.graph.why_not_neurons(site.first.key, neurons)
+
+    def _neurons(self, site: Site) -> int:
+        return max(1, round(self.ratio * _sizes(site, _linears(site)[0]).inputs))
 
     def place(self, site: Site) -> Site:
         """The linear maps into the hidden layer and out of it."""
@@ -60,7 +63,7 @@ class MLPRatio(Rule):
         """Each linear map at the new number of neurons, with the weights of those that stay."""
         linears = _linears(site)
         sizes = tuple(_sizes(site, each) for each in linears)
-        layer = HiddenLayer(neurons=max(1, round(self.ratio * sizes[0].inputs)))
+        layer = HiddenLayer(neurons=self._neurons(site))
         names = _names(len(linears))
 
         def new(index: int) -> New:

@@ -58,11 +58,13 @@ class HiddenLayer:
         neurons: how many it has.
         ups: the linear maps that make them: one, or several of a gated MLP.
         down: the linear map that reads them.
+        between: every place on the ways from those to this.
     """
 
     neurons: int
     ups: tuple[HiddenLinear, ...]
     down: HiddenLinear
+    between: frozenset[Place]
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def find_hidden_layer(flow: Flow, end: Place) -> HiddenLayer:
     ups = [HiddenLinear(*place, _parts(sorted(starts[place]), neurons, shape_of(place[1])[-1])) for place in ordered]
     for linear in ordered:
         _require_linear(linear)
-    return HiddenLayer(neurons, tuple(ups), HiddenLinear(*down, tuple(None if r.sources else r.width for r in columns)))
+    out = HiddenLinear(*down, tuple(None if r.sources else r.width for r in columns))
+    return HiddenLayer(neurons, tuple(ups), out, search.between())
 
 
 class _Search:
@@ -134,7 +137,7 @@ class _Search:
                 self._known[path, inputs_of(node)[0]] = []  # all pieces together
             return _cut(self.columns((path, piece.source)), piece.start, _width(node))
         if name == "cat" and node.kwargs.get("dim", node.args[-1]) in (-1, len(shape_of(node)) - 1):
-            return [run for source in inputs_of(node) for run in self.columns((path, source))]
+            return [run for source in _items(node) for run in self.columns((path, source))]
         is_by_feature = name in _BY_FEATURE or is_activation(node) or (is_layout(node) and name not in _MOVING)
         wide = [source for source in sources if _width(source[1]) == _width(node)]
         is_even = all(_width(source[1]) in (0, 1, _width(node)) for source in sources)
@@ -143,15 +146,26 @@ class _Search:
         self.stopped.append(_called(place))
         return [_Run(_width(node))]
 
+    def between(self) -> frozenset[Place]:
+        """Every place that has neurons."""
+        return frozenset(place for place, runs in self._known.items() if not runs or any(run.sources for run in runs))
+
     def require_unread(self, down: Place) -> None:
         """Raise RewriteError if something else than the way from the linear maps to `down` reads the neurons."""
-        inside = {place for place, runs in self._known.items() if not runs or any(run.sources for run in runs)} | {down}
+        inside = self.between() | {down}
         entered = {path for path, _ in inside}
         for path, node in inside - {down}:
             for user in node.users:
                 is_entering = user.op == "call_module" and child_path(path, user) in entered
                 if user.op != "output" and tensors(user) and (path, user) not in inside and not is_entering:
                     raise RewriteError(f"{user.name} reads its neurons too")
+
+
+def _items(cat: fx.Node) -> list[fx.Node]:
+    """What is put side by side, a tensor that is given twice being there twice."""
+    given = cat.args[0] if cat.args else cat.kwargs["tensors"]
+    assert isinstance(given, Sequence)
+    return [item for item in given if isinstance(item, fx.Node)]
 
 
 def _is_passed_on(place: Place, flow: Flow) -> bool:

@@ -11,6 +11,7 @@ import networkx as nx
 from torch import fx, nn
 
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
+from surgery.analysis.neuron_wise import why_not_neuron_wise
 from surgery.analysis.roles import Operator, Role, find_operators
 from surgery.analysis.roles.layers import block_layers, layer_of
 from surgery.analysis.roles.operator import mixes, params_of
@@ -109,6 +110,14 @@ class ModelGraph:
             last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
             self._hidden[key] = find_hidden_layer(self._structure.flow, (scope, self.node(scope, last)))
         return self._hidden[key]
+
+    def why_not_neurons(self, key: Key, neurons: int) -> str | None:
+        """Why the MLP at `key` cannot have so many neurons, see `why_not_neuron_wise`; tried once for alike ones."""
+        layer = self.hidden_layer(key)
+        tried = layer.down.node, neurons
+        if tried not in self.proofs:
+            self.proofs[tried] = why_not_neuron_wise(self._structure.flow, layer, neurons, self.model.get_submodule)
+        return self.proofs[tried]
 
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""

@@ -19,6 +19,7 @@ from surgery.recording.cost import Counted, FlopCounter, cost_of
 from surgery.recording.scope import Recording, Scope, binder, is_input, signature_of, unbind
 from surgery.recording.skeleton import owned_tensors
 from surgery.recording.state import own_class
+from surgery.recording.stock import stock_class
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
 from surgery.tracing.effects import has_effects
@@ -154,8 +155,7 @@ class Recorder(TorchFunctionMode):
         return _call(module, *args, **kwargs)
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
-        cls = type(module)
-        in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, STACKS)
+        in_torch = stock_class(type(module)) is not None and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
 
     def _target(self, frame: Frame, path: str) -> str:

@@ -1,0 +1,125 @@
+"""Whether all between the linear maps of a hidden layer treats each neuron by itself: tried with random numbers.
+
+Only then can neurons be added or taken away: a factor that is computed from their number would change for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from surgery.analysis.hidden_layer import HiddenLayer, Part
+from surgery.analysis.random_twin import random_twin
+from surgery.analysis.roles.flow import Flow, Place
+from surgery.analysis.roles.primitives import name_of, shape_of, tensors
+from surgery.recording.paths import child_path
+
+SMALL = (2, 3, 4, 5)
+"""Samples and tokens that are tried."""
+
+ModuleAt = Callable[[str], nn.Module]
+
+
+def why_not_neuron_wise(flow: Flow, layer: HiddenLayer, neurons: int, module_at: ModuleAt) -> str | None:
+    """Why `layer` cannot have `neurons` neurons, those that stay computing what they did; None if it can.
+
+    Args:
+        flow: of the model.
+        layer: what was found in it.
+        neurons: how many it shall have.
+        module_at: the module at a path, only its code and sizes being used.
+    """
+    read = _reads_of(flow, layer)
+    if read is not None:
+        return read
+    stay = min(neurons, layer.neurons)
+    try:
+        before, after = (_Trial(flow, layer, count, module_at).result() for count in (layer.neurons, neurons))
+    except Exception as error:  # whatever these nodes do at another width, they cannot have it
+        return f"what is done to its neurons fails for {neurons} of them: {(str(error) or repr(error)).splitlines()[0]}"
+    kept = [_kept(each, layer.down.parts, count, stay) for each, count in ((before, layer.neurons), (after, neurons))]
+    same = kept[0].shape == kept[1].shape and torch.allclose(*kept, rtol=0, atol=1e-9)
+    return None if same else f"what is done to a neuron depends on the others: with {neurons} of them it changes"
+
+
+def _reads_of(flow: Flow, layer: HiddenLayer) -> str | None:
+    """The attribute of a linear map that a forward reads, as what it computes with it is not followed."""
+    changing = {child_path(each.scope, each.node) for each in (*layer.ups, layer.down)}
+    for path, scope in flow.scopes.items():
+        for below, name, _ in scope.recordings[0].state if any(_holds(path, each) for each in changing) else ():
+            if ".".join((*filter(None, [path]), *below)) in changing:
+                return f"{path or 'the model'} reads {name} of {'.'.join(below)}, which changes with its neurons"
+    return None
+
+
+def _holds(path: str, inner: str) -> bool:
+    return not path or inner.startswith(f"{path}.")
+
+
+class _Trial:
+    """What the linear map out of the hidden layer reads, if those into it give random numbers."""
+
+    def __init__(self, flow: Flow, layer: HiddenLayer, neurons: int, module_at: ModuleAt) -> None:
+        self._flow, self._layer, self._module_at = flow, layer, module_at
+        self._prefix = shape_of(layer.ups[0].node)[:-1]
+        self._known: dict[Place, Any] = {}
+        for seed, up in enumerate(layer.ups):
+            self._known[up.scope, up.node] = self._features(up.parts, neurons, seed)
+
+    def result(self) -> Tensor:
+        down = self._layer.down
+        found: Tensor = self._value(self._flow.above((down.scope, down.node))[0])
+        return found
+
+    def _features(self, parts: tuple[Part, ...], neurons: int, seed: int) -> Tensor:
+        """Random results of a linear map; the first neurons have the same numbers, however many there are."""
+        return torch.cat(
+            [self._random((*self._prefix, neurons if part is None else part), 100 * seed + n)
+             for n, part in enumerate(parts)], -1)  # fmt: skip
+
+    def _random(self, shape: tuple[int, ...], seed: int = -1) -> Tensor:
+        """Numbers (…, F) of few samples and tokens, drawn feature by feature."""
+        *outer, width = shape
+        few = [new if size == old != 1 else size for size, old, new in zip(outer, self._prefix, SMALL, strict=False)]
+        few += outer[len(few) :]
+        generator = torch.Generator().manual_seed(seed + 1)
+        drawn = torch.randn(width, *few, dtype=torch.float64, device="cpu", generator=generator)
+        return drawn.movedim(0, -1).contiguous()
+
+    def _value(self, place: Place) -> Any:
+        if place not in self._known:
+            is_outside = isinstance(place[1].meta.get("val"), Tensor) and place not in self._layer.between
+            self._known[place] = self._outside(place[1]) if is_outside else self._computed(place)
+        return self._known[place]
+
+    def _outside(self, node: fx.Node) -> Tensor:
+        """What is computed elsewhere: any numbers of its kind."""
+        value: Tensor = node.meta["val"]
+        drawn = self._random((*value.shape, 1))[..., 0]
+        return drawn if value.is_floating_point() else (drawn > 0).to(value.dtype)
+
+    def _computed(self, place: Place) -> Any:
+        path, node = place
+        if node.op == "placeholder" or self._flow.entered(place) is not None:
+            above = self._flow.above(place)
+            return self._value(above[0]) if len(above) == 1 and tensors(node) else node.meta["val"]
+        if node.op in ("get_attr", "output"):
+            return node.meta["val"]
+        if any(name_of(user) == "setitem" and user.args[0] is node for user in node.users):
+            raise TypeError(f"parts of {node} are written")
+        args, kwargs = (fx.node.map_arg(given, lambda n: self._value((path, n))) for given in (node.args, node.kwargs))
+        if node.op == "call_module":
+            return random_twin(self._module_at(child_path(path, node)))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _kept(features: Tensor, parts: tuple[Part, ...], neurons: int, stay: int) -> Tensor:
+    """Of the features that the map out of the layer reads, all but the neurons after the first `stay`."""
+    widths = [neurons if part is None else part for part in parts]
+    pieces = features.split(widths, -1)
+    return torch.cat([x[..., :stay] if part is None else x for x, part in zip(pieces, parts, strict=True)], -1)
