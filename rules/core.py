@@ -110,6 +110,8 @@ def _from(site: Site, scope: str, made: WrittenOut) -> Core:
     *steps, result = made.nodes
     names = {result: "attention"} | {node: f"step_{number}" for number, node in enumerate(steps, 1)}
     factors = {"query": made.query, "key": made.key, "value": made.value}
+    if made.bias is not None:
+        factors["attn_mask"] = made.bias
     readers = {parameter: next(made.readers(factor)) for parameter, factor in factors.items()}
     return Core(
         {name: Item(site.graph, (scope, node.name)) for node, name in names.items()},

@@ -78,27 +78,27 @@ class _Run:
         return _Run(width, frozenset((place, first + start) for place, first in self.sources))
 
 
-def find_hidden_layer(flow: Flow, end: Place) -> HiddenLayer:
-    """The hidden layer of the MLP whose result is that of the node at `end`.
+def find_hidden_layer(flow: Flow, end: Place, where: str) -> HiddenLayer:
+    """The hidden layer of the MLP whose result is that of the node at `end`, and which is or stands in `where`.
 
     Raises:
         RewriteError: it does not end in one linear map, or what happens to its neurons is not understood.
     """
+    search = _Search(flow, where)
     downs = [place for place in flow.walk([end], lambda p: is_linear(p[1])) if is_linear(place[1])]
     if len(downs) != 1:
         raise RewriteError(f"its result comes from {len(downs)} linear maps, not from one")
     down = downs[0]
-    _require_linear(down)
-    search = _Search(flow)
+    search.require_linear(down)
     columns = _joined(search.columns(flow.above(down)[0]))
     hidden = [run for run in columns if run.sources]
     if not hidden:
         between = " and ".join(dict.fromkeys(search.stopped))
         raise RewriteError(
-            f"between {_called(down)} and the linear maps before it comes {between}, which is not understood"
+            f"between {search.called(down)} and the linear maps before it comes {between}, which is not understood"
         )
     if len(hidden) > 1:
-        raise RewriteError(f"{_called(down)} reads {len(hidden)} hidden layers; only one can change its width")
+        raise RewriteError(f"{search.called(down)} reads {len(hidden)} hidden layers; only one can change its width")
     neurons = hidden[0].width
     starts: dict[Place, list[int]] = {}
     for place, start in hidden[0].sources:
@@ -107,16 +107,16 @@ def find_hidden_layer(flow: Flow, end: Place) -> HiddenLayer:
     ordered = sorted(starts, key=flow.order.__getitem__)
     ups = [HiddenLinear(*place, _parts(sorted(starts[place]), neurons, shape_of(place[1])[-1])) for place in ordered]
     for linear in ordered:
-        _require_linear(linear)
+        search.require_linear(linear)
     out = HiddenLinear(*down, tuple(None if r.sources else r.width for r in columns))
     return HiddenLayer(neurons, tuple(ups), out, search.between())
 
 
 class _Search:
-    """Follows features from linear maps downwards."""
+    """Follows features from linear maps downwards, in the MLP that is, or stands in, the scope at `where`."""
 
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
+    def __init__(self, flow: Flow, where: str) -> None:
+        self._flow, self._where = flow, where
         self._known: dict[Place, list[_Run]] = {}
         self.stopped: list[str] = []
 
@@ -143,8 +143,22 @@ class _Search:
         is_even = all(_width(source[1]) in (0, 1, _width(node)) for source in sources)
         if wide and is_even and (is_by_feature or _is_passed_on(place, self._flow)):
             return _merged([self.columns(source) for source in wide])
-        self.stopped.append(_called(place))
+        self.stopped.append(self.called(place))
         return [_Run(_width(node))]
+
+    def require_linear(self, place: Place) -> None:
+        """Raise RewriteError if what is at `place` is no linear layer."""
+        cls = place[1].meta.get("module_class")
+        only = "only linear layers can change their width"
+        if cls is None:
+            raise RewriteError(f"{self.called(place)} is a function of parameters; {only}")
+        if not issubclass(cls, nn.Linear):
+            raise RewriteError(f"{self.called(place)} is a {cls.__name__}; {only}")
+
+    def called(self, place: Place) -> str:
+        """What is at `place`, as seen from the MLP."""
+        path, node = place
+        return child_path(path, node).removeprefix(f"{self._where}.") if node.op == "call_module" else node.name
 
     def between(self) -> frozenset[Place]:
         """Every place that has neurons."""
@@ -260,18 +274,6 @@ def _parts(starts: Sequence[int], neurons: int, width: int) -> tuple[Part, ...]:
     return (*parts, width - end) if width > end else tuple(parts)
 
 
-def _require_linear(place: Place) -> None:
-    cls = place[1].meta.get("module_class")
-    if cls is None:
-        raise RewriteError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
-    if not issubclass(cls, nn.Linear):
-        raise RewriteError(f"{_called(place)} is a {cls.__name__}; only linear layers can change their width")
-
-
 def _width(node: fx.Node) -> int:
     shape = shape_of(node)
     return shape[-1] if shape else 0
-
-
-def _called(place: Place) -> str:
-    return str(place[1].target) if place[1].op == "call_module" else place[1].name

@@ -35,9 +35,9 @@ def why_not_neuron_wise(flow: Flow, layer: HiddenLayer, neurons: int, module_at:
     read = _reads_of(flow, layer)
     if read is not None:
         return read
-    stay = min(neurons, layer.neurons)
+    stay, most = min(neurons, layer.neurons), max(neurons, layer.neurons)
     try:
-        before, after = (_Trial(flow, layer, count, module_at).result() for count in (layer.neurons, neurons))
+        before, after = (_Trial(flow, layer, count, most, module_at).result() for count in (layer.neurons, neurons))
     except Exception as error:  # whatever these nodes do at another width, they cannot have it
         return f"what is done to its neurons fails for {neurons} of them: {(str(error) or repr(error)).splitlines()[0]}"
     kept = [_kept(each, layer.down.parts, count, stay) for each, count in ((before, layer.neurons), (after, neurons))]
@@ -60,34 +60,32 @@ def _holds(path: str, inner: str) -> bool:
 
 
 class _Trial:
-    """What the linear map out of the hidden layer reads, if those into it give random numbers."""
+    """What the linear map out of the hidden layer reads, if those into it give random numbers.
 
-    def __init__(self, flow: Flow, layer: HiddenLayer, neurons: int, module_at: ModuleAt) -> None:
+    The first neurons have the same numbers, however many of the `most` there are.
+    """
+
+    def __init__(self, flow: Flow, layer: HiddenLayer, neurons: int, most: int, module_at: ModuleAt) -> None:
         self._flow, self._layer, self._module_at = flow, layer, module_at
         self._prefix = shape_of(layer.ups[0].node)[:-1]
         self._known: dict[Place, Any] = {}
-        for seed, up in enumerate(layer.ups):
-            self._known[up.scope, up.node] = self._features(up.parts, neurons, seed)
+        for number, up in enumerate(layer.ups):
+            parts = [
+                self._random((*self._prefix, part or most), seed)[..., : part or neurons]
+                for seed, part in enumerate(up.parts, 100 * (number + 1))
+            ]
+            self._known[up.scope, up.node] = torch.cat(parts, -1)
 
     def result(self) -> Tensor:
         down = self._layer.down
         found: Tensor = self._value(self._flow.above((down.scope, down.node))[0])
         return found
 
-    def _features(self, parts: tuple[Part, ...], neurons: int, seed: int) -> Tensor:
-        """Random results of a linear map; the first neurons have the same numbers, however many there are."""
-        return torch.cat(
-            [self._random((*self._prefix, neurons if part is None else part), 100 * seed + n)
-             for n, part in enumerate(parts)], -1)  # fmt: skip
-
-    def _random(self, shape: tuple[int, ...], seed: int = -1) -> Tensor:
-        """Numbers (…, F) of few samples and tokens, drawn feature by feature."""
-        *outer, width = shape
-        few = [new if size == old != 1 else size for size, old, new in zip(outer, self._prefix, SMALL, strict=False)]
-        few += outer[len(few) :]
-        generator = torch.Generator().manual_seed(seed + 1)
-        drawn = torch.randn(width, *few, dtype=torch.float64, device="cpu", generator=generator)
-        return drawn.movedim(0, -1).contiguous()
+    def _random(self, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+        """Numbers of this shape, but of few samples and tokens."""
+        few = [new if size == old != 1 else size for size, old, new in zip(shape, self._prefix, SMALL, strict=False)]
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(*few, *shape[len(few) :], dtype=torch.float64, device="cpu", generator=generator)
 
     def _value(self, place: Place) -> Any:
         if place not in self._known:
@@ -98,7 +96,7 @@ class _Trial:
     def _outside(self, node: fx.Node) -> Tensor:
         """What is computed elsewhere: any numbers of its kind."""
         value: Tensor = node.meta["val"]
-        drawn = self._random((*value.shape, 1))[..., 0]
+        drawn = self._random(tuple(value.shape))
         return drawn if value.is_floating_point() else (drawn > 0).to(value.dtype)
 
     def _computed(self, place: Place) -> Any:

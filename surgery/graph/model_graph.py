@@ -107,8 +107,9 @@ class ModelGraph:
         """The hidden layer of the MLP at `key`, see `find_hidden_layer`."""
         if key not in self._hidden:
             scope, name = key
-            last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
-            self._hidden[key] = find_hidden_layer(self._structure.flow, (scope, self.node(scope, last)))
+            operator = self.operator_at(key)
+            last = operator.nodes[-1] if name.startswith(OPERATOR) else name
+            self._hidden[key] = find_hidden_layer(self._structure.flow, (scope, self.node(scope, last)), operator.scope)
         return self._hidden[key]
 
     def why_not_neurons(self, key: Key, neurons: int) -> str | None:
