@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
 from surgery.analysis.neuron_wise import why_not_neuron_wise
+from surgery.analysis.outside import Outside, find_outside
 from surgery.analysis.roles import Operator, Role, find_operators
 from surgery.analysis.roles.layers import block_layers, layer_of
 from surgery.analysis.roles.operator import mixes, params_of
@@ -76,6 +77,10 @@ class ModelGraph:
         if path not in self._streams:
             self._streams[path] = find_streams(self._structure, path)
         return self._streams[path]
+
+    def outside(self, scope: str, call: fx.Node) -> Outside | None:
+        """The residual addition around a block, see `find_outside`."""
+        return find_outside(self._structure, scope, call)
 
     @cached_property
     def view(self) -> nx.MultiDiGraph:

@@ -74,8 +74,7 @@ class Core(nn.Module, ABC):
                 f"{name}: has {query.shape[2]} queries and {key.shape[2]} keys, needs as many of both; "
                 "exclude cross-attention from the rule"
             )
-        mask = None if attn_mask is None else attn_mask[(None,) * (query.dim() - attn_mask.dim())]
-        return _token_major(self.mix(query, key, value, mask, grid=grid))
+        return _token_major(self.mix(query, key, value, attn_mask, grid=grid))
 
     def why_inexact(self) -> str | None:
         """Why this core computes something else than softmax(q k^T / sqrt(K)) v; None if it does not."""
