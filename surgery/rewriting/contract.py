@@ -328,7 +328,7 @@ def _kinds(site: Site) -> Hashable:
 def _told(value: Any) -> Hashable:
     """A node or value by what a check can tell of it; `pytree` would take most of the time of a plan."""
     if isinstance(value, fx.Node):
-        value = value.meta["val"]
+        value = value.meta.get("val")  # a dtype or device that is read has none
     if isinstance(value, torch.Tensor):
         return value.shape, value.dtype
     if isinstance(value, tuple | list):
