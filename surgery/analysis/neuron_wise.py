@@ -20,6 +20,9 @@ from surgery.recording.paths import child_path
 SMALL = (2, 3, 4, 5)
 """Samples and tokens that are tried."""
 
+CHANGING = {"weight", "bias", "in_features", "out_features"}
+"""Attributes of a linear map that depend on the number of neurons."""
+
 ModuleAt = Callable[[str], nn.Module]
 
 
@@ -50,7 +53,7 @@ def _reads_of(flow: Flow, layer: HiddenLayer) -> str | None:
     changing = {child_path(each.scope, each.node) for each in (*layer.ups, layer.down)}
     for path, scope in flow.scopes.items():
         for below, name, _ in scope.recordings[0].state if any(_holds(path, each) for each in changing) else ():
-            if ".".join((*filter(None, [path]), *below)) in changing:
+            if name in CHANGING and ".".join((*filter(None, [path]), *below)) in changing:
                 return f"{path or 'the model'} reads {name} of {'.'.join(below)}, which changes with its neurons"
     return None
 
