@@ -63,7 +63,9 @@ class DropBlocks(Rule):
         if outside is None:
             return site
         steps = {f"step_{number}": node for number, node in enumerate(outside.steps)}
-        around = {name: Item(site.graph, (site.scope, node.name)) for name, node in (*steps.items(), ("sum", outside.sum))}
+        around = {
+            name: Item(site.graph, (site.scope, node.name)) for name, node in (*steps.items(), ("sum", outside.sum))
+        }
         return Site(site.graph, {"a": site["a"], **around})
 
     def replacement(self, site: Site) -> Rewiring:

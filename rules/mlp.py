@@ -98,7 +98,7 @@ class ReplaceMLP(Rule):
                 linears_of(site.module)
         except RewriteError as error:
             return str(error)
-        return None if self.inherit == "random" else unlike_mlp(site, dims)
+        return None if self.inherit == "random" else unlike_mlp(site, dims.activation)
 
     def replacement(self, site: Site) -> Replacement:
         """The operator at the width, with the biases and the activation of the MLP at `site`."""

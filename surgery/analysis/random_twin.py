@@ -14,6 +14,8 @@ from surgery.recording.skeleton import remade
 SPREAD = 1.5
 """Standard deviation of what a linear map of the twin gives for standard normal features: scores far from uniform."""
 
+PERIOD = 100_003
+
 
 def random_twin(module: nn.Module, seed: int = 0) -> nn.Module:
     """`module` on the CPU, in evaluation mode, with random floating-point tensors; `module` may be on the meta device.
@@ -35,7 +37,9 @@ def random_tokens(*shape: int) -> Tensor:
 
 
 def _random(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(tensor.shape, dtype=torch.float64, device="cpu", generator=generator)
+    """Numbers of that shape; large matrices repeat some with a period of no meaning, as drawing them takes seconds."""
+    some = torch.randn(min(tensor.numel(), PERIOD), dtype=torch.float64, device="cpu", generator=generator)
+    drawn = some.repeat(-(-tensor.numel() // PERIOD))[: tensor.numel()].view(tensor.shape)
     return drawn.mul_(SPREAD * tensor.shape[-1] ** -0.5) if tensor.dim() > 1 else drawn
 
 

@@ -169,7 +169,9 @@ def _computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
     )
     values, bias = {made.query: query, made.key: key, made.value: value}, None
     if made.bias is not None:
-        sizes = [1 if size == 1 else full for size, full in zip(reversed(shape_of(made.bias)), SCORES[::-1], strict=False)]
+        sizes = [
+            1 if size == 1 else full for size, full in zip(reversed(shape_of(made.bias)), SCORES[::-1], strict=False)
+        ]
         bias = torch.randn(sizes[::-1], generator=generator).to(made.bias.meta["val"].dtype)
         values[made.bias] = bias
     try:

@@ -57,7 +57,10 @@ HEAD_LAYOUT: dict[str, tuple[Way, Way]] = {
         lambda x: x.view(*x.shape[:2], HEADS, WIDTH).permute(0, 2, 1, 3),
         lambda y: y.transpose(1, 2).reshape(y.shape[0], y.shape[2], DIM),
     ),
-    "widths first": (lambda x: x.unflatten(2, (WIDTH, HEADS)).permute(0, 3, 1, 2), lambda y: y.permute(0, 2, 3, 1).flatten(2)),
+    "widths first": (
+        lambda x: x.unflatten(2, (WIDTH, HEADS)).permute(0, 3, 1, 2),
+        lambda y: y.permute(0, 2, 3, 1).flatten(2),
+    ),
     "one head": (lambda x: x, lambda y: y),
     "over heads": (lambda x: x.unflatten(2, (HEADS, WIDTH)), lambda y: y.flatten(2)),
 }

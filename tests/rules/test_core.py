@@ -53,7 +53,9 @@ MIXED: dict[str, Step] = {
 ODD: dict[str, Step] = {
     "another scale": lambda q, k, v, m: (q @ k.mT / 8).softmax(-1) @ v,
     "no scale": lambda q, k, v, m: (q @ k.mT).softmax(-1) @ v,
-    "a bias before the scale": lambda q, k, v, m: ((q @ k.mT + m.bias * k[:, :, :, 0].unsqueeze(2)) / 8).softmax(-1) @ v,
+    "a bias before the scale": lambda q, k, v, m: (
+        ((q @ k.mT + m.bias * k[:, :, :, 0].unsqueeze(2)) / 8).softmax(-1) @ v
+    ),
     "over queries": lambda q, k, v, m: (q @ k.mT * 8**-0.5).softmax(-2) @ v,
     "causal": lambda q, k, v, m: (
         (q @ k.mT * 8**-0.5).masked_fill(torch.ones(q.shape[2], k.shape[2]).triu(1).bool(), -math.inf).softmax(-1) @ v

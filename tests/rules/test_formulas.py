@@ -17,7 +17,17 @@ from surgery.operators import MLP, FullAttention, GatedMLP, GroupedQueryAttentio
 from surgery.rewriting import Rule
 from surgery.rules import mlp_ratio, replace_attention, replace_mlp
 from surgery.testing import profiles
-from tests.rules.formulas import DIM, TOKENS, Attention, AttentionFormula, Blocks, FeedForward, MLPFormula, attentions, mlps
+from tests.rules.formulas import (
+    DIM,
+    TOKENS,
+    Attention,
+    AttentionFormula,
+    Blocks,
+    FeedForward,
+    MLPFormula,
+    attentions,
+    mlps,
+)
 
 EXAMPLES = 1000 if profiles.chosen() == "nightly" else 20
 EIGHT = {"min_size": 8, "max_size": 8, "unique": True}

@@ -23,7 +23,6 @@ from surgery.analysis.roles.primitives import (
 from surgery.recording.paths import outers
 from surgery.recording.scope import Scope
 
-
 SCALINGS = {"mul", "rmul", "imul", "div", "truediv"}
 
 
