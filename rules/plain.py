@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -49,11 +50,11 @@ def _attention(twin: nn.Module, x_BND: Tensor) -> Tensor:
     """Full attention with the projections of `twin`: (B, N, D)."""
     found, heads = projections_of(twin), dims_of(twin).heads
     q, k, v = (
-        F.linear(x_BND, each.weight, each.bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+        rearrange(F.linear(x_BND, each.weight, each.bias), "b n (h k) -> b h n k", h=heads)
         for each in (found.query, found.key, found.value)
     )
     mixed_BHNK = F.scaled_dot_product_attention(q, k, v)
-    return F.linear(mixed_BHNK.transpose(1, 2).flatten(2), found.out.weight, found.out.bias)
+    return F.linear(rearrange(mixed_BHNK, "b h n k -> b n (h k)"), found.out.weight, found.out.bias)
 
 
 def _proven(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from surgery.analysis.hidden_layer import HiddenLayer, Part
+from surgery.analysis.hidden_layer import HiddenLayer
 from surgery.analysis.random_twin import random_twin
 from surgery.analysis.roles.flow import Flow, Place
 from surgery.analysis.roles.primitives import name_of, shape_of, tensors
@@ -43,8 +43,8 @@ def why_not_neuron_wise(flow: Flow, layer: HiddenLayer, neurons: int, module_at:
         before, after = (_Trial(flow, layer, count, most, module_at).result() for count in (layer.neurons, neurons))
     except Exception as error:  # whatever these nodes do at another width, they cannot have it
         return f"what is done to its neurons fails for {neurons} of them: {(str(error) or repr(error)).splitlines()[0]}"
-    kept = [_kept(each, layer.down.parts, count, stay) for each, count in ((before, layer.neurons), (after, neurons))]
-    same = kept[0].shape == kept[1].shape and torch.allclose(*kept, rtol=0, atol=1e-9)
+    old, new = _kept(before, layer, layer.neurons, stay), _kept(after, layer, neurons, stay)
+    same = old.shape == new.shape and torch.allclose(old, new, rtol=0, atol=1e-9)
     return None if same else f"what is done to a neuron depends on the others: with {neurons} of them it changes"
 
 
@@ -111,7 +111,8 @@ class _Trial:
             return node.meta["val"]
         if any(name_of(user) == "setitem" and user.args[0] is node for user in node.users):
             raise TypeError(f"parts of {node} are written")
-        args, kwargs = (fx.node.map_arg(given, lambda n: self._value((path, n))) for given in (node.args, node.kwargs))
+        args: Any = fx.node.map_arg(node.args, lambda n: self._value((path, n)))
+        kwargs: Any = fx.node.map_arg(node.kwargs, lambda n: self._value((path, n)))
         if node.op == "call_module":
             return random_twin(self._module_at(child_path(path, node)))(*args, **kwargs)
         if node.op == "call_method":
@@ -119,8 +120,8 @@ class _Trial:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _kept(features: Tensor, parts: tuple[Part, ...], neurons: int, stay: int) -> Tensor:
+def _kept(features: Tensor, layer: HiddenLayer, neurons: int, stay: int) -> Tensor:
     """Of the features that the map out of the layer reads, all but the neurons after the first `stay`."""
-    widths = [neurons if part is None else part for part in parts]
-    pieces = features.split(widths, -1)
-    return torch.cat([x[..., :stay] if part is None else x for x, part in zip(pieces, parts, strict=True)], -1)
+    parts = layer.down.parts
+    pieces = torch.split(features, [part or neurons for part in parts], -1)
+    return torch.cat([x if part else x[..., :stay] for x, part in zip(pieces, parts, strict=True)], -1)

@@ -1,4 +1,4 @@
-"""Softmax attention that a forward writes out, softmax(q k^T / sqrt(K) + bias) v: found in its graph and tried with numbers.
+"""Softmax attention that a forward writes out, softmax(q k^T / sqrt(K) + bias) v: found, and tried with numbers.
 
 There are too many ways to write it to tell them apart by their text: a scale may stand before the product, after it, or
 on both sides, keys may be transposed or an einsum may do it. So the nodes between three factors and a product are run on
@@ -104,7 +104,7 @@ def _up_to_product(weights: fx.Node) -> list[fx.Node] | None:
 
 
 def _bias(node: fx.Node) -> fx.Node | None:
-    """What `node` adds to scores: of its two arguments the one that is no scores, by its shape or by its being learned."""
+    """What `node` adds to scores: of its two arguments the one that is of another shape, or no product."""
     added = inputs_of(node)
     if name_of(node) not in ADDS or len(added) != 2:
         return None

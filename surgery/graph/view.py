@@ -29,7 +29,8 @@ def to_networkx(scopes: Mapping[str, Scope], operators: Sequence[Operator]) -> n
     Nodes are `(scope path, fx node name)`, and `(scope path, "operator:NAME")` for each operator that is made of several
     fx nodes. Their attributes: `op` ("operator" for the latter), `target`, `scope`, `shape` and `dtype` (of a tensor
     result, else None), `flops`, `order` in the graph of the scope, and what patterns ask for: `role` ("block" for
-    blocks that have no other), `is_block`, `module_class`, `function`, `within` (the role of the operator around it), `scope_class`, `layer`.
+    blocks that have no other), `is_block`, `module_class`, `function`, `within` (the role of the operator around it),
+    `scope_class`, `layer`.
 
     Edges carry `kind`: "data" with the `position` of the argument; "enter" from a `call_module` node to the placeholders
     of the scope that it calls; "flow" from whatever makes a tensor to what reads it, also past nodes that only view,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from torch import nn
 
 # What a subclass may have of its own: none of it runs in a call.
@@ -11,7 +9,6 @@ _HARMLESS = {"__init__", "__module__", "__qualname__", "__doc__", "__annotations
              "__orig_bases__", "__firstlineno__", "__static_attributes__", "reset_parameters", "extra_repr"}  # fmt: skip
 
 
-@functools.cache
 def stock_class(cls: type[nn.Module]) -> type[nn.Module] | None:
     """The class in torch.nn that `cls` is, or is called like: a subclass with its own start, but nothing else of its own.
 

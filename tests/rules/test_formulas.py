@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import surgery
-from surgery.errors import MatchError, RewriteError
+from surgery.errors import MatchError
 from surgery.operators import MLP, FullAttention, GatedMLP, GroupedQueryAttention, LinearAttention, SlidingWindow
 from surgery.rewriting import Rule
 from surgery.rules import mlp_ratio, replace_attention, replace_mlp
@@ -108,8 +108,9 @@ def results(model: nn.Module, rule: Rule) -> Iterator[tuple[Tensor, Tensor]]:
     """What student and model give; nothing if every site is refused, each with a reason."""
     try:
         student = surgery.rewrite(model, [rule], {"x": inputs_of(2, TOKENS)["x"].double()})
-    except (MatchError, RewriteError) as error:
-        assert len(str(error)) > 40  # a site and a reason
+    except MatchError as error:
+        if "blocks." not in str(error):
+            raise
         return
     with torch.no_grad():
         for sizes in SIZES:
@@ -118,7 +119,8 @@ def results(model: nn.Module, rule: Rule) -> Iterator[tuple[Tensor, Tensor]]:
                 expected = model(x)
             except RuntimeError:
                 continue
-            yield student(x), expected
+            if expected.isfinite().all():
+                yield student(x), expected
 
 
 def inputs_of(batch: int, tokens: int) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Structure:
         return None
 
     def origins(self, path: str, stream: fx.Node) -> Iterator[fx.Node]:
-        """What `stream` is a view or multiple of, and, where that is a residual sum itself, what that added to, and so on."""
+        """What `stream` is a view or multiple of, and, if that is a residual sum, what that added to, and so on."""
         following: fx.Node | None = stream
         while following is not None:
             *_, origin = bare(following)
