@@ -7,6 +7,7 @@ from torch import nn
 from surgery.analysis.outside import Outside
 from surgery.analysis.readers import readers_of
 from surgery.analysis.streams import Stream
+from surgery.errors import RewriteError
 from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
 from surgery.recording.state import own_class
 from surgery.rewriting.pattern import Pattern, block, consecutive
@@ -55,7 +56,10 @@ class DropBlocks(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse a block whose results do not go on with its arguments."""
-        return None if _outside(site) else _unclear(site)
+        try:
+            return None if _outside(site) else _unclear(site)
+        except RewriteError as error:
+            return str(error)
 
     def place(self, site: Site) -> Site:
         """The block, and the addition of its result where that is outside of it."""
@@ -83,8 +87,13 @@ class DuplicateBlocks(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse a block whose results do not go on with its arguments."""
-        outside = f"{site.path} is added to what it reads outside of it; a copy after it would read the sum"
-        return outside if _outside(site) else _unclear(site)
+        try:
+            outside = _outside(site)
+        except RewriteError as error:
+            return str(error)
+        if outside is not None:
+            return f"{site.path} is added to what it reads outside of it; a copy after it would read something else"
+        return _unclear(site)
 
     def replacement(self, site: Site) -> Rewiring:
         """The copy, on what the block gives."""

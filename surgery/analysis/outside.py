@@ -9,6 +9,7 @@ from torch import fx
 from surgery.analysis.readers import readers_of
 from surgery.analysis.roles.primitives import bare, has_weights, inputs_of
 from surgery.analysis.roles.structure import Residual, Structure
+from surgery.errors import RewriteError
 from surgery.recording.paths import child_path
 
 
@@ -17,7 +18,7 @@ class Outside:
     """The residual addition of a block.
 
     Attributes:
-        steps: what is done to the block's result before it is added, in execution order.
+        steps: what is computed from the block's result before it is added.
         sum: the addition.
         stream: which of its arguments goes on without the block.
     """
@@ -31,21 +32,32 @@ def find_outside(structure: Structure, scope: str, call: fx.Node) -> Outside | N
     """The addition of what `call`, in the scope at that path, gives to the stream that it reads; None if there is none.
 
     A block with a residual addition of its own has none outside.
+
+    Raises:
+        RewriteError: there is one, but something else reads what the block gives, too.
     """
     if child_path(scope, call) in structure.blocks:
         return None
-    steps, node = list[fx.Node](), call
-    while len(readers := readers_of(node)) == 1:
-        (reader,) = readers
-        residual = structure.residuals.get((scope, reader))
-        if residual is not None and residual.branch is node:
-            is_around = _reads_stream(structure, scope, call, residual) and not reader.kwargs
-            return Outside(tuple(steps), reader, reader.args.index(residual.stream)) if is_around else None
-        if has_weights(reader):
-            return None
-        steps.append(reader)
-        node = reader
+    for (path, node), residual in structure.residuals.items():
+        if path == scope and (scope, call) in residual.sublayer and _reads_stream(structure, scope, call, residual):
+            return Outside(_steps(call, node), node, node.args.index(residual.stream))
     return None
+
+
+def _steps(call: fx.Node, last: fx.Node) -> tuple[fx.Node, ...]:
+    """All that is computed from what `call` gives, up to its addition by `last`."""
+    found, waiting = list[fx.Node](), [call]
+    while waiting:
+        for reader in readers_of(waiting.pop()):
+            if reader is last or reader in found:
+                continue
+            if reader.op == "output" or has_weights(reader):
+                raise RewriteError(
+                    f"{call.target} is added to what it reads outside of it, and read by {reader.name} too"
+                )
+            found.append(reader)
+            waiting.append(reader)
+    return tuple(found)
 
 
 def _reads_stream(structure: Structure, scope: str, call: fx.Node, residual: Residual) -> bool:

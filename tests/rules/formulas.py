@@ -253,7 +253,7 @@ def _runs(formula: AttentionFormula) -> bool:
     """Whether the ingredients go together: others have no heads, another number of keys than they need, or see none."""
     try:
         return bool(Attention(formula)(torch.randn(2, TOKENS, DIM)).isfinite().all())
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return False
 
 

@@ -155,6 +155,7 @@ OUTSIDE = {
     "in place": lambda x, y, m: y.add_(x),
     "scaled branch": lambda x, y, m: x + 0.5 * y,
     "scaled": lambda x, y, m: 0.9 * x + m.weight * y,
+    "read twice": lambda x, y, m: x + y * y.sigmoid(),
     "divided, normed": lambda x, y, m: x / 2 + nn.functional.layer_norm(y, y.shape[-1:]),
 }
 ALONE = {"scaled": lambda x, m: 0.9 * x, "divided, normed": lambda x, m: x / 2}
