@@ -17,6 +17,7 @@ from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Site
 from surgery.rules.core import PARAMETERS, SoftmaxAttention, core_of
+from surgery.rules.plain import LONGEST, unlike_attention
 
 Attention = Literal["self_attention", "joint_attention", "cross_attention"]
 
@@ -78,11 +79,11 @@ class ReplaceAttention(Rule):
     def _more_than_plain(self, site: Site) -> str | None:
         """What the forward does besides projections and softmax(q k^T / sqrt(K)) v."""
         core = core_of(site)
-        if core is None:
-            return "does not compute softmax(q k^T / sqrt(K)) v exactly once" if self.inherit == "exact" else None
-        masked = "a mask of its own" if core.argument("attn_mask") is not None else None
-        found = core.special() or masked or core.between()
-        return found and f"has {found}, which {self.operator.kind} would lose"
+        masked = "a mask of its own" if core and core.argument("attn_mask") is not None else None
+        found = core and (core.special() or masked or core.between())
+        if found:
+            return f"has {found}, which {self.operator.kind} would lose"
+        return _too_long(site, core) or unlike_attention(site)
 
     def _not_multihead(self, site: Site) -> str | None:
         """Why an `nn.MultiheadAttention`, which takes three tensors and gives two, cannot be replaced."""
@@ -98,7 +99,7 @@ class ReplaceAttention(Rule):
             return "its tokens come before the batch; a mixer takes (B, N, D), as with batch_first=True"
         if readers := [user for node in site.first.results((1,)) for user in readers_of(node)]:
             return f"its attention weights are read by {readers[0].name}"
-        return self._unlike(site)
+        return self._unlike(site) or unlike_attention(site)
 
     def _unlike(self, site: Site) -> str | None:
         """How the module differs from plain self-attention of diffusers or torch."""
@@ -129,15 +130,24 @@ class ReplaceAttention(Rule):
             return "it does not compute softmax(q k^T / sqrt(K)) v of heads (B, H, N, K) exactly once"
         if special := core.special():
             return f"its softmax attention is called with {special}"
+        return core.unfit() or self._unfit(core)
+
+    def _unfit(self, core: SoftmaxAttention) -> str | None:
+        """Why the operator's core does not fit where that of the attention is."""
         if not isinstance(self.operator, MixerConfig):
             return f"{self.operator.kind} mixes no tokens"
+        given = {name: core.traced(name) for name in PARAMETERS[:4]}
         try:
             with torch.device("meta"):
-                module = self.operator.core(_dims(core))
+                module = self.operator.core(_dims(core)).to(given["query"].dtype)
             with torch.no_grad():
-                module(**{name: core.traced(name) for name in PARAMETERS[:4]})
+                module(**given)
         except RewriteError as error:
             return str(error)
+        except Exception as error:  # whatever else it is, it is this site's
+            return f"{self.operator.kind} fails on it: {str(error).splitlines()[0]}"
+        if self.inherit == "exact" and (reason := module.why_inexact()):
+            return f"{self.operator.kind} cannot keep its function: {reason}; use inherit='projections'"
         return None
 
 
@@ -165,6 +175,15 @@ def _dims(core: SoftmaxAttention) -> MixerDims:
     """Heads and their width; a core has no projections, so its biases are none."""
     _, heads, _, width = core.traced("query").shape
     return MixerDims(dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False)
+
+
+def _too_long(site: Site, core: SoftmaxAttention | None) -> str | None:
+    """That there are too many tokens to try what it does with them, unless the graph tells that all attend to all."""
+    tokens = site.operator.in_shape[1]
+    shapes = {core.traced(name).shape[-2] for name in PARAMETERS[:2]} if core and not core.unfit() else set()
+    if tokens <= LONGEST or shapes == {tokens}:
+        return None
+    return "does not compute softmax(q k^T / sqrt(K)) v of all its tokens exactly once"
 
 
 def _is_multihead(site: Site) -> bool:

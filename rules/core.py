@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from surgery.rewriting.site import Item, Site, traced
 
 SOFTMAX_ATTENTION = "scaled_dot_product_attention"
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "scale": (None,), "enable_gqa": (None, False)}
+PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "enable_gqa": (None, False)}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,24 @@ class SoftmaxAttention:
     def special(self) -> str | None:
         """What makes it more than softmax(q k^T / sqrt(K)) v and a mask: dropout, a causal one, a scale of its own."""
         odd = (name for name, plain in PLAIN.items() if self.argument(name) not in plain)
-        name = next(odd, None)
+        name = next(odd, None) or ("scale" if self._scales() else None)
         return name and f"{name}={self.argument(name)!r}"
+
+    def _scales(self) -> bool:
+        """Whether it is given another scale than 1 / sqrt(K), or one that is computed."""
+        scale = self.argument("scale")
+        if scale is None:
+            return False
+        return not isinstance(scale, int | float) or not math.isclose(scale, self.traced("query").shape[-1] ** -0.5)
+
+    def unfit(self) -> str | None:
+        """How its factors differ from (B, H, N, K) and twice (B, H, M, K), which a core takes."""
+        shapes = {name: tuple(self.traced(name).shape) for name in PARAMETERS[:3]}
+        query, key, value = shapes.values()
+        if len(query) == len(key) == 4 and key == value and (*query[:2], query[3]) == (*key[:2], key[3]):
+            return None
+        words = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        return f"its softmax attention has {words}, not (B, H, N, K) and twice (B, H, M, K)"
 
     def between(self) -> str | None:
         """What stands between the projections and it, besides layout, such as a norm or a rotary embedding."""
@@ -93,6 +110,8 @@ def _from(site: Site, scope: str, made: WrittenOut) -> SoftmaxAttention:
     *steps, result = made.nodes
     names = {result: "attention"} | {node: f"step_{number}" for number, node in enumerate(steps, 1)}
     factors = {"query": made.query, "key": made.key, "value": made.value}
+    if made.bias is not None:
+        factors["attn_mask"] = made.bias
     readers = {parameter: next(made.readers(factor)) for parameter, factor in factors.items()}
     return SoftmaxAttention(
         {name: Item(site.graph, (scope, node.name)) for node, name in names.items()},

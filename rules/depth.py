@@ -6,15 +6,17 @@ from typing import Literal
 
 from torch import nn
 
+from surgery.analysis.outside import Outside
 from surgery.analysis.readers import readers_of
 from surgery.analysis.streams import Stream
+from surgery.errors import AnalysisError
 from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
 from surgery.recording.state import own_class
 from surgery.rewriting.pattern import Pattern, block, consecutive
 from surgery.rewriting.replacement import Call, Copy, New, Rewiring, Sharing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all
-from surgery.rewriting.site import Site
+from surgery.rewriting.site import Item, Site
 
 
 class ParallelPairs(Rule):
@@ -51,17 +53,34 @@ class ParallelPairs(Rule):
 
 
 class DropBlocks(Rule):
-    """Takes blocks out; what entered them goes on."""
+    """Takes blocks out; what entered them goes on, or what their results were added to."""
 
     kind: Literal["drop_blocks"] = "drop_blocks"
     pattern: Pattern = block()
 
     def check(self, site: Site) -> str | None:
         """Refuse a block whose results do not go on with its arguments."""
-        return _unclear(site)
+        try:
+            return None if _outside(site) else _unclear(site)
+        except AnalysisError as error:
+            return str(error)
+
+    def place(self, site: Site) -> Site:
+        """The block, and the addition of its result where that is outside of it."""
+        outside = _outside(site)
+        if outside is None:
+            return site
+        steps = {f"step_{number}": node for number, node in enumerate(outside.steps)}
+        around = {
+            name: Item(site.graph, (site.scope, node.name)) for name, node in (*steps.items(), ("sum", outside.sum))
+        }
+        return Site(site.graph, {"a": site["a"], **around})
 
     def replacement(self, site: Site) -> Rewiring:
         """Each stream as it entered."""
+        outside = _outside(site)
+        if outside is not None:
+            return Rewiring(results={"sum": f"sum({outside.stream})"})
         return Rewiring(results={s.result("a"): s.entry("a") for s in _streams(site)})
 
 
@@ -73,6 +92,12 @@ class DuplicateBlocks(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse a block whose results do not go on with its arguments."""
+        try:
+            outside = _outside(site)
+        except AnalysisError as error:
+            return str(error)
+        if outside is not None:
+            return f"{site.path} is added to what it reads outside of it; a copy after it would read something else"
         return _unclear(site)
 
     def replacement(self, site: Site) -> Rewiring:
@@ -130,6 +155,11 @@ def share_blocks(count: int = 2, *, average: bool = False, layers: Selection | N
 
 def _streams(site: Site) -> tuple[Stream, ...]:
     return site.graph.streams(site.first.path) or ()
+
+
+def _outside(site: Site) -> Outside | None:
+    """The addition of the block's result to what the block reads, where that is outside of it."""
+    return site.graph.outside(site.scope, site.node)
 
 
 def _unclear(site: Site) -> str | None:

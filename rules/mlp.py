@@ -29,6 +29,7 @@ from surgery.rewriting.replacement import New, Replacement, Resizing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Item, Site
+from surgery.rules.plain import unlike_mlp
 
 
 class MLPRatio(Rule):
@@ -47,10 +48,13 @@ class MLPRatio(Rule):
     def check(self, site: Site) -> str | None:
         """Refuse an MLP whose hidden layer cannot be told from the rest, or is not one of linear layers."""
         try:
-            _linears(site)
-        except AnalysisError as error:
+            neurons = self._neurons(site)
+        except (AnalysisError, RewriteError) as error:
             return str(error)
-        return None
+        return site.graph.why_not_neurons(site.first.key, neurons)
+
+    def _neurons(self, site: Site) -> int:
+        return max(1, round(self.ratio * _sizes(site, _linears(site)[0]).inputs))
 
     def place(self, site: Site) -> Site:
         """The linear maps into the hidden layer and out of it."""
@@ -61,7 +65,7 @@ class MLPRatio(Rule):
         """Each linear map at the new number of neurons, with the weights of those that stay."""
         linears = _linears(site)
         sizes = tuple(_sizes(site, each) for each in linears)
-        layer = HiddenNeurons(neurons=max(1, round(self.ratio * sizes[0].inputs)))
+        layer = HiddenNeurons(neurons=self._neurons(site))
         names = _names(len(linears))
 
         def new(index: int) -> New:
@@ -92,12 +96,12 @@ class ReplaceMLP(Rule):
         if len(inputs) != 1:
             return f"is called with {len(inputs)} tensors; {self.operator.kind} takes the tokens only"
         try:
-            mlp_dims_of(site)
+            dims = mlp_dims_of(site)
             if self.inherit != "random":
                 linears_of(site.module)
         except (AnalysisError, RewriteError) as error:
             return str(error)
-        return None
+        return None if self.inherit == "random" else unlike_mlp(site, dims.activation)
 
     def replacement(self, site: Site) -> Replacement:
         """The operator at the width, with the biases and the activation of the MLP at `site`."""

@@ -9,6 +9,8 @@ from functools import cached_property
 from torch import fx, nn
 
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
+from surgery.analysis.neuron_wise import why_not_neuron_wise
+from surgery.analysis.outside import Outside, find_outside
 from surgery.analysis.remembered import remembered
 from surgery.analysis.roles.find import find_operators
 from surgery.analysis.roles.flow import ScopedNode
@@ -33,6 +35,7 @@ class Analysis:
     def __init__(self, model: nn.Module, scopes: Mapping[str, Scope]) -> None:
         self._model = model
         self._scopes = scopes
+        self._tried: dict[tuple[fx.Node, int], str | None] = {}
 
     @cached_property
     def structure(self) -> Structure:
@@ -90,10 +93,25 @@ class Analysis:
         """The token streams of the block at `path`, see `find_streams`."""
         return find_streams(self.structure, path)
 
+    def hidden_layer(self, end: ScopedNode, where: str) -> HiddenLayer:
+        """The hidden layer of the MLP, at the path `where`, whose result is that of the node at `end`."""
+        return self._hidden_layer((end, where))
+
     @remembered
-    def hidden_layer(self, end: ScopedNode) -> HiddenLayer:
-        """The hidden layer of the MLP whose result is that of the node at `end`, see `find_hidden_layer`."""
-        return find_hidden_layer(self.structure.flow, end)
+    def _hidden_layer(self, asked: tuple[ScopedNode, str]) -> HiddenLayer:
+        return find_hidden_layer(self.structure.flow, *asked)
+
+    def why_not_neurons(self, layer: HiddenLayer, neurons: int) -> str | None:
+        """Why `layer` cannot have so many neurons, see `why_not_neuron_wise`; tried once for identical blocks."""
+        tried = layer.down.node, neurons
+        if tried not in self._tried:
+            modules = self._model.get_submodule
+            self._tried[tried] = why_not_neuron_wise(self.structure.flow, layer, neurons, modules)
+        return self._tried[tried]
+
+    def outside(self, scope: str, call: fx.Node) -> Outside | None:
+        """The residual addition around a block, see `find_outside`."""
+        return find_outside(self.structure, scope, call)
 
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""

@@ -58,11 +58,13 @@ class HiddenLayer:
         neurons: how many it has.
         ups: the linear maps that make them: one, or several of a gated MLP.
         down: the linear map that reads them.
+        between: every place on the ways from those to this.
     """
 
     neurons: int
     ups: tuple[HiddenLinear, ...]
     down: HiddenLinear
+    between: frozenset[ScopedNode]
 
 
 @dataclass(frozen=True)
@@ -76,27 +78,27 @@ class _Run:
         return _Run(width, frozenset((place, first + start) for place, first in self.sources))
 
 
-def find_hidden_layer(flow: Flow, end: ScopedNode) -> HiddenLayer:
-    """The hidden layer of the MLP whose result is that of the node at `end`.
+def find_hidden_layer(flow: Flow, end: ScopedNode, where: str) -> HiddenLayer:
+    """The hidden layer of the MLP whose result is that of the node at `end`, and which is or stands in `where`.
 
     Raises:
         AnalysisError: it does not end in one linear map, or what happens to its neurons is not understood.
     """
+    search = _Search(flow, where)
     downs = [place for place in flow.walk([end], lambda p: is_linear(p[1])) if is_linear(place[1])]
     if len(downs) != 1:
         raise AnalysisError(f"its result comes from {len(downs)} linear maps, not from one")
     down = downs[0]
-    _require_linear(down)
-    search = _Search(flow)
+    search.require_linear(down)
     columns = _joined(search.columns(flow.above(down)[0]))
     hidden = [run for run in columns if run.sources]
     if not hidden:
         between = " and ".join(dict.fromkeys(search.stopped))
         raise AnalysisError(
-            f"between {_called(down)} and the linear maps before it comes {between}, which is not understood"
+            f"between {search.called(down)} and the linear maps before it comes {between}, which is not understood"
         )
     if len(hidden) > 1:
-        raise AnalysisError(f"{_called(down)} reads {len(hidden)} hidden layers; only one can change its width")
+        raise AnalysisError(f"{search.called(down)} reads {len(hidden)} hidden layers; only one can change its width")
     neurons = hidden[0].width
     starts: dict[ScopedNode, list[int]] = {}
     for place, start in hidden[0].sources:
@@ -105,15 +107,16 @@ def find_hidden_layer(flow: Flow, end: ScopedNode) -> HiddenLayer:
     ordered = sorted(starts, key=flow.order.__getitem__)
     ups = [HiddenLinear(*place, _parts(sorted(starts[place]), neurons, shape_of(place[1])[-1])) for place in ordered]
     for linear in ordered:
-        _require_linear(linear)
-    return HiddenLayer(neurons, tuple(ups), HiddenLinear(*down, tuple(None if r.sources else r.width for r in columns)))
+        search.require_linear(linear)
+    out = HiddenLinear(*down, tuple(None if r.sources else r.width for r in columns))
+    return HiddenLayer(neurons, tuple(ups), out, search.between())
 
 
 class _Search:
-    """Follows features from linear maps downwards."""
+    """Follows features from linear maps downwards, in the MLP that is, or stands in, the scope at `where`."""
 
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
+    def __init__(self, flow: Flow, where: str) -> None:
+        self._flow, self._where = flow, where
         self._known: dict[ScopedNode, list[_Run]] = {}
         self.stopped: list[str] = []
 
@@ -135,24 +138,49 @@ class _Search:
                 self._known[path, inputs_of(node)[0]] = []  # all pieces together
             return _cut(self.columns((path, piece.source)), piece.start, _width(node))
         if name == "cat" and node.kwargs.get("dim", node.args[-1]) in (-1, len(shape_of(node)) - 1):
-            return [run for source in inputs_of(node) for run in self.columns((path, source))]
+            return [run for source in _items(node) for run in self.columns((path, source))]
         is_by_feature = name in _BY_FEATURE or is_activation(node) or (is_layout(node) and name not in _MOVING)
         wide = [source for source in sources if _width(source[1]) == _width(node)]
         is_even = all(_width(source[1]) in (0, 1, _width(node)) for source in sources)
         if wide and is_even and (is_by_feature or _is_passed_on(place, self._flow)):
             return _merged([self.columns(source) for source in wide])
-        self.stopped.append(_called(place))
+        self.stopped.append(self.called(place))
         return [_Run(_width(node))]
+
+    def require_linear(self, place: ScopedNode) -> None:
+        """Raise AnalysisError if what is at `place` is no linear layer."""
+        cls = place[1].meta.get("module_class")
+        only = "only linear layers can change their width"
+        if cls is None:
+            raise AnalysisError(f"{self.called(place)} is a function of parameters; {only}")
+        if not issubclass(cls, nn.Linear):
+            raise AnalysisError(f"{self.called(place)} is a {cls.__name__}; {only}")
+
+    def called(self, place: ScopedNode) -> str:
+        """What is at `place`, as seen from the MLP."""
+        path, node = place
+        return child_path(path, node).removeprefix(f"{self._where}.") if node.op == "call_module" else node.name
+
+    def between(self) -> frozenset[ScopedNode]:
+        """Every place that has neurons."""
+        return frozenset(place for place, runs in self._known.items() if not runs or any(run.sources for run in runs))
 
     def require_unread(self, down: ScopedNode) -> None:
         """Raise AnalysisError if something else than the way from the linear maps to `down` reads the neurons."""
-        inside = {place for place, runs in self._known.items() if not runs or any(run.sources for run in runs)} | {down}
+        inside = self.between() | {down}
         entered = {path for path, _ in inside}
         for path, node in inside - {down}:
             for user in node.users:
                 is_entering = user.op == "call_module" and child_path(path, user) in entered
                 if user.op != "output" and tensors(user) and (path, user) not in inside and not is_entering:
                     raise AnalysisError(f"{user.name} reads its neurons too")
+
+
+def _items(cat: fx.Node) -> list[fx.Node]:
+    """What is put side by side, a tensor that is given twice being there twice."""
+    given = cat.args[0] if cat.args else cat.kwargs["tensors"]
+    assert isinstance(given, Sequence)
+    return [item for item in given if isinstance(item, fx.Node)]
 
 
 def _is_passed_on(place: ScopedNode, flow: Flow) -> bool:
@@ -248,21 +276,7 @@ def _parts(starts: Sequence[int], neurons: int, width: int) -> tuple[Part, ...]:
     return (*parts, width - end) if width > end else tuple(parts)
 
 
-def _require_linear(place: ScopedNode) -> None:
-    """Raise AnalysisError unless a linear layer is called, whose weights a rule can resize."""
-    cls = place[1].meta.get("module_class")
-    if cls is None:
-        raise AnalysisError(f"{_called(place)} is a function of parameters; only linear layers can change their width")
-    if not issubclass(cls, nn.Linear):
-        raise AnalysisError(f"{_called(place)} is a {cls.__name__}; only linear layers can change their width")
-
-
 def _width(node: fx.Node) -> int:
     """How many features the result of `node` has; 0 of no tensor."""
     shape = shape_of(node)
     return shape[-1] if shape else 0
-
-
-def _called(place: ScopedNode) -> str:
-    """What is at `place`, for messages."""
-    return str(place[1].target) if place[1].op == "call_module" else place[1].name

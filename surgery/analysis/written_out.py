@@ -1,4 +1,4 @@
-"""Softmax attention that a forward writes out, softmax(q k^T / sqrt(K)) v: found in its graph and tried with numbers.
+"""Softmax attention that a forward writes out, softmax(q k^T / sqrt(K) + bias) v: found, and tried with numbers.
 
 There are too many ways to write it to tell them apart by their text: a scale may stand before the product, after it, or
 on both sides, keys may be transposed or an einsum may do it. So the nodes between three factors and a product are run on
@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from surgery.analysis.readers import readers_of
 from surgery.analysis.roles.primitives import (
+    ADDS,
     factors_of,
     inputs_of,
     is_layout,
@@ -33,6 +34,7 @@ SCALINGS = {"mul", "rmul", "div", "truediv", "transpose", "permute", "swapaxes",
 """What may stand between a factor and the product, besides layout: nothing that learns."""
 
 QUERIES, KEYS = 3, 5
+SCORES = (1, 2, QUERIES, KEYS)
 
 ModuleOf = Callable[[fx.Node], nn.Module]
 
@@ -44,12 +46,14 @@ class WrittenOut:
     Attributes:
         nodes: what computes it from the factors, in execution order; the last gives the result.
         query, key, value: what makes the factors: (B, H, N, K) and twice (B, H, M, K).
+        bias: what is added to the scores, of a shape that can be expanded to (B, H, N, M); None if nothing is.
     """
 
     nodes: tuple[fx.Node, ...]
     query: fx.Node
     key: fx.Node
     value: fx.Node
+    bias: fx.Node | None = None
 
     def readers(self, factor: fx.Node) -> Iterator[tuple[fx.Node, str]]:
         """Which of the nodes read `factor`, and by which position or name they do."""
@@ -78,24 +82,44 @@ def _at(result: fx.Node, nodes: Sequence[fx.Node], module_of: ModuleOf) -> Writt
         if between is None or not any(map(is_softmax, between)):
             continue
         *_, scores = between
+        bias = next(filter(None, map(_bias, between)), None)
         for first, second in itertools.permutations(factors_of(scores)):
             for query_way, key_way in itertools.product(_ways_up(first), _ways_up(second)):
                 inner = {result, *between, *query_way[:-1], *key_way[:-1]}
-                made = WrittenOut(tuple(n for n in nodes if n in inner), query_way[-1], key_way[-1], value)
+                made = WrittenOut(tuple(n for n in nodes if n in inner), query_way[-1], key_way[-1], value, bias)
                 if _is_closed(made) and _fits(made) and _computes_attention(made, module_of):
                     return made
     return None
 
 
 def _up_to_product(weights: fx.Node) -> list[fx.Node] | None:
-    """From `weights` up to the product of queries and keys: one tensor at a time, all of one shape."""
+    """From `weights` up to the product of queries and keys: one tensor at a time, all of one shape, past one bias."""
     way = [weights]
     while not is_product(way[-1]):
-        sources = _changed(way[-1])
+        sources = [source for source in _changed(way[-1]) if source is not _bias(way[-1])]
         if len(sources) != 1 or shape_of(sources[0]) != shape_of(weights):
             return None
         way += sources
-    return way
+    return way if len([node for node in way if _bias(node)]) < 2 else None
+
+
+def _bias(node: fx.Node) -> fx.Node | None:
+    """What `node` adds to scores: of its two arguments the one that is of another shape, or no product."""
+    added = inputs_of(node)
+    if name_of(node) not in ADDS or len(added) != 2:
+        return None
+    odd = [each for each in added if shape_of(each) != shape_of(node) or not _is_scores(each)]
+    return odd[0] if len(odd) == 1 else None
+
+
+def _is_scores(node: fx.Node) -> bool:
+    """Whether a product of two computed matrices is found above `node`, as far as one tensor goes."""
+    while not is_product(node):
+        sources = _changed(node)
+        if len(sources) != 1:
+            return False
+        node = sources[0]
+    return True
 
 
 def _ways_up(factor: fx.Node) -> list[list[fx.Node]]:
@@ -124,7 +148,15 @@ def _fits(made: WrittenOut) -> bool:
         return False
     query, key, value = (shape_of(node) for node in (made.query, made.key, made.value))
     same = len(query) == len(key) == 4 and key == value and query[:2] == key[:2] and query[3] == key[3]
-    return same and shape_of(made.nodes[-1]) == query
+    return same and shape_of(made.nodes[-1]) == query and _fits_scores(made.bias, (*query[:3], key[2]))
+
+
+def _fits_scores(bias: fx.Node | None, scores: tuple[int, ...]) -> bool:
+    """Whether there is no bias, or one that is expanded to the `scores` (B, H, N, M)."""
+    if bias is None:
+        return True
+    pairs = zip(reversed(shape_of(bias)), reversed(scores), strict=False)
+    return 0 < len(shape_of(bias)) <= 4 and all(size in (1, full) for size, full in pairs)
 
 
 def _computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
@@ -135,11 +167,19 @@ def _computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
         _random(node, tokens, generator) * (2 if node is not made.value else 1)
         for node, tokens in ((made.query, QUERIES), (made.key, KEYS), (made.value, KEYS))
     )
+    values, bias = {made.query: query, made.key: key, made.value: value}, None
+    if made.bias is not None:
+        sizes = [
+            1 if size == 1 else full for size, full in zip(reversed(shape_of(made.bias)), SCORES[::-1], strict=False)
+        ]
+        bias = torch.randn(sizes[::-1], generator=generator).to(made.bias.meta["val"].dtype)
+        values[made.bias] = bias
     try:
-        result, precise = _run(made, {made.query: query, made.key: key, made.value: value}, module_of)
+        result, precise = _run(made, values, module_of)
     except Exception:  # whatever these nodes do at other sizes, it is not what is looked for
         return False
-    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
+    mask = None if bias is None else bias.double()
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), mask)
     if result.shape != expected.shape:
         return False
     return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 
 import networkx as nx
@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from surgery.analysis.analysis import Analysis
 from surgery.analysis.hidden_layer import HiddenLayer
+from surgery.analysis.outside import Outside
 from surgery.analysis.remembered import remembered
 from surgery.analysis.roles import Operator, Role
 from surgery.analysis.streams import Stream
@@ -28,11 +29,13 @@ class ModelGraph:
     Attributes:
         model: the traced model; it is referred to, not copied, and never changed.
         scopes: by path, "" being the root, in the order in which the forward first enters them.
+        proofs: what was found out about its modules by running them, by what that depends on.
     """
 
     def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: RecordCall) -> None:
         self.model = model
         self.scopes = scopes
+        self.proofs: dict[Hashable, str | None] = {}
         self._record = record
         self._analysis = Analysis(model, scopes)
 
@@ -80,12 +83,21 @@ class ModelGraph:
             AnalysisError: see `find_hidden_layer`.
         """
         scope, name = key
-        last = self.operator_at(key).nodes[-1] if name.startswith(OPERATOR) else name
-        return self._analysis.hidden_layer((scope, self.node(scope, last)))
+        operator = self.operator_at(key)
+        last = operator.nodes[-1] if name.startswith(OPERATOR) else name
+        return self._analysis.hidden_layer((scope, self.node(scope, last)), operator.scope)
+
+    def why_not_neurons(self, key: Key, neurons: int) -> str | None:
+        """Why the MLP at `key` cannot have so many neurons, see `why_not_neuron_wise`; tried once for alike ones."""
+        return self._analysis.why_not_neurons(self.hidden_layer(key), neurons)
 
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""
         return self._analysis.written_out(scope)
+
+    def outside(self, scope: str, call: fx.Node) -> Outside | None:
+        """The residual addition around a block, see `find_outside`."""
+        return self._analysis.outside(scope, call)
 
     @cached_property
     def view(self) -> nx.MultiDiGraph:

@@ -29,8 +29,9 @@ def to_networkx(scopes: Mapping[str, Scope], analysis: Analysis) -> nx.MultiDiGr
 
     Nodes are `(scope path, fx node name)`, and `(scope path, "operator:NAME")` for each operator that is made of several
     fx nodes. Their attributes: `op` ("operator" for the latter), `target`, `scope`, `shape` and `dtype` (of a tensor
-    result, else None), `flops`, `order` in the graph of the scope, and what patterns ask for: `role` ("block" for the
-    model's blocks), `module_class`, `function`, `within` (the role of the operator around it), `scope_class`, `layer`.
+    result, else None), `flops`, `order` in the graph of the scope, and what patterns ask for: `role` ("block" for
+    blocks that have no other), `is_block`, `module_class`, `function`, `within` (the role of the operator around it),
+    `scope_class`, `layer`.
 
     Edges carry `kind`: "data" with the `position` of the argument; "enter" from a `call_module` node to the placeholders
     of the scope that it calls; "flow" from whatever makes a tensor to what reads it, also past nodes that only view,
@@ -59,7 +60,7 @@ def to_networkx(scopes: Mapping[str, Scope], analysis: Analysis) -> nx.MultiDiGr
 def flow_view(scopes: Mapping[str, Scope]) -> nx.DiGraph:
     """What `to_networkx` gives without roles and with edges of dataflow only, which many patterns need no more than."""
     view = nx.DiGraph()
-    unknown = {"role": None, "within": None, "layer": None}
+    unknown = {"role": None, "is_block": False, "within": None, "layer": None}
     for path, scope in scopes.items():
         for order, node in enumerate(scope.graph.nodes):
             view.add_node((path, node.name), **_attributes(node, scope, order), **unknown)
@@ -136,10 +137,11 @@ class _Roles:
         """Role, role around, and layer of `node` in the scope at `path`."""
         called = child_path(path, node) if node.op == "call_module" else None
         role: str | None = self._modules.get(called) if called else self._nodes.get((path, node.name))
-        if called in self._layers and not mixes(role or ""):  # a list may hold bare attention or MLPs
+        is_block = called in self._layers
+        if is_block and not mixes(role or ""):  # a list may hold bare attention or MLPs
             role = "block"
         within = self._inside.get((path, node.name)) or self._role_around(path)
-        return {"role": role, "within": within, "layer": layer_of(called or path, self._layers)}
+        return {"role": role, "is_block": is_block, "within": within, "layer": layer_of(called or path, self._layers)}
 
     def _role_around(self, path: str) -> str | None:
         """The role of the smallest operator that the module at `path` is or stands in."""
@@ -160,7 +162,7 @@ def _add_operator(view: nx.MultiDiGraph, operator: Operator) -> None:
     view.add_node(
         key, op="operator", target=operator.nodes, scope=path, scope_class=first["scope_class"], module_class=None,
         function=None, shape=operator.out_shape, dtype=first["dtype"], flops=operator.flops, order=first["order"],
-        role=operator.role, within=None, layer=operator.layer,
+        role=operator.role, is_block=False, within=None, layer=operator.layer,
     )  # fmt: skip
     view.add_edges_from((source, key, {"kind": "flow"}) for source in entering if source not in members)
     view.add_edges_from((key, user, {"kind": "flow"}) for user in leaving if user not in members)

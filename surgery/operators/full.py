@@ -57,6 +57,11 @@ class FullAttentionCore(MixerCore):
         """Attend to all keys: (B, H, N, K)."""
         return F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, attn_mask=mask)
 
+    @override
+    def why_inexact(self) -> str | None:
+        """Never: it is the old one."""
+        return None
+
 
 class FullAttentionMixer(CoreMixer):
     """Multi-head attention; with the projections of a plain attention it computes the same."""

@@ -15,6 +15,7 @@ from typing_extensions import override
 from surgery.errors import RewriteError
 from surgery.operators.base import CountedByConfig, OperatorConfig
 from surgery.operators.dims import Dims, Policy
+from surgery.recording.stock import is_stock
 
 
 class LinearDims(Dims):
@@ -112,6 +113,7 @@ class LinearPartMap(CountedByConfig, nn.Linear):
 
 def _require_plain(maps: tuple[nn.Linear, ...] | list[nn.Linear]) -> None:
     # An adapter (LoRA) or a quantised layer computes something else than its weight says.
-    odd = next((each for each in maps if type(each) not in (nn.Linear, FusedLinearMap, LinearPartMap)), None)
+    own = (FusedLinearMap, LinearPartMap)
+    odd = next((each for each in maps if type(each) not in own and not is_stock(each, nn.Linear)), None)
     if odd is not None:
         raise RewriteError(f"a {type(odd).__name__} is no plain nn.Linear; merge adapters or dequantise first")

@@ -90,6 +90,11 @@ class GroupedQueryCore(MixerCore):
             return run(q_BHNK, k_BGMK, v_BGMK)
         return F.scaled_dot_product_attention(q_BHNK, k_BGMK, v_BGMK, attn_mask=mask, enable_gqa=True)
 
+    @override
+    def why_inexact(self) -> str | None:
+        """Several heads share a key head."""
+        return None if self.groups == self.dims.heads else f"{self.dims.heads} heads share {self.groups} key heads"
+
 
 class GroupedQueryMixer(CoreMixer):
     """Grouped-query attention; to_k and to_v have G K rows."""

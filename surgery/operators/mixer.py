@@ -202,9 +202,18 @@ class MixerCore(CountedByConfig, nn.Module, ABC):
                 f"{name}: has {query.shape[2]} queries and {key.shape[2]} keys, needs as many of both; "
                 "exclude cross-attention from the rule"
             )
-        return self.mix(query, key, value, attn_mask, grid=grid)
+        return _token_major(self.mix(query, key, value, attn_mask, grid=grid))
+
+    def why_inexact(self) -> str | None:
+        """Why this core computes something else than softmax(q k^T / sqrt(K)) v; None if it does not."""
+        return f"{self.config.kind} mixes the tokens in another way"
 
     @override
     def flops(self, batch: int, tokens: int) -> int:
         """FLOPs of one forward pass over as many queries as keys."""
         return self.config.flops_featuriser(self.dims, batch, tokens) + self.flops_mixing(batch, tokens)
+
+
+def _token_major(y_BHNK: Tensor) -> Tensor:
+    """The heads of a token side by side in memory, as of `scaled_dot_product_attention`, so that they can be viewed."""
+    return y_BHNK.transpose(1, 2).contiguous().transpose(1, 2)

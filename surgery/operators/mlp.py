@@ -19,6 +19,7 @@ from typing_extensions import override
 from surgery.errors import RewriteError
 from surgery.operators.base import CountedByConfig, OperatorConfig
 from surgery.operators.dims import Dims, Policy
+from surgery.recording.stock import is_stock
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 
@@ -193,7 +194,7 @@ def linears_of(mlp: nn.Module) -> tuple[nn.Linear, nn.Linear]:
     """
     name = type(mlp).__name__
     found = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
-    if len(found) != 2 or any(type(linear) is not nn.Linear for linear in found):
+    if len(found) != 2 or not all(is_stock(linear, nn.Linear) for linear in found):
         kinds = ", ".join(type(linear).__name__ for linear in found) or "none"
         raise RewriteError(f"{name} has not two plain linear maps but {kinds}")
     up, down = found

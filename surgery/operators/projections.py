@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from surgery.errors import RewriteError
 from surgery.operators.dims import MixerDims
+from surgery.recording.stock import is_stock
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _linear(attention: nn.Module, module: object, name: str) -> Linear:
             "use a rule that does not need them, or exclude this module"
         )
     # An adapter (LoRA) or a quantised layer computes something else than its weight says.
-    if type(module) is not nn.Linear or not module.weight.is_floating_point():
+    if not isinstance(module, nn.Linear) or not is_stock(module, nn.Linear) or not module.weight.is_floating_point():
         raise RewriteError(
             f"{type(attention).__name__}.{name} is a {type(module).__name__}, needs a plain nn.Linear; "
             "merge adapters or dequantise first"

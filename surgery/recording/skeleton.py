@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -60,8 +60,13 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 def sharing(model: nn.Module) -> nn.Module:
     """As `skeleton`, but with the parameters of `model` itself, and copies of its other tensors."""
+    return remade(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
+
+
+def remade(model: nn.Module, make: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """As `skeleton`, but with what `make` gives for each tensor that `model` holds."""
     tensors = (each.tensor for each in owned_tensors(model).values() if isinstance(each.tensor, torch.Tensor))
-    return _copied(model, {id(t): t if isinstance(t, nn.Parameter) else t.detach().clone() for t in tensors})
+    return _copied(model, {id(tensor): make(tensor) for tensor in tensors})
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

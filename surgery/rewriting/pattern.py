@@ -94,8 +94,9 @@ class NodePattern(_Test):
         return bool(self.role or self.within) or (self.function is None and self.module_class is None)
 
     @cached_property
-    def _asked(self) -> list[tuple[str, str]]:
-        return [(name, value) for name, value in self if name != "kind" and value is not None]
+    def _asked(self) -> list[tuple[str, object]]:
+        asked = [(name, value) for name, value in self if name != "kind" and value is not None]
+        return [("is_block", True) if (name, value) == ("role", "block") else (name, value) for name, value in asked]
 
     def __str__(self) -> str:
         what = self.function and f"{self.function}()"

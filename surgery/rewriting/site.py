@@ -179,7 +179,7 @@ class _Boxed:
 
 
 def _boxed(node: fx.Node) -> Any:
-    return _Boxed(node.meta["val"])
+    return _Boxed(node.meta.get("val"))
 
 
 def _unbox(value: Any) -> Any:

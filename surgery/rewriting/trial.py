@@ -134,7 +134,7 @@ class _AsTraced(Describer):
     deepest = math.inf
 
     def other(self, value: Any, depth: int) -> Description:
-        return self.describe(value.meta["val"], depth) if isinstance(value, fx.Node) else repr(value)
+        return self.describe(value.meta.get("val"), depth) if isinstance(value, fx.Node) else repr(value)
 
 
 _AS_TRACED = _AsTraced()

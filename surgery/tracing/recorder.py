@@ -20,6 +20,7 @@ from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
 from surgery.recording.skeleton import owned_tensors
 from surgery.recording.state import own_class
+from surgery.recording.stock import stock_class
 from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
@@ -137,8 +138,7 @@ class Recorder(TorchFunctionMode):
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
         """Whether a module is called as a whole: those of torch, counted operators, and what the user names."""
-        cls = type(module)
-        in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, STACKS)
+        in_torch = stock_class(type(module)) is not None and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
 
     def _target(self, frame: Frame, path: str) -> str:

@@ -26,6 +26,7 @@ from surgery.recording.skeleton import blank, skeleton
 from surgery.recording.state import changed
 from surgery.recording.torch_private import pytree
 from surgery.tracing.autocast import without_autocast
+from surgery.tracing.computed_tensors import require_own_tensors
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.patches import patched_code
 from surgery.tracing.recorder import Recorder
@@ -45,13 +46,14 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, leaf: Iterable[str] = 
         leaf: paths of modules to keep closed.
 
     Raises:
-        TraceError: the inputs do not fit the model, a path in `leaf` does not exist, or the forward depends on the
-            values of a tensor.
+        TraceError: the inputs do not fit the model, a path in `leaf` does not exist, a module keeps a tensor that it
+            has computed from its parameters, or the forward depends on the values of a tensor.
     """
     known = {path for path, _ in model.named_modules()}
     for path in leaf:
         if path not in known:
             raise TraceError(f"leaf={path!r}: {type(model).__name__} has no such module")
+    require_own_tensors(model)
     unknown = set(inputs) - set(forward_signature(type(model)).parameters)
     if unknown and not _takes_any(model):
         names = ", ".join(forward_signature(type(model)).parameters)

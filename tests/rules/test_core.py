@@ -53,7 +53,9 @@ MIXED: dict[str, Step] = {
 ODD: dict[str, Step] = {
     "another scale": lambda q, k, v, m: (q @ k.mT / 8).softmax(-1) @ v,
     "no scale": lambda q, k, v, m: (q @ k.mT).softmax(-1) @ v,
-    "a mask": lambda q, k, v, m: (q @ k.mT * 8**-0.5 + m.bias).softmax(-1) @ v,
+    "a bias before the scale": lambda q, k, v, m: (
+        ((q @ k.mT + m.bias * k[:, :, :, 0].unsqueeze(2)) / 8).softmax(-1) @ v
+    ),
     "over queries": lambda q, k, v, m: (q @ k.mT * 8**-0.5).softmax(-2) @ v,
     "causal": lambda q, k, v, m: (
         (q @ k.mT * 8**-0.5).masked_fill(torch.ones(q.shape[2], k.shape[2]).triu(1).bool(), -math.inf).softmax(-1) @ v
@@ -143,6 +145,38 @@ def test_in_half_precision_and_on_the_meta_device() -> None:
     with torch.device("meta"):
         empty = Model(written("scores", "@", "single precision", "@")).eval()
         assert len(surgery.plan(empty, rules, {"x": torch.empty(2, 5, 16)}).edits) == 2
+
+
+BIASES: dict[str, Callable[[int], Tensor]] = {
+    "of heads": lambda n: torch.randn(2, 1, 1),
+    "of pairs": lambda n: torch.randn(n, n),
+    "of heads and pairs": lambda n: torch.randn(1, 2, n, n),
+}
+
+
+class Biased(nn.Module):
+    """Adds learned numbers to the scores, before or after another addend of the sum."""
+
+    def __init__(self, bias: Tensor, first: bool) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.bias, self.first = nn.Linear(16, 48), nn.Linear(16, 16), nn.Parameter(bias), first
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (h.unflatten(2, (2, 8)).transpose(1, 2) for h in self.qkv(x).chunk(3, -1))
+        scores = q @ k.mT / 8**0.5
+        scores = self.bias + scores if self.first else scores + self.bias
+        return x + self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", BIASES)
+def test_a_bias_of_the_scores_stays(name: str, first: bool) -> None:
+    model = Biased(BIASES[name](5), first).eval()
+    student = surgery.rewrite(model, [replace_attention(FullAttention())], EXAMPLE)
+    torch.testing.assert_close(student(**EXAMPLE), model(**EXAMPLE))
+    assert dict(student.named_parameters())["bias"].shape == model.bias.shape
+    with pytest.raises(MatchError, match="cannot keep its function"):
+        surgery.plan(model, [replace_attention(GroupedQueryAttention(groups=1), inherit="exact")], EXAMPLE)
 
 
 class WithToQ(nn.Module):

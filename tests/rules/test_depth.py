@@ -147,3 +147,55 @@ def test_the_order_of_a_copy_and_a_change_matters():
     with pytest.raises(RewriteError, match="so their order matters; apply them one after the other"):
         surgery.rewrite(graph("dit"), rules)
     surgery.rewrite(graph("dit"), [rules[0], replace_attention(Scale(), layers=indices(2))])
+
+
+OUTSIDE = {
+    "sum": lambda x, y, m: x + y,
+    "sum the other way": lambda x, y, m: y + x,
+    "in place": lambda x, y, m: y.add_(x),
+    "scaled branch": lambda x, y, m: x + 0.5 * y,
+    "scaled": lambda x, y, m: 0.9 * x + m.weight * y,
+    "read twice": lambda x, y, m: x + y * y.sigmoid(),
+    "divided, normed": lambda x, y, m: x / 2 + nn.functional.layer_norm(y, y.shape[-1:]),
+}
+ALONE = {"scaled": lambda x, m: 0.9 * x, "divided, normed": lambda x, m: x / 2}
+
+
+class Inner(nn.Module):
+    """A block without a residual addition of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(nn.functional.gelu(self.up(x)))
+
+
+class Outer(nn.Module):
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.dropped = way, None
+        self.blocks, self.weight = nn.ModuleList(Inner() for _ in range(3)), nn.Parameter(torch.full((1,), 0.7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for number, block in enumerate(self.blocks):
+            if number == self.dropped:
+                x = ALONE.get(self.way, lambda x, m: x)(x, self)
+            else:
+                x = OUTSIDE[self.way](x, block(x), self)
+        return x
+
+
+@pytest.mark.parametrize("way", OUTSIDE)
+def test_a_residual_outside_of_a_block_goes_with_it(way):
+    model, inputs = Outer(way).eval(), {"x": torch.randn(2, 5, 4)}
+    student = surgery.rewrite(model, [drop_blocks(layers=indices(1))], inputs)
+    assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in model.parameters())
+    model.dropped = 1
+    torch.testing.assert_close(student(**inputs), model(**inputs))
+
+
+def test_a_copy_of_a_block_whose_residual_is_outside_is_refused():
+    with pytest.raises(MatchError, match="is added to what it reads outside of it"):
+        surgery.plan(Outer("sum"), [duplicate_blocks(layers=indices(1))], {"x": torch.randn(2, 5, 4)})

@@ -23,6 +23,8 @@ from surgery.analysis.roles.primitives import (
 from surgery.recording.paths import outers
 from surgery.recording.recording import Scope
 
+SCALINGS = {"mul", "rmul", "imul", "div", "truediv"}
+
 
 @dataclass(frozen=True)
 class Residual:
@@ -70,21 +72,20 @@ class Structure:
         if name_of(node) not in ADDS or [shape_of(n) for n in added] != 2 * [shape_of(node)]:
             return None
         for stream, branch in (added, added[::-1]):
-            for origin in self._origins(path, stream):
+            for origin in self.origins(path, stream):
                 sublayer = self._sublayer(path, origin, branch)
                 if sublayer:
                     return Residual(stream, branch, sublayer)
         return None
 
-    def _origins(self, path: str, stream: fx.Node) -> Iterator[fx.Node]:
-        """What `stream` is a view of, and, where that is a residual sum itself, what that added to, and so on."""
-        while True:
-            *_, origin = bare(stream)
+    def origins(self, path: str, stream: fx.Node) -> Iterator[fx.Node]:
+        """What `stream` is a view or multiple of, and, if that is a residual sum, what that added to, and so on."""
+        following: fx.Node | None = stream
+        while following is not None:
+            *_, origin = bare(following)
             yield origin
             known = self.residuals.get((path, origin))
-            if known is None:
-                return
-            stream = known.stream
+            following = known.stream if known is not None else _scaled(origin)
 
     def _sublayer(self, path: str, top: fx.Node, bottom: fx.Node) -> frozenset[ScopedNode]:
         """The places between two nodes of one graph, if learned weights are among them."""
@@ -131,3 +132,11 @@ class Structure:
 
 def _enters(place: ScopedNode, within: str) -> bool:
     return place[0] == within and place[1].op == "placeholder"
+
+
+def _scaled(node: fx.Node) -> fx.Node | None:
+    """What `node` multiplies by numbers or features; None if it does something else, or multiplies two streams."""
+    if name_of(node) not in SCALINGS:
+        return None
+    streams = [source for source in inputs_of(node) if shape_of(source) == shape_of(node)]
+    return streams[0] if len(streams) == 1 else None
