@@ -1,0 +1,102 @@
+"""Running a pipeline once more, from other noise, and giving each of its arguments by the wiring: to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgery.errors import WiringError
+from surgery.pipelines.drive import Call, Done, Forward, Step, drive
+from surgery.pipelines.experiment import split_calls
+from surgery.pipelines.opening import Opening
+from surgery.pipelines.stub import Stub
+from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, same
+from surgery.pipelines.wiring import Condition, Wiring
+
+REAL = 2
+"""So many steps are the pipeline's own; in the others, latents and predictions are random numbers."""
+SEED = 1
+
+
+def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wiring) -> None:
+    """Check `wiring` in a run of `call`, whose first step was `first`.
+
+    Raises:
+        WiringError: an argument or a model output of the run is not what the wiring gives.
+    """
+    drive(pipeline, _from_other_noise(call), _Replay(first, wiring))
+
+
+def _from_other_noise(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call with a generator in another state, where it has one; without, the pipeline's noise is new anyway."""
+    given = call.get("generator")
+    if not isinstance(given, torch.Generator):
+        return dict(call)
+    return {**call, "generator": torch.Generator(given.device).manual_seed(given.initial_seed() + SEED)}
+
+
+class _Replay(Stub):
+    def __init__(self, first: Opening, wiring: Wiring) -> None:
+        super().__init__(first)
+        self._first, self._wiring = first, wiring
+        self._position = 0
+        self._conditions: Sequence[Condition] = ()
+        self._random = torch.Generator().manual_seed(SEED)
+        self._given: list[Tensor] = []
+
+    def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:
+        if self._position < REAL:
+            return forward(**arguments)
+        return super().forward(model, forward, arguments)
+
+    def predictions(self) -> Sequence[Tensor]:
+        if not self._given:
+            elements = rows_of(prediction(self._first.step.calls[0].output), self._first.rows[0]).shape[1]
+            self._given = [torch.randn(elements, generator=self._random)]
+        return self._given
+
+    def step(self, seen: Step, previous: Tensor) -> Tensor:
+        super().step(seen, previous)
+        self._check(seen)
+        self._position, self._given = self._position + 1, []
+        if self._position == len(self._wiring.schedule):
+            raise Done
+        if self._position < REAL:
+            return previous
+        return torch.randn(previous.shape, generator=self._random).to(previous)
+
+    def _check(self, seen: Step) -> None:
+        wiring, calls = self._wiring, seen.calls[-len(self._first.rows) :]
+        if seen.timestep != float(wiring.schedule.timesteps[self._position]):
+            raise WiringError(f"the timesteps of {wiring.pipeline} change from run to run")
+        parts = split_calls([call.arguments for call in calls], self._first.rows, wiring.batching)
+        self._conditions = self._conditions or wiring.conditions_of(parts)
+        for part, condition in zip(parts, self._conditions, strict=True):
+            wiring.require(part, seen.sample[0], self._position, condition)
+        self._check_joined(parts, seen)
+        if wiring.linear:
+            self._check_output(calls, seen)
+
+    def _check_joined(self, parts: list[Arguments], seen: Step) -> None:
+        """That the branches of one forward, joined, are its arguments."""
+        for call, rows in zip(reversed(seen.calls), reversed(self._first.rows), strict=False):
+            own, parts = parts[-rows:], parts[:-rows]
+            joined, real = leaves(self._wiring.batching.join(own)), leaves(call.arguments)
+            for path, leaf in real.items():
+                if not same(leaf, joined[path]):
+                    raise WiringError(f"argument {path} is not its rows, joined along the dimension that counts samples")
+
+    def _check_output(self, calls: list[Call], seen: Step) -> None:
+        wiring = self._wiring
+        rows = [row for call, n in zip(calls, self._first.rows, strict=True) for row in _outputs(wiring, call, n)]
+        own, real = wiring.guided(rows).double(), seen.model_output[0].double()
+        scale = max(float(row.abs().max()) * abs(branch.weight) for row, branch in zip(rows, wiring.branches, strict=True))
+        if float((own - real).abs().max()) > 32 * torch.finfo(seen.model_output.dtype).eps * scale:
+            raise WiringError(f"the model output at position {self._position} is not the sum of the predictions by weights")
+
+
+def _outputs(wiring: Wiring, call: Call, rows: int) -> list[Tensor]:
+    return list(wiring.model_output(call.output, rows))
