@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgery.errors import WiringError
-from surgery.pipelines.tree import Arguments, same
+from surgery.pipelines.tree import Arguments, below, same
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Batching:
 
     def _part(self, value: Any, path: str, rows: int, row: int) -> Any:
         if isinstance(value, dict):
-            return {key: self._part(item, _below(path, key), rows, row) for key, item in value.items()}
+            return {key: self._part(item, below(path, key), rows, row) for key, item in value.items()}
         if path in self.lists:
             return value[row * len(value) // rows : (row + 1) * len(value) // rows]
         if isinstance(value, list | tuple):
-            return type(value)(self._part(item, _below(path, i), rows, row) for i, item in enumerate(value))
+            return type(value)(self._part(item, below(path, i), rows, row) for i, item in enumerate(value))
         if path not in self.dims or not isinstance(value, Tensor):
             return value
         size = value.shape[self.dims[path]]
@@ -57,11 +57,11 @@ class Batching:
     def _joined(self, values: list[Any], path: str) -> Any:
         first = values[0]
         if isinstance(first, dict):
-            return {key: self._joined([v[key] for v in values], _below(path, key)) for key in first}
+            return {key: self._joined([v[key] for v in values], below(path, key)) for key in first}
         if path in self.lists:
             return type(first)(item for value in values for item in value)
         if isinstance(first, list | tuple):
-            return type(first)(self._joined([v[i] for v in values], _below(path, i)) for i in range(len(first)))
+            return type(first)(self._joined([v[i] for v in values], below(path, i)) for i in range(len(first)))
         if path in self.dims and isinstance(first, Tensor):
             return torch.cat(values, self.dims[path])
         if not all(same(first, value) for value in values[1:]):
@@ -80,12 +80,12 @@ def compare(one: Arguments, two: Arguments) -> Batching:
             odd.append(f"argument {path} changes its kind with a second sample")
         elif isinstance(a, dict):
             for key in a:
-                visit(a[key], b[key], _below(path, key))
+                visit(a[key], b[key], below(path, key))
         elif isinstance(a, list | tuple) and len(b) == 2 * len(a) > 0:
             lists.add(path)
         elif isinstance(a, list | tuple) and len(b) == len(a):
             for i, (x, y) in enumerate(zip(a, b, strict=True)):
-                visit(x, y, _below(path, i))
+                visit(x, y, below(path, i))
         elif isinstance(a, Tensor):
             _visit_tensor(a, b, path, dims, odd)
         elif a != b:
@@ -104,6 +104,3 @@ def _visit_tensor(a: Tensor, b: Tensor, path: str, dims: dict[str, int], odd: li
     else:
         odd.append(f"argument {path} is {tuple(a.shape)} for one sample and {tuple(b.shape)} for two")
 
-
-def _below(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)

@@ -27,7 +27,7 @@ def copies_of(experiment: Experiment) -> int:
         used = len(sample) // copies
         repeats = (copies, *[1] * (sample.ndim - 1))
         if all(
-            same(seen[p].sample, _fed(experiment, p).reshape(sample.shape).to(sample.dtype)[:used].repeat(repeats))
+            torch.equal(seen[p].sample, _fed(experiment, p).reshape(sample.shape).to(seen[p].sample)[:used].repeat(repeats))
             for p in (*plan.digits, *plan.checks)
         ):
             if used != 1:
@@ -63,7 +63,7 @@ def _from_latents(experiment: Experiment, path: str, values: list[Any], elements
     constants = values[plan.zero].reshape(-1)[affine.fixed]
     sources = {0: experiment.seen[0].sample} | {p: experiment.plan.feeds[p].latents for p in (*plan.checks, plan.mixed)}
     for position, source in sources.items():
-        flat = source.reshape(-1)[:elements].to(experiment.seen[0].sample.dtype)
+        flat = source.reshape(-1)[:elements].to(experiment.seen[position].sample)
         if not same(affine(flat, constants), values[position]):
             raise WiringError(f"argument {path} is no affine map of the latents: record trajectories instead")
     return affine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,10 +85,15 @@ def _assembled(pipeline: Any, experiment: Experiment, first: Opening, batching: 
             tables = {path: table for (at, path), table in times.items() if at == b}
             branches.append(Branch(call, row, weights[b], models, own, tables))
     wiring = Wiring(
-        type(pipeline).__name__, tuple(sample.shape[1:]), sample.dtype, copies, _schedule(pipeline, experiment),
+        type(pipeline).__name__, tuple(sample.shape[1:]), _widest(experiment), copies, _schedule(pipeline, experiment),
         tuple(branches), linear, read, batching, (),
     )  # fmt: skip
     return wiring.with_conditions(experiment.parts[0])
+
+
+def _widest(experiment: Experiment) -> torch.dtype:
+    """The dtype that holds all latents of a run; some schedulers give them back in another than they got."""
+    return functools.reduce(torch.promote_types, (seen.sample.dtype for seen in experiment.seen))
 
 
 def _schedule(pipeline: Any, experiment: Experiment) -> Schedule:

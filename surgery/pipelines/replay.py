@@ -18,6 +18,8 @@ from surgery.pipelines.wiring import Condition, Wiring
 
 REAL = 2
 """So many steps are the pipeline's own; in the others, latents and predictions are random numbers."""
+RENEWED = 8
+"""So often they are drawn anew, and what comes from them is compared; what does not is compared in every step."""
 SEED = 1
 
 
@@ -45,7 +47,8 @@ class _Replay(Stub):
         self._position = 0
         self._conditions: Sequence[Condition] = ()
         self._random = torch.Generator().manual_seed(SEED)
-        self._given: list[Tensor] = []
+        self._predictions: list[Tensor] = []
+        self._latents: Tensor | None = None
 
     def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:
         if self._position < REAL:
@@ -53,20 +56,27 @@ class _Replay(Stub):
         return super().forward(model, forward, arguments)
 
     def predictions(self) -> Sequence[Tensor]:
-        if not self._given:
-            elements = rows_of(prediction(self._first.step.calls[0].output), self._first.rows[0]).shape[1]
-            self._given = [torch.randn(elements, generator=self._random)]
-        return self._given
+        return self._predictions
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         super().step(seen, previous)
         self._check(seen)
-        self._position, self._given = self._position + 1, []
+        self._position += 1
         if self._position == len(self._wiring.schedule):
             raise Done
         if self._position < REAL:
             return previous
-        return torch.randn(previous.shape, generator=self._random).to(previous)
+        if self._latents is None or self._renews(self._position):
+            self._latents = self._drawn(*previous.shape).to(previous)
+            elements = rows_of(prediction(self._first.step.calls[0].output), self._first.rows[0]).shape[1]
+            self._predictions = [self._drawn(elements) for _ in self._wiring.branches]
+        return self._latents.clone()
+
+    def _renews(self, position: int) -> bool:
+        return position <= REAL or position % (len(self._wiring.schedule) // RENEWED + 1) == 0
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._random)
 
     def _check(self, seen: Step) -> None:
         wiring, calls = self._wiring, seen.calls[-len(self._first.rows) :]
@@ -74,10 +84,12 @@ class _Replay(Stub):
             raise WiringError(f"the timesteps of {wiring.pipeline} change from run to run")
         parts = split_calls([call.arguments for call in calls], self._first.rows, wiring.batching)
         self._conditions = self._conditions or wiring.conditions_of(parts)
+        renewed = self._renews(self._position)
         for part, condition in zip(parts, self._conditions, strict=True):
-            wiring.require(part, seen.sample[0], self._position, condition)
-        self._check_joined(parts, seen)
-        if wiring.linear:
+            wiring.require(part, seen.sample[0] if renewed else None, self._position, condition)
+        if renewed:
+            self._check_joined(parts, seen)
+        if renewed and wiring.linear:
             self._check_output(calls, seen)
 
     def _check_joined(self, parts: list[Arguments], seen: Step) -> None:

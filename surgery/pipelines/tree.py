@@ -13,15 +13,26 @@ Arguments = dict[str, Any]
 """The keywords of one forward."""
 
 
-def leaves(arguments: Any) -> dict[str, Any]:
+def leaves(arguments: Any, path: str = "") -> dict[str, Any]:
     """The leaves of nested dicts, lists and tuples by their path, such as "x.0"; None is a leaf."""
-    found, _ = pytree.tree_flatten_with_path(arguments)
-    return {_name(path): leaf for path, leaf in found}
+    if isinstance(arguments, dict | list | tuple):
+        items = arguments.items() if isinstance(arguments, dict) else enumerate(arguments)
+        return {name: leaf for key, item in items for name, leaf in leaves(item, below(path, key)).items()}
+    return {path: arguments}
 
 
-def with_leaves(arguments: Any, new: Callable[[str, Any], Any]) -> Any:
+def with_leaves(arguments: Any, new: Callable[[str, Any], Any], path: str = "") -> Any:
     """A copy of `arguments` with `new(path, leaf)` in place of each leaf."""
-    return pytree.tree_map_with_path(lambda path, leaf: new(_name(path), leaf), arguments)
+    if isinstance(arguments, dict):
+        return {key: with_leaves(item, new, below(path, key)) for key, item in arguments.items()}
+    if isinstance(arguments, list | tuple):
+        return type(arguments)(with_leaves(item, new, below(path, i)) for i, item in enumerate(arguments))
+    return new(path, arguments)
+
+
+def below(path: str, key: Any) -> str:
+    """The path of an item of what stands at `path`."""
+    return f"{path}.{key}" if path else str(key)
 
 
 def cloned(value: Any) -> Any:
@@ -61,6 +72,3 @@ def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in a nested value, in order."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
-
-def _name(path: pytree.KeyPath) -> str:
-    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

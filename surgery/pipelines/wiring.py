@@ -124,13 +124,9 @@ class Wiring:
         if tuple(latents.shape) != self.shape:
             raise WiringError(f"latents of shape {tuple(latents.shape)} where the wiring is of {self.shape}: measure it anew")
         branch, flat = self.branches[condition.branch], latents.to(self.dtype).reshape(-1)
-
-        def value(path: str, leaf: Any) -> Any:
-            if path in branch.latents:
-                return branch.latents[path](flat, leaf)
-            return branch.times[path].at(position) if path in branch.times else leaf
-
-        arguments: Arguments = with_leaves(condition.arguments, value)
+        arguments: Arguments = with_leaves(
+            condition.arguments, lambda path, leaf: _value(branch, path, leaf, flat, position)
+        )
         return arguments
 
     def model_at(self, position: int, branch: int = 0) -> str:
@@ -176,15 +172,18 @@ class Wiring:
         """The wiring with the conditions of the step that `parts` are the arguments of."""
         return replace(self, conditions=self.conditions_of(parts))
 
-    def require(self, arguments: Arguments, latents: Tensor, position: int, condition: Condition) -> None:
-        """Check that a real run's `arguments` are what the wiring gives, to the bit.
+    def require(self, arguments: Arguments, latents: Tensor | None, position: int, condition: Condition) -> None:
+        """Check that a real run's `arguments` are what the wiring gives, to the bit; without `latents`, all others.
 
         Raises:
             WiringError: one is not; it is named.
         """
-        own = leaves(self.arguments_of(latents, position, condition))
+        branch, given = self.branches[condition.branch], leaves(condition.arguments)
+        flat = None if latents is None else latents.to(self.dtype).reshape(-1)
         for path, leaf in leaves(arguments).items():
-            if path not in own or not same(own[path], leaf):
+            if path in branch.latents and flat is None:
+                continue
+            if path not in given or not same(_value(branch, path, given[path], flat, position), leaf):
                 raise WiringError(
                     f"argument {path} of {self.pipeline} is not what its latents, time and condition give at position "
                     f"{position}: it depends on several of them at once, or on chance; record trajectories instead"
@@ -224,3 +223,10 @@ class Wiring:
         from surgery.pipelines.store import load
 
         return load(Path(folder))
+
+
+def _value(branch: Branch, path: str, given: Any, latents: Tensor | None, position: int) -> Any:
+    """The argument at `path`, for which the condition gives `given`."""
+    if latents is not None and path in branch.latents:
+        return branch.latents[path](latents, given)
+    return branch.times[path].at(position) if path in branch.times else given
