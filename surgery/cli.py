@@ -108,6 +108,8 @@ def inspect(
     as_json: Json = False,
     svg: Path | None = None,
     kernels: Annotated[bool, Parameter(negative="")] = False,
+    wiring: Annotated[bool, Parameter(negative="")] = False,
+    call: Path | None = None,
 ) -> None:
     """Show the operators of a model as a tree: role, shapes, parameters and FLOPs; or the kernels at hand.
 
@@ -121,6 +123,10 @@ def inspect(
         File to draw the graph into, blocks that are alike once.
     kernels
         Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
+    wiring
+        Show how the pipeline in the folder MODEL feeds its transformer, measured.
+    call
+        With --wiring, a JSON file with keywords of the pipeline, for one sample; by default, a prompt or a class.
     """
     from dataclasses import asdict
 
@@ -128,6 +134,8 @@ def inspect(
         return _show_kernels(as_json)
     if model is None:
         raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
+    if wiring:
+        return _show_wiring(model, call)
 
     from surgery.files import write_atomically
     from surgery.graph.show.diagram import draw_model
@@ -295,6 +303,16 @@ def _show_kernels(as_json: bool) -> None:
         return _print_json({"kernels": [asdict(k) for k in known], "devices": [asdict(d) for d in at_hand]})
     _console().print(kernel_tables(known, at_hand))
     return None
+
+
+def _show_wiring(folder: str, call: Path | None) -> None:
+    from surgery.pipelines import measure
+    from surgery.pipelines.describe import wiring_view
+    from surgery.pipelines.load import call_of, load_pipeline
+
+    pipeline = load_pipeline(folder)
+    _console().print(wiring_view(measure(pipeline, call_of(pipeline, call))))
+    return
 
 
 def _progress() -> Any:

@@ -103,4 +103,3 @@ def _visit_tensor(a: Tensor, b: Tensor, path: str, dims: dict[str, int], odd: li
         dims[path] = doubled[0]
     else:
         odd.append(f"argument {path} is {tuple(a.shape)} for one sample and {tuple(b.shape)} for two")
-

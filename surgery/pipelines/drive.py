@@ -77,7 +77,7 @@ def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener) -> None:
         stack.enter_context(_attributes_kept(pipeline.scheduler))
         calls: list[Call] = []
         for name, model in modules(pipeline).items():
-            stack.enter_context(_attribute_set(model, "forward", _watched(name, model, listener, calls)))
+            stack.enter_context(attribute_set(model, "forward", _watched(name, model, listener, calls)))
         pipeline.scheduler.step = _stepping(pipeline.scheduler, listener, calls)
         if hasattr(pipeline, "set_progress_bar_config"):
             pipeline.set_progress_bar_config(disable=True)
@@ -159,7 +159,7 @@ def _sigma_before(scheduler: Any) -> float | None:
 
 
 @contextmanager
-def _attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
+def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Shadow an attribute on `owner` itself."""
     before = vars(owner).get(name)
     setattr(owner, name, value)

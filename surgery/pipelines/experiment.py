@@ -103,7 +103,7 @@ class Experiment(Stub):
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         super().step(seen, previous)
         calls = seen.calls[-len(self._first.rows) :]
-        if len(seen.calls) != len(calls) and self.schedule or len(calls) < len(self._first.rows):
+        if (len(seen.calls) != len(calls) and self.schedule) or len(calls) < len(self._first.rows):
             raise WiringError(
                 f"step {len(self.schedule)} makes {len(seen.calls)} forwards, the first makes {len(self._first.rows)}"
             )

@@ -27,13 +27,17 @@ def copies_of(experiment: Experiment) -> int:
         used = len(sample) // copies
         repeats = (copies, *[1] * (sample.ndim - 1))
         if all(
-            torch.equal(seen[p].sample, _fed(experiment, p).reshape(sample.shape).to(seen[p].sample)[:used].repeat(repeats))
+            torch.equal(
+                seen[p].sample, _fed(experiment, p).reshape(sample.shape).to(seen[p].sample)[:used].repeat(repeats)
+            )
             for p in (*plan.digits, *plan.checks)
         ):
             if used != 1:
                 raise WiringError(f"the call makes {used} samples: measure with one")
             return copies
-    raise WiringError("the pipeline changes the latents between two steps of its scheduler: record trajectories instead")
+    raise WiringError(
+        "the pipeline changes the latents between two steps of its scheduler: record trajectories instead"
+    )
 
 
 def latents_of(experiment: Experiment, elements: int) -> dict[Key, Affine]:
@@ -124,7 +128,9 @@ def weights_of(experiment: Experiment, read: Affine, elements: int) -> tuple[lis
     unit = _output(experiment, plan.zero, elements).double()
     weights = [float((_output(experiment, p, elements).double() / unit).mean()) - 1 for p in plan.single]
     got = _output(experiment, plan.mixed, elements)
-    own = sum(w * read(out.to(got.dtype)).double() for w, out in zip(weights, plan.feeds[plan.mixed].predictions, strict=True))
+    own = sum(
+        w * read(out.to(got.dtype)).double() for w, out in zip(weights, plan.feeds[plan.mixed].predictions, strict=True)
+    )
     tolerance = _tolerance(got) * sum(map(abs, weights))
     return weights, bool(torch.allclose(torch.as_tensor(own), got.double(), rtol=0, atol=tolerance))
 

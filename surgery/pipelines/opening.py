@@ -75,7 +75,9 @@ def batching_of(pipeline: Any, call: Mapping[str, Any], one: Opening) -> Batchin
             why = f"it cannot make two samples at once: {' '.join(str(error).split())[:200]}"
             continue
         if len(two.step.sample) == 2 * len(one.step.sample) and two.rows == [2 * rows for rows in one.rows]:
-            return _merged([compare(a.arguments, b.arguments) for a, b in zip(one.step.calls, two.step.calls, strict=True)])
+            return _merged(
+                [compare(a.arguments, b.arguments) for a, b in zip(one.step.calls, two.step.calls, strict=True)]
+            )
     return Batching({}, frozenset(), (why,))
 
 

@@ -99,15 +99,21 @@ class _Replay(Stub):
             joined, real = leaves(self._wiring.batching.join(own)), leaves(call.arguments)
             for path, leaf in real.items():
                 if not same(leaf, joined[path]):
-                    raise WiringError(f"argument {path} is not its rows, joined along the dimension that counts samples")
+                    raise WiringError(
+                        f"argument {path} is not its rows, joined along the dimension that counts samples"
+                    )
 
     def _check_output(self, calls: list[Call], seen: Step) -> None:
         wiring = self._wiring
         rows = [row for call, n in zip(calls, self._first.rows, strict=True) for row in _outputs(wiring, call, n)]
         own, real = wiring.guided(rows).double(), seen.model_output[0].double()
-        scale = max(float(row.abs().max()) * abs(branch.weight) for row, branch in zip(rows, wiring.branches, strict=True))
+        scale = max(
+            float(row.abs().max()) * abs(branch.weight) for row, branch in zip(rows, wiring.branches, strict=True)
+        )
         if float((own - real).abs().max()) > 32 * torch.finfo(seen.model_output.dtype).eps * scale:
-            raise WiringError(f"the model output at position {self._position} is not the sum of the predictions by weights")
+            raise WiringError(
+                f"the model output at position {self._position} is not the sum of the predictions by weights"
+            )
 
 
 def _outputs(wiring: Wiring, call: Call, rows: int) -> list[Tensor]:

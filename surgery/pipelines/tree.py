@@ -71,4 +71,3 @@ def rows_of(predicted: Any, rows: int) -> Tensor:
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in a nested value, in order."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-

@@ -122,11 +122,17 @@ class Wiring:
             WiringError: the latents have another shape.
         """
         if tuple(latents.shape) != self.shape:
-            raise WiringError(f"latents of shape {tuple(latents.shape)} where the wiring is of {self.shape}: measure it anew")
+            raise WiringError(
+                f"latents of shape {tuple(latents.shape)} where the wiring is of {self.shape}: measure it anew"
+            )
         branch, flat = self.branches[condition.branch], latents.to(self.dtype).reshape(-1)
-        arguments: Arguments = with_leaves(
-            condition.arguments, lambda path, leaf: _value(branch, path, leaf, flat, position)
-        )
+
+        def value(path: str, leaf: Any) -> Any:
+            if path in branch.latents:
+                return branch.latents[path](flat, leaf)
+            return branch.times[path].at(position) if path in branch.times else leaf
+
+        arguments: Arguments = with_leaves(condition.arguments, value)
         return arguments
 
     def model_at(self, position: int, branch: int = 0) -> str:
@@ -153,7 +159,9 @@ class Wiring:
         """
         if not self.linear:
             raise WiringError("the pipeline's guidance is no weighted sum of its predictions")
-        return sum((b.weight * out for b, out in zip(self.branches, outputs, strict=True)), torch.zeros_like(outputs[0]))
+        return sum(
+            (b.weight * out for b, out in zip(self.branches, outputs, strict=True)), torch.zeros_like(outputs[0])
+        )
 
     def conditions_of(self, parts: Sequence[Arguments]) -> tuple[Condition, ...]:
         """The conditions in the arguments of all branches of one step, one sample each."""
@@ -178,15 +186,33 @@ class Wiring:
         Raises:
             WiringError: one is not; it is named.
         """
-        branch, given = self.branches[condition.branch], leaves(condition.arguments)
-        flat = None if latents is None else latents.to(self.dtype).reshape(-1)
+        given = leaves(condition.arguments)
         for path, leaf in leaves(arguments).items():
-            if path in branch.latents and flat is None:
+            if path in self.branches[condition.branch].times:
+                own = self.branches[condition.branch].times[path].at(position)
+            elif path in self.branches[condition.branch].latents:
                 continue
-            if path not in given or not same(_value(branch, path, given[path], flat, position), leaf):
+            else:
+                own = given.get(path)
+            if path not in given or not same(own, leaf):
                 raise WiringError(
-                    f"argument {path} of {self.pipeline} is not what its latents, time and condition give at position "
-                    f"{position}: it depends on several of them at once, or on chance; record trajectories instead"
+                    f"argument {path} of {self.pipeline} changes at position {position} with more than the time: "
+                    "with the latents besides, or by chance; record trajectories instead"
+                )
+        if latents is not None:
+            self.require_latents(arguments, latents, condition)
+
+    def require_latents(self, arguments: Arguments, latents: Tensor, condition: Condition) -> None:
+        """Check that what comes from the latents in a real run's `arguments` is what the wiring gives, to the bit.
+
+        Raises:
+            WiringError: an argument is not; it is named.
+        """
+        given, real, flat = leaves(condition.arguments), leaves(arguments), latents.to(self.dtype).reshape(-1)
+        for path, affine in self.branches[condition.branch].latents.items():
+            if path not in real or not same(affine(flat, given[path]), real[path]):
+                raise WiringError(
+                    f"argument {path} of {self.pipeline} is not what the latents give: measure the wiring anew"
                 )
 
     def to(self, device: torch.device | str) -> Wiring:
@@ -223,10 +249,3 @@ class Wiring:
         from surgery.pipelines.store import load
 
         return load(Path(folder))
-
-
-def _value(branch: Branch, path: str, given: Any, latents: Tensor | None, position: int) -> Any:
-    """The argument at `path`, for which the condition gives `given`."""
-    if latents is not None and path in branch.latents:
-        return branch.latents[path](latents, given)
-    return branch.times[path].at(position) if path in branch.times else given
