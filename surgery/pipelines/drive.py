@@ -65,8 +65,8 @@ class Listener:
         return previous
 
 
-def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener) -> None:
-    """Run `pipeline(**call)` for `listener` until it raises `Done` or the run ends.
+def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int | None = None) -> None:
+    """Run `pipeline(**call)` for `listener` until it raises `Done` or the run ends; `seed` sets torch's own generator.
 
     Whatever happens, the pipeline, its scheduler, its models, the generators in `call` and torch's own are left as they
     were; so each run starts from the same noise.
@@ -75,6 +75,8 @@ def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener) -> None:
         stack.enter_context(_random_state_kept(call))
         stack.enter_context(_attributes_kept(pipeline))
         stack.enter_context(_attributes_kept(pipeline.scheduler))
+        if seed is not None:
+            torch.manual_seed(seed)
         calls: list[Call] = []
         for name, model in modules(pipeline).items():
             stack.enter_context(attribute_set(model, "forward", _watched(name, model, listener, calls)))

@@ -29,11 +29,11 @@ def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wirin
     Raises:
         WiringError: an argument or a model output of the run is not what the wiring gives.
     """
-    drive(pipeline, _from_other_noise(call), _Replay(first, wiring))
+    drive(pipeline, _from_other_noise(call), _Replay(first, wiring), SEED)
 
 
 def _from_other_noise(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call with a generator in another state, where it has one; without, the pipeline's noise is new anyway."""
+    """The call with a generator in another state, where it has one."""
     given = call.get("generator")
     if not isinstance(given, torch.Generator):
         return dict(call)
