@@ -1,0 +1,239 @@
+"""Tiny pipelines of diffusers with random weights throughout: no output is zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from tests.classes import all_cases
+from tests.classes.check import randomised
+from tests.pipelines.parts import (
+    WIDTH,
+    bert,
+    blocks_vae,
+    clip,
+    dc_vae,
+    decoder_only,
+    flow,
+    ltx_vae,
+    mochi_vae,
+    t5,
+    tokenizer,
+    vae,
+    wan_vae,
+)
+
+IMAGE = {"height": 16, "width": 16}
+VIDEO = {"height": 16, "width": 16, "num_frames": 9}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A pipeline to build.
+
+    Attributes:
+        pipeline: its class.
+        transformer: class of the transformer, or the name of a case of tests/classes; `init` changes its configuration.
+        parts: makes all other components.
+        call: keywords of the pipeline for one sample.
+    """
+
+    pipeline: str
+    transformer: str
+    init: dict[str, Any]
+    parts: Callable[[], dict[str, Any]]
+    call: dict[str, Any]
+
+    def build(self) -> Any:
+        """The pipeline, the same at each call."""
+        torch.manual_seed(0)
+        parts = self.parts()
+        case = next(case for case in all_cases() if case.name == self.transformer)
+        model = getattr(diffusers.models.transformers, case.class_name)(**{**case.init, **self.init})
+        for part in (model, *parts.values()):
+            if isinstance(part, nn.Module):
+                randomised(part).eval()
+        return getattr(diffusers, self.pipeline)(transformer=model, **parts)
+
+
+def text_parts(kind: str = "t5", length: int = 16) -> dict[str, Any]:
+    """A tokenizer and a text encoder."""
+    made = {"t5": t5, "umt5": lambda: t5("umt5"), "clip": clip}.get(kind) or (lambda: decoder_only(kind))
+    return {"tokenizer": tokenizer(length), "text_encoder": made()}
+
+
+def _with(kind: str, autoencoder: Callable[[], nn.Module], scheduler: Callable[[], Any] = flow, **more: Any) -> Any:
+    def parts() -> dict[str, Any]:
+        return {**text_parts(kind), "vae": autoencoder(), "scheduler": scheduler(), **more}
+
+    return parts
+
+
+def _stable_diffusion_3() -> dict[str, Any]:
+    return {
+        "text_encoder": clip(True), "tokenizer": tokenizer(), "text_encoder_2": clip(True), "tokenizer_2": tokenizer(),
+        "text_encoder_3": t5(), "tokenizer_3": tokenizer(), "vae": vae(), "scheduler": flow(),
+    }  # fmt: skip
+
+
+def _flux() -> dict[str, Any]:
+    return {
+        "text_encoder": clip(), "tokenizer": tokenizer(), "text_encoder_2": t5(), "tokenizer_2": tokenizer(),
+        "vae": vae(1), "scheduler": flow(use_dynamic_shifting=True),
+    }  # fmt: skip
+
+
+def _hunyuan_dit() -> dict[str, Any]:
+    return {
+        "text_encoder": bert(), "tokenizer": tokenizer(), "text_encoder_2": t5(), "tokenizer_2": tokenizer(),
+        "vae": vae(levels=4), "scheduler": diffusers.DDPMScheduler(), "safety_checker": None, "feature_extractor": None,
+        "requires_safety_checker": False,
+    }  # fmt: skip
+
+
+def _dit() -> dict[str, Any]:
+    return {"vae": vae(), "scheduler": diffusers.DDIMScheduler()}
+
+
+def _hunyuan_video() -> dict[str, Any]:
+    return {
+        "text_encoder": decoder_only("llama"), "tokenizer": tokenizer(), "text_encoder_2": clip(), "tokenizer_2": tokenizer(),
+        "vae": blocks_vae("HunyuanVideo"), "scheduler": flow(shift=7.0),
+    }  # fmt: skip
+
+
+PROMPT = {"prompt": "a cat"}
+TEXT = {"max_sequence_length": 16}
+WAN = {"text_dim": WIDTH, "in_channels": 4, "out_channels": 4}
+PIXART = {"caption_channels": WIDTH}
+NO_BINS = {"use_resolution_binning": False}
+COG = {"text_embed_dim": WIDTH, "in_channels": 4, "out_channels": 4}
+
+PIPELINES = (
+    Tiny("DiTPipeline", "DiTTransformer2DModel", {}, _dit, {"class_labels": [1]}),
+    Tiny(
+        "PixArtSigmaPipeline", "PixArtTransformer2DModel", PIXART, _with("t5", vae, diffusers.DPMSolverMultistepScheduler),
+        PROMPT | TEXT | NO_BINS | {"height": 8, "width": 8},
+    ),
+    Tiny(
+        "PixArtAlphaPipeline", "PixArtTransformer2DModel", PIXART, _with("t5", vae, diffusers.DPMSolverMultistepScheduler),
+        PROMPT | TEXT | NO_BINS | {"height": 8, "width": 8},
+    ),
+    Tiny(
+        "StableDiffusion3Pipeline", "SD3Transformer2DModel",
+        {"joint_attention_dim": 2 * WIDTH, "pooled_projection_dim": 2 * WIDTH}, _stable_diffusion_3,
+        PROMPT | TEXT | {"height": 8, "width": 8},
+    ),
+    Tiny(
+        "FluxPipeline", "FluxTransformer2DModel",
+        {"in_channels": 4, "joint_attention_dim": WIDTH, "pooled_projection_dim": WIDTH, "guidance_embeds": True}, _flux,
+        PROMPT | TEXT | IMAGE,
+    ),
+    Tiny(
+        "ChromaPipeline", "ChromaTransformer2DModel", {"in_channels": 4, "joint_attention_dim": WIDTH},
+        _with("t5", lambda: vae(1)), PROMPT | TEXT | IMAGE,
+    ),
+    Tiny(
+        "AuraFlowPipeline", "AuraFlowTransformer2DModel", {"joint_attention_dim": WIDTH}, _with("umt5", vae),
+        PROMPT | TEXT | {"height": 8, "width": 8},
+    ),
+    Tiny("WanPipeline", "WanTransformer3DModel", WAN, _with("umt5", wan_vae), PROMPT | TEXT | VIDEO),
+    Tiny(
+        "WanVACEPipeline", "WanVACETransformer3DModel", WAN | {"vace_in_channels": 72}, _with("umt5", wan_vae),
+        PROMPT | TEXT | VIDEO,
+    ),
+    Tiny(
+        "SkyReelsV2Pipeline", "SkyReelsV2Transformer3DModel", WAN,
+        _with("t5", wan_vae, lambda: diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")),
+        PROMPT | TEXT | VIDEO,
+    ),
+    Tiny(
+        "SanaPipeline", "SanaTransformer2DModel", {"caption_channels": WIDTH}, _with("gemma", dc_vae),
+        PROMPT | TEXT | NO_BINS | {"height": 16, "width": 16, "complex_human_instruction": None},
+    ),
+    Tiny(
+        "CogVideoXPipeline", "CogVideoXTransformer3DModel",
+        COG | {"max_text_seq_length": 16, "sample_height": 2, "sample_width": 2, "sample_frames": 9},
+        _with("t5", lambda: blocks_vae("CogVideoX", temporal_compression_ratio=4), diffusers.CogVideoXDDIMScheduler),
+        PROMPT | TEXT | VIDEO,
+    ),
+    Tiny(
+        "CogView3PlusPipeline", "CogView3PlusTransformer2DModel", COG | {"condition_dim": 2},
+        _with("t5", vae, lambda: diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction")),
+        PROMPT | TEXT | {"height": 8, "width": 8},
+    ),
+    Tiny(
+        "CogView4Pipeline", "CogView4Transformer2DModel", COG | {"condition_dim": 2, "rope_axes_dim": (16, 16)},
+        _with("glm", vae), PROMPT | TEXT | {"height": 8, "width": 8},
+    ),
+    Tiny(
+        "LTXPipeline", "LTXVideoTransformer3DModel", {"in_channels": 8, "out_channels": 8, "caption_channels": WIDTH},
+        _with("t5", ltx_vae), PROMPT | TEXT | {"height": 32, "width": 32, "num_frames": 9},
+    ),
+    Tiny(
+        "MochiPipeline", "MochiTransformer3DModel", {"in_channels": 4, "text_embed_dim": WIDTH}, _with("t5", mochi_vae),
+        PROMPT | TEXT | {"height": 16, "width": 16, "num_frames": 7},
+    ),
+    Tiny(
+        "LattePipeline", "LatteTransformer3DModel",
+        {"in_channels": 4, "out_channels": 8, "caption_channels": WIDTH, "sample_size": 8, "video_length": 1},
+        _with("t5", vae, diffusers.DDIMScheduler),
+        PROMPT | {"height": 8, "width": 8, "video_length": 1, "clean_caption": False},
+    ),
+    Tiny(
+        "AllegroPipeline", "AllegroTransformer3DModel", {"in_channels": 4, "caption_channels": WIDTH},
+        _with(
+            "t5",
+            lambda: blocks_vae(
+                "Allegro", temporal_downsample_blocks=(True, True, False, False),
+                temporal_upsample_blocks=(False, True, True, False), temporal_compression_ratio=4,
+            ),
+            diffusers.EulerAncestralDiscreteScheduler,
+        ),
+        PROMPT | TEXT | {"height": 16, "width": 16, "num_frames": 8, "clean_caption": False},
+    ),
+    Tiny("HunyuanDiTPipeline", "HunyuanDiT2DModel",
+        {"cross_attention_dim": WIDTH, "cross_attention_dim_t5": WIDTH, "pooled_projection_dim": WIDTH, "text_len": 77,
+         "text_len_t5": 256, "hidden_size": 16}, _hunyuan_dit,
+        PROMPT | NO_BINS | {"height": 16, "width": 16}),
+    Tiny(
+        "HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel",
+        {"in_channels": 4, "out_channels": 4, "text_embed_dim": WIDTH, "pooled_projection_dim": WIDTH, "guidance_embeds": True},
+        _hunyuan_video,
+        PROMPT | TEXT | VIDEO | {"prompt_template": {"template": "{}", "crop_start": 0}},
+    ),
+    Tiny(
+        "Lumina2Pipeline", "Lumina2Transformer2DModel", {"cap_feat_dim": WIDTH}, _with("gemma", vae),
+        PROMPT | TEXT | {"height": 16, "width": 16},
+    ),
+    Tiny(
+        "LuminaPipeline", "LuminaNextDiT2DModel", {"cross_attention_dim": WIDTH}, _with("gemma", vae),
+        PROMPT | {"height": 16, "width": 16, "max_sequence_length": 16, "clean_caption": False},
+    ),
+    Tiny(
+        "ZImagePipeline", "ZImageTransformer2DModel", {"cap_feat_dim": WIDTH}, _with("qwen3", vae),
+        PROMPT | TEXT | {"height": 16, "width": 16},
+    ),
+    Tiny(
+        "OvisImagePipeline", "OvisImageTransformer2DModel", {"in_channels": 4, "out_channels": 4, "joint_attention_dim": WIDTH},
+        _with("qwen3", lambda: vae(1)), PROMPT | IMAGE | {"max_sequence_length": 16},
+    ),
+    Tiny(
+        "BriaPipeline", "BriaTransformer2DModel", {"in_channels": 16, "joint_attention_dim": WIDTH}, _with("t5", vae),
+        PROMPT | IMAGE | {"max_sequence_length": 16},
+    ),
+    Tiny(
+        "SanaVideoPipeline", "SanaVideoTransformer3DModel", {"caption_channels": WIDTH, "in_channels": 4},
+        _with("gemma", wan_vae),
+        PROMPT | TEXT | {"height": 32, "width": 32, "frames": 9, "complex_human_instruction": None, "use_resolution_binning": False},
+    ),
+    Tiny(
+        "PRXPipeline", "PRXTransformer2DModel", {"context_in_dim": WIDTH, "resolution_embeds": False}, _with("t5", vae),
+        PROMPT | {"height": 16, "width": 16, "use_resolution_binning": False},
+    ),
+)
