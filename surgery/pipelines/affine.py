@@ -61,7 +61,8 @@ class Affine:
 
 def digits_of(elements: int) -> list[Tensor]:
     """The digits of the numbers 0, 1, ..., elements - 1 in base 128, the lowest first, each as (elements,) floats."""
-    numbers, found = torch.arange(elements), []
+    numbers = torch.arange(elements)
+    found: list[Tensor] = []
     while not found or bool(numbers.any()):
         found.append((numbers % BASE).float())
         numbers = numbers // BASE

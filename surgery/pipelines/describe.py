@@ -20,16 +20,16 @@ from surgery.pipelines.wiring import Schedule, Wiring
 def wiring_view(wiring: Wiring) -> RenderableType:
     """A table of where each argument comes from, below what holds for all."""
     table = RichTable("forward", "argument", "shape", "what it is", "samples along")
-    for number, (branch, condition) in enumerate(zip(wiring.branches, wiring.conditions, strict=True)):
-        given = leaves(condition.arguments)
-        for path, leaf in given.items():
+    for number, condition in enumerate(wiring.conditions):
+        for path, leaf in leaves(condition.arguments).items():
             shape, what = _explained(wiring, number, path, leaf)
             along = wiring.batching.dims.get(path, "list" if path.rpartition(".")[0] in wiring.batching.lists else "")
             table.add_row(_branch_name(wiring, number), path, shape, what, str(along))
         table.add_section()
     schedule = wiring.schedule
     return Group(
-        f"{wiring.pipeline}: latents {wiring.shape}, {schedule.scheduler} over {len(schedule)} positions, {_process(schedule)}",
+        f"{wiring.pipeline}: latents {wiring.shape}",
+        f"{schedule.scheduler} over {len(schedule)} positions: {_process(schedule)}",
         table,
         f"model output: {_factor(wiring.read.scale)}prediction{_guidance(wiring)}",
         *(f"samples run one by one: {reason}" for reason in wiring.batching.odd),
@@ -58,7 +58,9 @@ def _explained(wiring: Wiring, number: int, path: str, leaf: Any) -> tuple[str, 
 def _from_latents(affine: Affine) -> str:
     fixed = int(affine.fixed.sum())
     moved = not torch.equal(affine.index[~affine.fixed], torch.arange(affine.index.numel() - fixed).int())
-    return f"{_factor(affine.scale)}latents{', in another order' * moved}{f', {fixed} elements of the condition' * bool(fixed)}"
+    order = ", in another order" if moved else ""
+    besides = f", {fixed} elements of the condition" if fixed else ""
+    return f"{_factor(affine.scale)}latents{order}{besides}"
 
 
 def _factor(scale: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,11 +96,9 @@ def encoder_of(pipeline: Any, call: Mapping[str, Any], shape: tuple[int, ...]) -
     """
     decoding = _Decoding(pipeline, {**call, "num_inference_steps": 2})
     elements = torch.Size(shape).numel()
-    sample = decoding.run(lambda n: torch.zeros(n))  # its size is not known before
-    ones = decoding.run(lambda n: torch.ones(n))
-    digits = [
-        decoding.run(lambda n, place=place: _digit(n, place)) for place in range(len(digits_of(decoding.elements)))
-    ]
+    sample = decoding.run(torch.zeros)
+    ones = decoding.run(torch.ones)
+    digits = [decoding.run(partial(_digit, place)) for place in range(len(digits_of(decoding.elements)))]
     affine, offset = learn(sample, ones, digits, decoding.elements)
     probe = torch.randn(decoding.elements, generator=torch.Generator().manual_seed(0))
     got = decoding.run(lambda _: probe).reshape(-1).double()
@@ -107,12 +106,12 @@ def encoder_of(pipeline: Any, call: Mapping[str, Any], shape: tuple[int, ...]) -
     tolerance = max(TOLERANCE, 4 * torch.finfo(sample.dtype).eps) * float(got.abs().max())
     if bool(affine.fixed.any()) or not torch.allclose(own, got, rtol=0, atol=tolerance):
         raise WiringError(f"{decoding.autoencoder} decodes something that is no affine map of the latents")
-    if len(affine.index.unique()) != elements or int(affine.index.max()) >= elements:
+    if torch.bincount(affine.index, minlength=elements).eq(0).any() or int(affine.index.max()) >= elements:
         raise WiringError(f"{decoding.autoencoder} decodes a part of the latents only")
     return Encoder(decoding.autoencoder, shape, affine, offset)
 
 
-def _digit(elements: int, place: int) -> Tensor:
+def _digit(place: int, elements: int) -> Tensor:
     return digits_of(elements)[place]
 
 

@@ -98,9 +98,11 @@ class Experiment(Stub):
         self.changes: dict[Key, dict[int, object]] = {}
 
     def predictions(self) -> Sequence[Tensor]:
+        """Those of the plan."""
         return self._feed(len(self.schedule)).predictions
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
+        """Note what was seen, and go on with the next step of the plan."""
         super().step(seen, previous)
         calls = seen.calls[-len(self._first.rows) :]
         if (len(seen.calls) != len(calls) and self.schedule) or len(calls) < len(self._first.rows):

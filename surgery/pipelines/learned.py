@@ -25,19 +25,19 @@ def copies_of(experiment: Experiment) -> int:
     sample = seen[0].sample
     for copies in dict.fromkeys((1, len(sample))):
         used = len(sample) // copies
-        repeats = (copies, *[1] * (sample.ndim - 1))
-        if all(
-            torch.equal(
-                seen[p].sample, _fed(experiment, p).reshape(sample.shape).to(seen[p].sample)[:used].repeat(repeats)
-            )
-            for p in (*plan.digits, *plan.checks)
-        ):
+        if all(_repeats(seen[p].sample, _fed(experiment, p), copies) for p in (*plan.digits, *plan.checks)):
             if used != 1:
                 raise WiringError(f"the call makes {used} samples: measure with one")
             return copies
     raise WiringError(
         "the pipeline changes the latents between two steps of its scheduler: record trajectories instead"
     )
+
+
+def _repeats(sample: Tensor, fed: Tensor, copies: int) -> bool:
+    """Whether `sample` is the first part of `fed`, `copies` times."""
+    part = fed.reshape(sample.shape).to(sample)[: len(sample) // copies]
+    return torch.equal(sample, torch.cat([part] * copies))
 
 
 def latents_of(experiment: Experiment, elements: int) -> dict[Key, Affine]:
@@ -65,7 +65,7 @@ def _from_latents(experiment: Experiment, path: str, values: list[Any], elements
     if bool((start != 0)[~affine.fixed].any()):
         raise WiringError(f"argument {path} is a sum of latents and something else: record trajectories instead")
     constants = values[plan.zero].reshape(-1)[affine.fixed]
-    sources = {0: experiment.seen[0].sample} | {p: experiment.plan.feeds[p].latents for p in (*plan.checks, plan.mixed)}
+    sources = {0: experiment.seen[0].sample} | {p: _fed(experiment, p) for p in (*plan.checks, plan.mixed)}
     for position, source in sources.items():
         flat = source.reshape(-1)[:elements].to(experiment.seen[position].sample)
         if not same(affine(flat, constants), values[position]):
@@ -101,14 +101,14 @@ def _alike(a: Any, b: Any) -> bool:
     return type(a) is type(b) and isinstance(a, bool | int | float)
 
 
-def read_of(experiment: Experiment, elements: int) -> Affine:
+def read_of(experiment: Experiment) -> Affine:
     """The way from one prediction to the model output that the scheduler gets, without guidance.
 
     Raises:
         WiringError: it is no affine map of the prediction that all latents' elements have a part in.
     """
     plan = experiment.plan
-    outputs = [_output(experiment, position, elements) for position in range(len(plan.feeds))]
+    outputs = [_output(experiment, position) for position in range(len(plan.feeds))]
     unit = outputs[plan.zero]  # predictions are 1 there
     predicted = plan.feeds[plan.zero].predictions[0].numel()
     affine, _ = learn(torch.zeros_like(unit), unit, [outputs[p] - unit for p in plan.digits], predicted)
@@ -122,20 +122,19 @@ def read_of(experiment: Experiment, elements: int) -> Affine:
     return affine
 
 
-def weights_of(experiment: Experiment, read: Affine, elements: int) -> tuple[list[float], bool]:
+def weights_of(experiment: Experiment, read: Affine) -> tuple[list[float], bool]:
     """The weight of each branch's prediction in the model output, and whether this is their weighted sum."""
     plan = experiment.plan
-    unit = _output(experiment, plan.zero, elements).double()
-    weights = [float((_output(experiment, p, elements).double() / unit).mean()) - 1 for p in plan.single]
-    got = _output(experiment, plan.mixed, elements)
-    own = sum(
-        w * read(out.to(got.dtype)).double() for w, out in zip(weights, plan.feeds[plan.mixed].predictions, strict=True)
-    )
+    unit = _output(experiment, plan.zero).double()
+    weights = [float((_output(experiment, p).double() / unit).mean()) - 1 for p in plan.single]
+    got = _output(experiment, plan.mixed)
+    mixed = zip(weights, plan.feeds[plan.mixed].predictions, strict=True)
+    own = sum(weight * read(out.to(got.dtype)).double() for weight, out in mixed)
     tolerance = _tolerance(got) * sum(map(abs, weights))
     return weights, bool(torch.allclose(torch.as_tensor(own), got.double(), rtol=0, atol=tolerance))
 
 
-def _output(experiment: Experiment, position: int, elements: int) -> Tensor:
+def _output(experiment: Experiment, position: int) -> Tensor:
     """What the scheduler got as the model's output, in the layout of the latents without copies."""
     seen = experiment.seen[position]
     if not isinstance(seen.model_output, Tensor) or seen.model_output.shape != seen.sample.shape:

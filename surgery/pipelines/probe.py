@@ -74,9 +74,9 @@ def _assembled(pipeline: Any, experiment: Experiment, first: Opening, batching: 
     sample = first.step.sample
     elements = sample.numel() // copies
     latents, times = latents_of(experiment, elements), times_of(experiment)
-    read = read_of(experiment, elements)
-    weights, linear = weights_of(experiment, read, elements)
-    branches = []
+    read = read_of(experiment)
+    weights, linear = weights_of(experiment, read)
+    branches: list[Branch] = []
     for call, rows in enumerate(first.rows):
         models = tuple(names[call] for _, _, names in experiment.schedule)
         for row in range(rows):

@@ -21,6 +21,8 @@ REAL = 2
 RENEWED = 8
 """So often they are drawn anew, and what comes from them is compared; what does not is compared in every step."""
 SEED = 1
+ROUNDING = 32
+"""Guidance may round the model output by so many units of its dtype's precision."""
 
 
 def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wiring) -> None:
@@ -105,16 +107,9 @@ class _Replay(Stub):
 
     def _check_output(self, calls: list[Call], seen: Step) -> None:
         wiring = self._wiring
-        rows = [row for call, n in zip(calls, self._first.rows, strict=True) for row in _outputs(wiring, call, n)]
+        counted = zip(calls, self._first.rows, strict=True)
+        rows = [row for call, count in counted for row in wiring.model_output(call.output, count)]
         own, real = wiring.guided(rows).double(), seen.model_output[0].double()
-        scale = max(
-            float(row.abs().max()) * abs(branch.weight) for row, branch in zip(rows, wiring.branches, strict=True)
-        )
-        if float((own - real).abs().max()) > 32 * torch.finfo(seen.model_output.dtype).eps * scale:
-            raise WiringError(
-                f"the model output at position {self._position} is not the sum of the predictions by weights"
-            )
-
-
-def _outputs(wiring: Wiring, call: Call, rows: int) -> list[Tensor]:
-    return list(wiring.model_output(call.output, rows))
+        largest = max(abs(b.weight) * float(row.abs().max()) for b, row in zip(wiring.branches, rows, strict=True))
+        if float((own - real).abs().max()) > ROUNDING * torch.finfo(seen.model_output.dtype).eps * largest:
+            raise WiringError(f"the model output at position {self._position} is not the predictions' weighted sum")

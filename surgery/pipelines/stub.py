@@ -48,7 +48,7 @@ class Stub(Listener):
         inside, given = tensors_in(prediction(output)), self.predictions()
         first = sum(self._rows[:call])
         rows = [given[(first + row) % len(given)] for row in range(self._rows[call])]
-        contents = iter(torch.cat(rows).split([tensor.numel() for tensor in inside]))
+        contents = iter(torch.split_with_sizes(torch.cat(rows), [tensor.numel() for tensor in inside]))
 
         def fill(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):

@@ -24,7 +24,7 @@ def drawn_positions(density: Density, samples: int, positions: int, generator: t
     "logit-normal" and "mode" are those of Esser et al., arXiv 2403.03206, with m = 0, s = 1 and a mode scale of 1.29.
     """
     scheme = {"uniform": "none", "logit-normal": "logit_normal", "mode": "mode"}[density]
-    u = compute_density_for_timestep_sampling(
+    u: Tensor = compute_density_for_timestep_sampling(
         scheme, samples, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=generator
     )
     return (u * positions).long().clamp(0, positions - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +167,8 @@ class Wiring:
     def conditions_of(self, parts: Sequence[Arguments]) -> tuple[Condition, ...]:
         """The conditions in the arguments of all branches of one step, one sample each."""
 
-        def kept(branch: Branch, path: str, leaf: Any) -> Any:
-            if path in branch.latents:
-                return leaf.reshape(-1)[branch.latents[path].fixed].clone()
-            return None if path in branch.times else leaf
-
-        return tuple(
-            Condition(number, with_leaves(arguments, lambda path, leaf, b=branch: kept(b, path, leaf)))
-            for number, (branch, arguments) in enumerate(zip(self.branches, parts, strict=True))
-        )
+        pairs = zip(self.branches, parts, strict=True)
+        return tuple(Condition(number, with_leaves(part, partial(_kept, b))) for number, (b, part) in enumerate(pairs))
 
     def with_conditions(self, parts: Sequence[Arguments]) -> Wiring:
         """The wiring with the conditions of the step that `parts` are the arguments of."""
@@ -249,3 +243,10 @@ class Wiring:
         from surgery.pipelines.store import load
 
         return load(Path(folder))
+
+
+def _kept(branch: Branch, path: str, leaf: Any) -> Any:
+    """What of an argument is a condition."""
+    if path in branch.latents:
+        return leaf.reshape(-1)[branch.latents[path].fixed].clone()
+    return None if path in branch.times else leaf

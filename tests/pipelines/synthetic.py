@@ -25,7 +25,12 @@ class Transformer(nn.Module):
     """Each sample's prediction depends on all that it is given, and on no other sample."""
 
     def forward(
-        self, hidden_states: Any, timestep: Any, encoder_hidden_states: Tensor, extra: Tensor | None = None, return_dict=True
+        self,
+        hidden_states: Any,
+        timestep: Any,
+        encoder_hidden_states: Tensor,
+        extra: Tensor | None = None,
+        return_dict=True,
     ) -> Any:
         items = hidden_states if isinstance(hidden_states, list) else list(hidden_states)
         times = torch.as_tensor(timestep, dtype=torch.float32)
@@ -57,7 +62,12 @@ class Synthetic:
     def __init__(self, traits: Traits) -> None:
         self.traits = traits
         self.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=STEPS, shift=2.0)
-        self.components = {"text": Text(), "transformer": Transformer(), "vae": Autoencoder(), "scheduler": self.scheduler}
+        self.components = {
+            "text": Text(),
+            "transformer": Transformer(),
+            "vae": Autoencoder(),
+            "scheduler": self.scheduler,
+        }
         self.vae = self.components["vae"]
 
     def __call__(

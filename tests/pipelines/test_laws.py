@@ -64,7 +64,9 @@ def test_predictions_are_read_as_the_pipeline_reads_them(drawn: Traits) -> None:
     assert wiring.conditional == (1 if drawn.guidance and not drawn.conditional_first else 0)
     if wiring.linear:
         whole = pipeline.model_output(own, z)
-        assert torch.allclose(wiring.guided(own), whole, atol=32 * torch.finfo(whole.dtype).eps * float(own[0].abs().max()))
+        assert torch.allclose(
+            wiring.guided(own), whole, atol=32 * torch.finfo(whole.dtype).eps * float(own[0].abs().max())
+        )
     assert wiring.linear or drawn.normalised
 
 
