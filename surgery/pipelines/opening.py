@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from surgery.errors import SurgeryError, WiringError
 from surgery.pipelines.batching import Batching, compare
 from surgery.pipelines.drive import Done, Forward, Listener, Step, drive
-from surgery.pipelines.tree import Arguments, prediction
+from surgery.pipelines.tree import Arguments, prediction, tensors_in
 
 COUNT = re.compile(r"num_\w+_per_\w+")
 """Keywords such as num_images_per_prompt."""
@@ -124,6 +125,8 @@ class _Opening(Listener):
         first, calls = self.seen[0], len(seen.calls)
         if not calls:
             raise WiringError("the scheduler makes two steps on one prediction")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(first.model_output)):
+            raise WiringError("the denoiser's first output is not finite")
         first.calls = first.calls[-calls:]
         names = {call.model for call in seen.calls}
         outputs = {name: output for name, output in self._outputs.items() if name in names}

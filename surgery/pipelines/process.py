@@ -97,17 +97,23 @@ def process_of(schedule: Schedule) -> Process:
     scheduler_class = getattr(diffusers, schedule.scheduler, None)
     if scheduler_class is None:
         raise WiringError(f"{schedule.scheduler} is no scheduler of diffusers: its q(z_t | z) is not known")
-    for kind, predicts in _candidates(schedule.config):
+    candidates = [] if _goes_anywhere(scheduler_class) else _candidates(schedule.config)
+    for kind, predicts in candidates:
         scheduler = _started(scheduler_class.from_config(schedule.config))
         process = _process(kind, predicts, scheduler, _own_schedule(scheduler, schedule))
         if process is not None and _explains(process, scheduler):
             whole = _process(kind, predicts, scheduler, schedule)
-            if whole is not None:
+            if whole is not None and _is_of_kind(whole):
                 return whole
     raise WiringError(
         f"the q(z_t | z) of {schedule.scheduler} (prediction_type {schedule.config.get('prediction_type')!r}) is of no "
         "known kind: train on recorded trajectories"
     )
+
+
+def _goes_anywhere(scheduler_class: Any) -> bool:
+    """Whether a step leads to any time, so that the model's output is a mean over times that no single z_t tells."""
+    return "r_timestep" in inspect.signature(scheduler_class.step).parameters
 
 
 def _candidates(config: dict[str, Any]) -> Iterator[tuple[Kind, Target]]:
@@ -133,11 +139,17 @@ def _process(kind: Kind, predicts: Target, scheduler: Any, schedule: Schedule) -
         return None
     sigmas = schedule.sigmas
     if kind == "exploding":
-        return Process(kind, predicts, torch.ones_like(sigmas), sigmas) if float(sigmas.max()) > 1 else None
-    if float(sigmas.max()) > 1 + TOLERANCE:
-        return None
+        return Process(kind, predicts, torch.ones_like(sigmas), sigmas)
     clean, noisy = (sigmas, 1 - sigmas) if kind == "inverted flow" else (1 - sigmas, sigmas)
     return Process(kind, predicts, clean, noisy)
+
+
+def _is_of_kind(process: Process) -> bool:
+    """Whether the coefficients are such as its kind has: the steps of a flow do not tell it from an exploding process,
+    or from an inverted one."""
+    loses_noise = float(process.sigmas[0]) > float(process.sigmas[-1])
+    largest = float(process.sigmas.max())
+    return loses_noise and (largest > 1 if process.kind == "exploding" else largest <= 1 + TOLERANCE)
 
 
 def _started(scheduler: Any) -> Any:
@@ -161,19 +173,21 @@ def _explains(process: Process, scheduler: Any) -> bool:
     now, then = torch.tensor([0]), torch.tensor([1])
     given = process.noised(latents, noise, now)
     try:
-        out = _stepped(scheduler, process.target(latents, noise, now), given, generator)
-    except (TypeError, ValueError, AttributeError):
+        previous, shown = _stepped(scheduler, process.target(latents, noise, now), given, generator)
+    except Exception:  # whatever a scheduler says to a step that it was not made for
         return False
-    shown = getattr(out, "pred_original_sample", None)
-    expected = process.noised(latents, noise, then) if shown is None else latents
-    got = out.prev_sample if shown is None else shown
+    got, expected = (previous, process.noised(latents, noise, then)) if shown is None else (shown, latents)
     return torch.allclose(got, expected, atol=TOLERANCE * float(given.abs().max()))
 
 
-def _stepped(scheduler: Any, output: Tensor, latents: Tensor, generator: torch.Generator) -> Any:
+def _stepped(scheduler: Any, output: Tensor, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """The latents after a step, and the clean ones that the scheduler sees in it if it says so."""
     known = inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {"generator": generator} if "generator" in known else {}
     if "old_pred_original_sample" in known:  # a multistep solver that leaves its history to the caller
         extra |= {"old_pred_original_sample": None, "timestep_back": None}
     time = scheduler.timesteps[0]
-    return scheduler.step(model_output=output, timestep=time, sample=latents, return_dict=True, **extra)
+    out = scheduler.step(model_output=output, timestep=time, sample=latents, return_dict=True, **extra)
+    if isinstance(out, tuple):
+        return out[0], out[1] if len(out) > 1 else None
+    return out.prev_sample, getattr(out, "pred_original_sample", None)

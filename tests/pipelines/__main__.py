@@ -16,6 +16,7 @@ from surgery.pipelines.collate import collate, outputs_of
 from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import sample
+from tests.pipelines.embedded import EMBEDDED
 from tests.pipelines.tiny import PIPELINES, Tiny
 
 PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
@@ -46,10 +47,15 @@ class Row:
     encoded: str = ""
 
     def __str__(self) -> str:
-        name = self.tiny.transformer.partition("-")[0]
         if self.failure:
-            return f"| {self.tiny.pipeline} | {name} | no: {self.failure} | | | | |"
-        return f"| {self.tiny.pipeline} | {name} | yes | {self.process} | {self.guidance} | {self.batched} | {self.encoded} |"
+            return f"| {self.tiny.name} | {self.transformer} | no: {self.failure} | | | | |"
+        found = (self.process, self.guidance, self.batched, self.encoded)
+        return f"| {self.tiny.name} | {self.transformer} | yes | {' | '.join(found)} |"
+
+    @property
+    def transformer(self) -> str:
+        """The transformer's class."""
+        return self.tiny.transformer.partition("-")[0]
 
 
 def row_of(tiny: Tiny) -> Row:
@@ -113,7 +119,7 @@ def _line(error: Exception) -> str:
 def main(names: list[str]) -> None:
     """Measure the pipelines of these names, all without, and write the page."""
     rows = []
-    for tiny in PIPELINES:
+    for tiny in (*PIPELINES, *EMBEDDED):
         if not names or tiny.pipeline in names:
             rows.append(row_of(tiny))
             print(rows[-1], file=sys.stderr, flush=True)
@@ -122,7 +128,7 @@ def main(names: list[str]) -> None:
     wired = [row for row in rows if not row.failure]
     head = HEAD.format(
         torch=torch.__version__, diffusers=diffusers.__version__, wired=len(wired), total=len(rows),
-        classes=len({row.tiny.transformer for row in wired}),
+        classes=len({row.transformer for row in wired}),
         batched=sum(not row.batched.startswith("no") for row in wired),
         encoded=sum(not row.encoded.startswith("no") for row in wired),
     )  # fmt: skip

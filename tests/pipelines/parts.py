@@ -112,8 +112,8 @@ def ltx_vae() -> nn.Module:
 
 def mochi_vae() -> nn.Module:
     return diffusers.AutoencoderKLMochi(
-        latent_channels=4, encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4,
-        layers_per_block=(1,) * 5, latents_mean=[0.1] * 4, latents_std=[1.1] * 4,
+        latent_channels=12, encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4,
+        layers_per_block=(1,) * 5, latents_mean=[0.1] * 12, latents_std=[1.1] * 12,
     )  # fmt: skip
 
 
