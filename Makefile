@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test format classes pairs distil clean
+.PHONY: quickstart test format classes pairs pipelines distil clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -22,6 +22,9 @@ classes: .venv/installed-dev
 
 pairs: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pairs
+
+pipelines: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipelines
 
 distil: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distil.py --save

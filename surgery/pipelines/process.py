@@ -180,7 +180,9 @@ def _explains(process: Process, scheduler: Any) -> bool:
     return torch.allclose(got, expected, atol=TOLERANCE * float(given.abs().max()))
 
 
-def _stepped(scheduler: Any, output: Tensor, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def _stepped(
+    scheduler: Any, output: Tensor, latents: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
     """The latents after a step, and the clean ones that the scheduler sees in it if it says so."""
     known = inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {"generator": generator} if "generator" in known else {}

@@ -38,8 +38,8 @@ def _experts() -> dict[str, Any]:
 
 def _kontext() -> dict[str, Any]:
     return {
-        "text_encoder": clip(), "tokenizer": tokenizer(), "text_encoder_2": t5(), "tokenizer_2": tokenizer(), "vae": vae(1),
-        "scheduler": flow(),
+        "text_encoder": clip(), "tokenizer": tokenizer(), "text_encoder_2": t5(), "tokenizer_2": tokenizer(),
+        "vae": vae(1), "scheduler": flow(),
     }  # fmt: skip
 
 
@@ -61,89 +61,141 @@ LTX = {"in_channels": 8, "out_channels": 8, "caption_channels": WIDTH}
 
 EMBEDDED = (
     Tiny(
-        "WanVACEPipeline", "WanVACETransformer3DModel", WAN | {"vace_in_channels": 72},
-        lambda: {**NO_TEXT, "vae": wan_vae(), "scheduler": flow()}, TEXTS | VIDEO,
+        "WanVACEPipeline",
+        "WanVACETransformer3DModel",
+        WAN | {"vace_in_channels": 72},
+        lambda: {**NO_TEXT, "vae": wan_vae(), "scheduler": flow()},
+        TEXTS | VIDEO,
     ),
     Tiny(
-        "SkyReelsV2Pipeline", "SkyReelsV2Transformer3DModel", WAN,
-        lambda: {**NO_TEXT, "vae": wan_vae(), "scheduler": _unipc_flow()}, TEXTS | VIDEO,
+        "SkyReelsV2Pipeline",
+        "SkyReelsV2Transformer3DModel",
+        WAN,
+        lambda: {**NO_TEXT, "vae": wan_vae(), "scheduler": _unipc_flow()},
+        TEXTS | VIDEO,
     ),
     Tiny("WanPipeline", "WanTransformer3DModel", WAN, _experts, PROMPT | TEXT | VIDEO, "two experts"),
     Tiny(
-        "PRXPipeline", "PRXTransformer2DModel", {"context_in_dim": WIDTH, "resolution_embeds": False},
+        "PRXPipeline",
+        "PRXTransformer2DModel",
+        {"context_in_dim": WIDTH, "resolution_embeds": False},
         lambda: {**NO_TEXT, "vae": vae(), "scheduler": flow()},
-        TEXTS | IMAGE | {
+        TEXTS
+        | IMAGE
+        | {
             "use_resolution_binning": False,
             "prompt_attention_mask": torch.ones(1, 16, dtype=torch.bool),
             "negative_prompt_attention_mask": torch.ones(1, 16, dtype=torch.bool),
         },
     ),
     Tiny(
-        "QwenImagePipeline", "QwenImageTransformer2DModel",
+        "QwenImagePipeline",
+        "QwenImageTransformer2DModel",
         {"in_channels": 16, "out_channels": 4, "joint_attention_dim": WIDTH},
-        lambda: {**NO_TEXT, "vae": _qwen_vae(), "scheduler": flow()}, TEXTS | MASKS | {"height": 32, "width": 32},
+        lambda: {**NO_TEXT, "vae": _qwen_vae(), "scheduler": flow()},
+        TEXTS | MASKS | {"height": 32, "width": 32},
     ),
     Tiny(
-        "NucleusMoEImagePipeline", "NucleusMoEImageTransformer2DModel",
+        "NucleusMoEImagePipeline",
+        "NucleusMoEImageTransformer2DModel",
         {"in_channels": 16, "out_channels": 4, "joint_attention_dim": WIDTH},
         lambda: {"text_encoder": None, "processor": None, "vae": _qwen_vae(), "scheduler": flow()},
         TEXTS | MASKS | {"height": 32, "width": 32},
     ),
     Tiny(
-        "Krea2Pipeline", "Krea2Transformer2DModel", {"in_channels": 16, "text_hidden_dim": WIDTH},
+        "Krea2Pipeline",
+        "Krea2Transformer2DModel",
+        {"in_channels": 16, "text_hidden_dim": WIDTH},
         lambda: {**NO_TEXT, "vae": _qwen_vae(), "scheduler": flow()},
-        MASKS | {"height": 32, "width": 32, "prompt_embeds": embeds(1, 16, 3, WIDTH),
-                 "negative_prompt_embeds": embeds(1, 16, 3, WIDTH, seed=1)},
+        MASKS
+        | {
+            "height": 32,
+            "width": 32,
+            "prompt_embeds": embeds(1, 16, 3, WIDTH),
+            "negative_prompt_embeds": embeds(1, 16, 3, WIDTH, seed=1),
+        },
     ),
     Tiny(
-        "Flux2Pipeline", "Flux2Transformer2DModel", {"in_channels": 4, "joint_attention_dim": WIDTH},
-        lambda: {**NO_TEXT, "vae": _flux2_vae(), "scheduler": flow()}, {"prompt_embeds": TEXTS["prompt_embeds"]} | IMAGE,
+        "Flux2Pipeline",
+        "Flux2Transformer2DModel",
+        {"in_channels": 4, "joint_attention_dim": WIDTH},
+        lambda: {**NO_TEXT, "vae": _flux2_vae(), "scheduler": flow()},
+        {"prompt_embeds": TEXTS["prompt_embeds"]} | IMAGE,
     ),
     Tiny(
-        "ErnieImagePipeline", "ErnieImageTransformer2DModel", {"in_channels": 4, "out_channels": 4, "text_in_dim": WIDTH},
+        "ErnieImagePipeline",
+        "ErnieImageTransformer2DModel",
+        {"in_channels": 4, "out_channels": 4, "text_in_dim": WIDTH},
         lambda: {**NO_TEXT, "vae": _flux2_vae(), "scheduler": flow()},
         {"prompt_embeds": [embeds(9, WIDTH)], "negative_prompt_embeds": [embeds(5, WIDTH)], "use_pe": False, **IMAGE},
     ),
     Tiny(
-        "AnyFlowPipeline", "AnyFlowTransformer3DModel", WAN,
-        with_text("umt5", wan_vae, diffusers.FlowMapEulerDiscreteScheduler), PROMPT | TEXT | VIDEO,
+        "AnyFlowPipeline",
+        "AnyFlowTransformer3DModel",
+        WAN,
+        with_text("umt5", wan_vae, diffusers.FlowMapEulerDiscreteScheduler),
+        PROMPT | TEXT | VIDEO,
     ),
     Tiny(
-        "HiDreamImagePipeline", "HiDreamImageTransformer2DModel", {"caption_channels": [WIDTH, WIDTH], "llama_layers": [0, 1]},
+        "HiDreamImagePipeline",
+        "HiDreamImageTransformer2DModel",
+        {"caption_channels": [WIDTH, WIDTH], "llama_layers": [0, 1]},
         _hidream,
         {
-            "prompt_embeds_t5": embeds(1, 8, WIDTH), "negative_prompt_embeds_t5": embeds(1, 8, WIDTH, seed=1),
-            "prompt_embeds_llama3": embeds(2, 1, 8, WIDTH), "negative_prompt_embeds_llama3": embeds(2, 1, 8, WIDTH, seed=1),
-            "pooled_prompt_embeds": embeds(1, 10), "negative_pooled_prompt_embeds": embeds(1, 10, seed=1), **IMAGE,
+            "prompt_embeds_t5": embeds(1, 8, WIDTH),
+            "negative_prompt_embeds_t5": embeds(1, 8, WIDTH, seed=1),
+            "prompt_embeds_llama3": embeds(2, 1, 8, WIDTH),
+            "negative_prompt_embeds_llama3": embeds(2, 1, 8, WIDTH, seed=1),
+            "pooled_prompt_embeds": embeds(1, 10),
+            "negative_pooled_prompt_embeds": embeds(1, 10, seed=1),
+            **IMAGE,
         },
     ),
     Tiny(
-        "LongCatImagePipeline", "LongCatImageTransformer2DModel", FLUX,
+        "LongCatImagePipeline",
+        "LongCatImageTransformer2DModel",
+        FLUX,
         lambda: {**NO_TEXT, "text_processor": None, "vae": vae(1), "scheduler": flow()},
         TEXTS | IMAGE | {"enable_prompt_rewrite": False},
     ),
     Tiny(
-        "FluxKontextPipeline", "FluxTransformer2DModel", FLUX, _kontext,
+        "FluxKontextPipeline",
+        "FluxTransformer2DModel",
+        FLUX,
+        _kontext,
         PROMPT | TEXT | {"image": PICTURE, "height": 32, "width": 32, "_auto_resize": False},
     ),
     Tiny(
-        "LTXImageToVideoPipeline", "LTXVideoTransformer3DModel", LTX, with_text("t5", ltx_vae),
+        "LTXImageToVideoPipeline",
+        "LTXVideoTransformer3DModel",
+        LTX,
+        with_text("t5", ltx_vae),
         PROMPT | TEXT | {"image": PICTURE, "height": 32, "width": 32, "num_frames": 9},
     ),
     Tiny(
-        "PixArtSigmaPipeline", "PixArtTransformer2DModel-conditioned", {"caption_channels": WIDTH},
-        with_text("t5", vae, diffusers.DDIMScheduler), PROMPT | {"height": 8, "width": 8, "use_resolution_binning": False},
+        "PixArtSigmaPipeline",
+        "PixArtTransformer2DModel-conditioned",
+        {"caption_channels": WIDTH},
+        with_text("t5", vae, diffusers.DDIMScheduler),
+        PROMPT | {"height": 8, "width": 8, "use_resolution_binning": False},
         "sizes among the conditions",
     ),
     Tiny(
-        "StableDiffusion3Pipeline", "SD3Transformer2DModel-controlled-dual-attention", {"joint_attention_dim": WIDTH},
+        "StableDiffusion3Pipeline",
+        "SD3Transformer2DModel-controlled-dual-attention",
+        {"joint_attention_dim": WIDTH},
         lambda: {
             **dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")),
-            "vae": vae(), "scheduler": flow(shift=3.0),
+            "vae": vae(),
+            "scheduler": flow(shift=3.0),
         },
-        TEXTS | {
-            "pooled_prompt_embeds": embeds(1, 10), "negative_pooled_prompt_embeds": embeds(1, 10, seed=1),
-            "height": 8, "width": 8, "skip_guidance_layers": [1],
+        TEXTS
+        | {
+            "pooled_prompt_embeds": embeds(1, 10),
+            "negative_pooled_prompt_embeds": embeds(1, 10, seed=1),
+            "height": 8,
+            "width": 8,
+            "skip_guidance_layers": [1],
         },
         "layers skipped",
     ),

@@ -120,7 +120,8 @@ class Synthetic:
             time = time + latents.float().mean()
         extra = torch.randn(len(latents)) if self.traits.bad == "noise" else None
         return {
-            "hidden_states": hidden, "timestep": time, "encoder_hidden_states": text, "extra": extra, "return_dict": False,
+            "hidden_states": hidden, "timestep": time, "encoder_hidden_states": text, "extra": extra,
+            "return_dict": False,
         }  # fmt: skip
 
     def hidden(self, latents: Tensor, text: Tensor, t: Tensor) -> Any:

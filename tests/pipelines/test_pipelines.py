@@ -89,7 +89,7 @@ def test_a_pipeline_is_put_back_after_an_error() -> None:
 
 
 def test_a_call_that_fails_is_one_line() -> None:
-    with pytest.raises(WiringError, match="Synthetic does not run: .*nonsense"):
+    with pytest.raises(WiringError, match=r"Synthetic does not run: .*nonsense"):
         measure(Synthetic(Traits()), {"prompt": "a cat", "nonsense": 1})
 
 

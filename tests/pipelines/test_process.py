@@ -103,11 +103,13 @@ def flow(positions: int = 1000) -> Process:
 
 def test_densities_are_those_of_the_paper() -> None:
     generator = torch.Generator().manual_seed(0)
-    uniform, normal, mode = (drawn_positions(d, 40_000, 1000, generator).double() for d in ("uniform", "logit-normal", "mode"))
+    uniform, normal, mode = (
+        drawn_positions(d, 40_000, 1000, generator).double() for d in ("uniform", "logit-normal", "mode")
+    )
     assert abs(float(uniform.mean()) - 500) < 5
     inside = float(((normal > 269) & (normal < 731)).double().mean())  # sigmoid(-1) and sigmoid(1): one sigma
     assert abs(inside - 0.683) < 0.01
-    assert all(0 <= int(drawn.min()) and int(drawn.max()) < 1000 for drawn in (uniform, normal, mode))
+    assert all(int(drawn.min()) >= 0 and int(drawn.max()) < 1000 for drawn in (uniform, normal, mode))
     assert float(((mode - 500).abs() < 100).double().mean()) > 0.2  # heavier in the middle than uniform
 
 

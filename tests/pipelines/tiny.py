@@ -116,8 +116,8 @@ def _dit() -> dict[str, Any]:
 
 def _hunyuan_video() -> dict[str, Any]:
     return {
-        "text_encoder": decoder_only("llama"), "tokenizer": tokenizer(), "text_encoder_2": clip(), "tokenizer_2": tokenizer(),
-        "vae": blocks_vae("HunyuanVideo"), "scheduler": flow(shift=7.0),
+        "text_encoder": decoder_only("llama"), "tokenizer": tokenizer(), "text_encoder_2": clip(),
+        "tokenizer_2": tokenizer(), "vae": blocks_vae("HunyuanVideo"), "scheduler": flow(shift=7.0),
     }  # fmt: skip
 
 
@@ -184,7 +184,9 @@ PIPELINES = (
         "CogVideoXPipeline",
         "CogVideoXTransformer3DModel",
         COG | {"max_text_seq_length": 16, "sample_height": 2, "sample_width": 2, "sample_frames": 9},
-        with_text("t5", lambda: blocks_vae("CogVideoX", temporal_compression_ratio=4), diffusers.CogVideoXDDIMScheduler),
+        with_text(
+            "t5", lambda: blocks_vae("CogVideoX", temporal_compression_ratio=4), diffusers.CogVideoXDDIMScheduler
+        ),
         PROMPT | TEXT | VIDEO,
     ),
     Tiny(
