@@ -34,12 +34,15 @@ def measure(pipeline: Any, call: Mapping[str, Any]) -> Wiring:
     """
     first, call = _first(pipeline, call)
     batching = batching_of(pipeline, call, first)
-    rows = first.rows
-    if batching.odd and max(rows) > 1:
+    if batching.odd and max(first.rows) > 1:
         raise WiringError(f"the rows of one forward cannot be told apart: {batching.odd[0]}")
-    experiment = _experiment(pipeline, call, first, batching)
-    wiring = _assembled(pipeline, experiment, first, batching)
-    replay(pipeline, call, first, wiring)
+    try:
+        wiring = _assembled(pipeline, _experiment(pipeline, call, first, batching), first, batching)
+        replay(pipeline, call, first, wiring)
+    except SurgeryError:
+        raise
+    except Exception as error:  # whatever a pipeline says to latents that it did not make
+        raise WiringError(f"{type(pipeline).__name__} does not run on latents of our choice: {error}") from error
     return wiring
 
 

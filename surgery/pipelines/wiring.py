@@ -166,7 +166,6 @@ class Wiring:
 
     def conditions_of(self, parts: Sequence[Arguments]) -> tuple[Condition, ...]:
         """The conditions in the arguments of all branches of one step, one sample each."""
-
         pairs = zip(self.branches, parts, strict=True)
         return tuple(Condition(number, with_leaves(part, partial(_kept, b))) for number, (b, part) in enumerate(pairs))
 
@@ -175,20 +174,17 @@ class Wiring:
         return replace(self, conditions=self.conditions_of(parts))
 
     def require(self, arguments: Arguments, latents: Tensor | None, position: int, condition: Condition) -> None:
-        """Check that a real run's `arguments` are what the wiring gives, to the bit; without `latents`, all others.
+        """Check that a real run's `arguments` are what the wiring gives, to the bit.
+
+        Without `latents`, what comes from them is not looked at.
 
         Raises:
             WiringError: one is not; it is named.
         """
-        given = leaves(condition.arguments)
-        for path, leaf in leaves(arguments).items():
-            if path in self.branches[condition.branch].times:
-                own = self.branches[condition.branch].times[path].at(position)
-            elif path in self.branches[condition.branch].latents:
-                continue
-            else:
-                own = given.get(path)
-            if path not in given or not same(own, leaf):
+        branch, given, real = self.branches[condition.branch], leaves(condition.arguments), leaves(arguments)
+        for path in sorted((given.keys() | real.keys()) - branch.latents.keys()):
+            own = branch.times[path].at(position) if path in branch.times else given.get(path)
+            if path not in given or path not in real or not same(own, real[path]):
                 raise WiringError(
                     f"argument {path} of {self.pipeline} changes at position {position} with more than the time: "
                     "with the latents besides, or by chance; record trajectories instead"

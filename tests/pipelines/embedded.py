@@ -17,7 +17,7 @@ def embeds(*shape: int, seed: int = 0) -> Tensor:
 
 
 TEXTS = {"prompt_embeds": embeds(1, 16, WIDTH), "negative_prompt_embeds": embeds(1, 16, WIDTH, seed=1)}
-MASKS = {name: torch.ones(1, 16, dtype=torch.long) for name in ("prompt_embeds_mask", "negative_prompt_embeds_mask")}
+MASKS = {name: torch.ones(1, 16, dtype=torch.bool) for name in ("prompt_embeds_mask", "negative_prompt_embeds_mask")}
 PICTURE = torch.rand(1, 3, 32, 32, generator=reproducible())
 NO_TEXT = {"text_encoder": None, "tokenizer": None}
 
@@ -139,7 +139,7 @@ EMBEDDED = (
     Tiny(
         "HiDreamImagePipeline",
         "HiDreamImageTransformer2DModel",
-        {"caption_channels": [WIDTH, WIDTH], "llama_layers": [0, 1]},
+        {"caption_channels": [WIDTH, WIDTH], "llama_layers": [0, 1, 0, 1]},
         _hidream,
         {
             "prompt_embeds_t5": embeds(1, 8, WIDTH),
@@ -152,18 +152,11 @@ EMBEDDED = (
         },
     ),
     Tiny(
-        "LongCatImagePipeline",
-        "LongCatImageTransformer2DModel",
-        FLUX,
-        lambda: {**NO_TEXT, "text_processor": None, "vae": vae(1), "scheduler": flow()},
-        TEXTS | IMAGE | {"enable_prompt_rewrite": False},
-    ),
-    Tiny(
         "FluxKontextPipeline",
         "FluxTransformer2DModel",
         FLUX,
         _kontext,
-        PROMPT | TEXT | {"image": PICTURE, "height": 32, "width": 32, "_auto_resize": False},
+        PROMPT | TEXT | {"image": PICTURE, "height": 32, "width": 32, "_auto_resize": False, "max_area": 1024},
     ),
     Tiny(
         "LTXImageToVideoPipeline",
