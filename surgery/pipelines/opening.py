@@ -87,7 +87,7 @@ def _twice(pipeline: Any, call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name in inspect.signature(pipeline.__call__).parameters:
         if COUNT.fullmatch(name):
             yield {**call, name: 2}
-    doubled = {k: [v, v] for k, v in call.items() if isinstance(v, str) and k.endswith("prompt")}
+    doubled: dict[str, Any] = {k: [v, v] for k, v in call.items() if isinstance(v, str) and k.endswith("prompt")}
     doubled |= {k: v * 2 for k, v in call.items() if isinstance(v, list) and len(v) == 1}
     doubled |= {k: torch.cat([v, v]) for k, v in call.items() if isinstance(v, Tensor) and v.ndim and len(v) == 1}
     if doubled:

@@ -32,31 +32,25 @@ def measure(pipeline: Any, call: Mapping[str, Any]) -> Wiring:
     Raises:
         WiringError: the pipeline cannot be run, or feeds its denoiser in a way that is no wiring; the argument is named.
     """
-    first, call = _first(pipeline, call)
-    batching = batching_of(pipeline, call, first)
-    if batching.odd and max(first.rows) > 1:
-        raise WiringError(f"the rows of one forward cannot be told apart: {batching.odd[0]}")
-    try:
-        wiring = _assembled(pipeline, _experiment(pipeline, call, first, batching), first, batching)
-        replay(pipeline, call, first, wiring)
-    except SurgeryError:
-        raise
-    except Exception as error:  # whatever a pipeline says to latents that it did not make
-        raise WiringError(f"{type(pipeline).__name__} does not run on latents of our choice: {error}") from error
-    return wiring
-
-
-def _first(pipeline: Any, call: Mapping[str, Any]) -> tuple[Opening, dict[str, Any]]:
-    """The first step, and the call over a schedule that the scheduler does not refuse."""
     reason: Exception | None = None
     for whole in whole_schedule(pipeline, call):
         try:
-            return opening(pipeline, whole), whole
+            return _measured(pipeline, whole)
         except SurgeryError:
             raise
-        except Exception as error:  # whatever a pipeline says to a call that it was not made for
+        except Exception as error:  # whatever a pipeline says to a call, or a solver to a schedule as long as this
             reason = reason or error
-    raise WiringError(f"{type(pipeline).__name__} does not run: {reason}") from reason
+    raise WiringError(f"{type(pipeline).__name__} does not run: {reason!r}") from reason
+
+
+def _measured(pipeline: Any, call: Mapping[str, Any]) -> Wiring:
+    first = opening(pipeline, call)
+    batching = batching_of(pipeline, call, first)
+    if batching.odd and max(first.rows) > 1:
+        raise WiringError(f"the rows of one forward cannot be told apart: {batching.odd[0]}")
+    wiring = _assembled(pipeline, _experiment(pipeline, call, first, batching), first, batching)
+    replay(pipeline, call, first, wiring)
+    return wiring
 
 
 def _experiment(pipeline: Any, call: Mapping[str, Any], first: Opening, batching: Batching) -> Experiment:

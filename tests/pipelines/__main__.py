@@ -65,7 +65,7 @@ def row_of(tiny: Tiny) -> Row:
         pipeline = tiny.build()
         wiring = measure(pipeline, tiny.call)
     except Exception as error:  # whatever a pipeline fails with is what the table is to say
-        row.failure = _line(error)
+        row.failure = _line(error) or type(error).__name__
         return row
     row.process = _said(lambda: "{0.kind}, {0.predicts}".format(process_of(wiring.schedule)))
     row.guidance = _guidance(wiring)
