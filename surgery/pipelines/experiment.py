@@ -14,6 +14,7 @@ from surgery.pipelines.batching import Batching
 from surgery.pipelines.drive import Done, Step
 from surgery.pipelines.opening import Opening
 from surgery.pipelines.stub import Stub
+from surgery.pipelines.table import History
 from surgery.pipelines.tree import Arguments, leaves, same
 
 CHECKS = 2
@@ -95,7 +96,7 @@ class Experiment(Stub):
         self.seen: list[Step] = []
         self.parts: list[list[Arguments]] = []
         self.schedule: list[tuple[float, float | None, list[str]]] = []
-        self.changes: dict[Key, dict[int, object]] = {}
+        self.changes: dict[Key, History] = {}
 
     def predictions(self) -> Sequence[Tensor]:
         """Those of the plan."""
@@ -116,7 +117,7 @@ class Experiment(Stub):
         latents = self._feed(len(self.schedule)).latents
         if latents is None or latents.numel() != previous.numel():
             raise WiringError("the latents change their size between steps")
-        return latents.reshape(previous.shape).to(previous)
+        return latents.reshape(previous.shape).to(previous, copy=True)  # a pipeline may write into it
 
     def _feed(self, position: int) -> Feed:
         feeds = self.plan.feeds
@@ -134,8 +135,10 @@ class Experiment(Stub):
             if old.keys() != new.keys():
                 raise WiringError(f"argument {min(old.keys() ^ new.keys())} comes or goes at step {position}")
             for path, leaf in new.items():
-                if (branch, path) in self.changes or not same(leaf, old[path]):
-                    self.changes.setdefault((branch, path), {})[position] = leaf
+                if (branch, path) not in self.changes and not same(leaf, old[path]):
+                    self.changes[branch, path] = History(path, old[path], self._steps)
+                if (branch, path) in self.changes:
+                    self.changes[branch, path].note(position, leaf)
 
 
 def split_calls(calls: Sequence[Arguments], rows: Sequence[int], batching: Batching) -> list[Arguments]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from surgery.errors import WiringError
 from surgery.pipelines.affine import Affine, learn
 from surgery.pipelines.experiment import Experiment, Key
-from surgery.pipelines.table import Table, table_of
+from surgery.pipelines.table import Table
 from surgery.pipelines.tree import leaves, same
 
 
@@ -79,26 +79,11 @@ def times_of(experiment: Experiment) -> dict[Key, Table]:
     Raises:
         WiringError: an argument changes its kind or shape from step to step.
     """
-    zero = experiment.plan.zero
-    first = [leaves(arguments) for arguments in experiment.parts[zero]]
     planned = [[leaves(arguments) for arguments in parts] for parts in experiment.parts]
-    tables: dict[Key, Table] = {}
-    for (branch, path), changes in experiment.changes.items():
-        values = [part[branch][path] for part in planned]
-        last = first[branch][path]
-        for position in range(len(planned), len(experiment.schedule)):
-            last = changes.get(position, last)
-            values.append(last)
-        if not all(_alike(last, value) for value in values):
-            raise WiringError(f"argument {path} changes its kind, shape or dtype from step to step")
-        tables[branch, path] = table_of(values)
-    return tables
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype
-    return type(a) is type(b) and isinstance(a, bool | int | float)
+    for (branch, path), history in experiment.changes.items():
+        for position, parts in enumerate(planned):
+            history.note(position, parts[branch].get(path))
+    return {key: history.table() for key, history in experiment.changes.items()}
 
 
 def read_of(experiment: Experiment) -> Affine:

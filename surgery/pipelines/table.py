@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from surgery.errors import WiringError
+
+LARGEST = 2**28
+"""Elements of an argument at all positions, of which more are not kept."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,45 @@ class Table:
         return Table(self.values.to(device), self.column.to(device), self.shape)
 
 
-def table_of(values: Sequence[Any]) -> Table:
-    """The table of one argument's values: tensors of one shape and dtype, or numbers."""
-    first = values[0]
-    if not isinstance(first, Tensor):
-        dtype = {bool: torch.bool, int: torch.int64, float: torch.float64}[type(first)]
-        return Table(torch.tensor(values, dtype=dtype), None, ())
-    column = _columns([value.reshape(-1) for value in values])
-    kept = torch.zeros(int(column.max()) + 1, dtype=torch.int64).scatter_(0, column, torch.arange(column.numel()))
-    rows = torch.stack([value.reshape(-1).cpu().index_select(0, kept) for value in values])
-    return Table(rows.to(first.device), column.int().to(first.device), tuple(first.shape))
+class History:
+    """One argument at every position while it is being seen.
+
+    All is kept in one piece of memory: small pieces, made between large ones that come and go, would hold theirs back.
+
+    Raises:
+        WiringError: the argument is neither a tensor nor a number, or too large to keep at all positions.
+    """
+
+    def __init__(self, path: str, first: Any, positions: int) -> None:
+        self._path, self._first = path, first
+        flat = first.reshape(-1) if isinstance(first, Tensor) else torch.tensor([first], dtype=self._dtype())
+        if flat.numel() * positions > LARGEST:
+            raise WiringError(f"argument {path} changes with the time and is too large to keep: {flat.numel():,}")
+        self._rows = flat.repeat(positions, 1)
+
+    def _dtype(self) -> torch.dtype:
+        known = {bool: torch.bool, int: torch.int64, float: torch.float64}
+        if type(self._first) not in known:
+            raise WiringError(f"argument {self._path} changes from step to step and is no tensor: {self._first!r}")
+        return known[type(self._first)]
+
+    def note(self, position: int, value: Any) -> None:
+        """Keep `value` at `position`.
+
+        Raises:
+            WiringError: it is of another kind, shape or dtype.
+        """
+        if type(value) is not type(self._first) or (isinstance(value, Tensor) and not _alike(value, self._first)):
+            raise WiringError(f"argument {self._path} changes its kind, shape or dtype from step to step")
+        self._rows[position] = value.reshape(-1) if isinstance(value, Tensor) else value
+
+    def table(self) -> Table:
+        """All that was noted, elements that are equal throughout once."""
+        if not isinstance(self._first, Tensor):
+            return Table(self._rows, None, ())
+        kept, column = torch.unique(self._rows.double(), dim=1, return_inverse=True)
+        return Table(kept.to(self._rows.dtype), column.int(), tuple(self._first.shape))
 
 
-def _columns(values: Sequence[Tensor]) -> Tensor:
-    """For each element a number; elements that are equal in all of `values` have the same."""
-    column = torch.zeros(values[0].numel(), dtype=torch.int64)
-    for value in values:
-        _, part = torch.unique(value.cpu().double().nan_to_num(), return_inverse=True)
-        _, column = torch.unique(column * (int(part.max()) + 1) + part, return_inverse=True)
-    return column
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
