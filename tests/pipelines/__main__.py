@@ -16,8 +16,9 @@ from surgery.pipelines.collate import collate, outputs_of
 from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import sample
+from tests.pipelines.build import Tiny
 from tests.pipelines.embedded import EMBEDDED
-from tests.pipelines.tiny import PIPELINES, Tiny
+from tests.pipelines.tiny import PIPELINES
 
 PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 HEAD = """# Pipelines of diffusers

@@ -8,8 +8,9 @@ import diffusers
 import torch
 from torch import Tensor
 
+from tests.pipelines.build import Tiny, made_transformer, with_text
 from tests.pipelines.parts import WIDTH, clip, flow, ltx_vae, reproducible, t5, tokenizer, vae, wan_vae
-from tests.pipelines.tiny import IMAGE, PROMPT, TEXT, VIDEO, WAN, Tiny, made_transformer, with_text
+from tests.pipelines.tiny import IMAGE, PROMPT, TEXT, VIDEO, WAN
 
 
 def embeds(*shape: int, seed: int = 0) -> Tensor:

@@ -17,8 +17,9 @@ from surgery.pipelines.drive import Listener, drive
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import record, sample
 from surgery.pipelines.times import drawn_positions
+from tests.pipelines.build import Tiny
 from tests.pipelines.synthetic import Synthetic
-from tests.pipelines.tiny import PIPELINES, Tiny
+from tests.pipelines.tiny import PIPELINES
 from tests.pipelines.traits import Traits
 
 
