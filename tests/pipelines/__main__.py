@@ -23,7 +23,7 @@ from tests.pipelines.tiny import PIPELINES
 PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 HEAD = """# Pipelines of diffusers
 
-Tiny pipelines with random weights, built by `tests/pipelines/tiny.py` without a network, and how each feeds its
+Tiny pipelines with random weights, built by `tests/pipelines` without a network, and how each feeds its
 transformer as `surgery.measure` finds it. *Wired*: every argument of every step of a replayed run is given to the bit.
 *Guidance*: by rows of one forward or by several calls. *Batched*: the largest difference between samples in one forward
 and alone, or why they run alone. *Encoded*: whether the way from the latents to the autoencoder could be inverted.
