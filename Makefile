@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test format nightly classes pairs distil versions clean
+.PHONY: quickstart test format nightly classes pairs pipelines distil versions clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -26,6 +26,9 @@ classes: .venv/installed-dev
 
 pairs: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pairs
+
+pipelines: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipelines
 
 distil: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distil.py --save

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surgery.artifact import load, save
     from surgery.graph import ModelGraph
+    from surgery.pipelines import measure
     from surgery.rewriting import plan, rewrite, undo
     from surgery.run.stages import apply
     from surgery.tracing import trace
 
 __version__: str
-__all__ = ["ModelGraph", "apply", "load", "plan", "rewrite", "save", "trace", "undo"]
+__all__ = ["ModelGraph", "apply", "load", "measure", "plan", "rewrite", "save", "trace", "undo"]
 
 _HOMES = {
     "ModelGraph": "surgery.graph",
     "apply": "surgery.run.stages",
     "load": "surgery.artifact",
+    "measure": "surgery.pipelines",
     "plan": "surgery.rewriting",
     "rewrite": "surgery.rewriting",
     "save": "surgery.artifact",

@@ -55,3 +55,7 @@ class ArtifactError(SurgeryError):
 
 class TrainingError(SurgeryError):
     """Training cannot go on, for example because the loss is no longer finite."""
+
+
+class WiringError(SurgeryError):
+    """A pipeline feeds its transformer in a way that cannot be measured or repeated."""

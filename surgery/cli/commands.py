@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from surgery.cli.output import console, print_json, prints_to_stderr, show_kernels, show_plan, show_presets
+from surgery.cli.output import console, print_json, prints_to_stderr, show_kernels, show_plan, show_presets, show_wiring
 from surgery.errors import RecipeError, SurgeryError
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def inspect(
     svg: Path | None = None,
     kernels: Annotated[bool, Parameter(negative="")] = False,
     presets: Annotated[bool, Parameter(negative="")] = False,
+    wiring: Annotated[bool, Parameter(negative="")] = False,
+    call: Path | None = None,
 ) -> None:
     """Show the operators of a model as a tree: role, shapes, parameters and FLOPs; or the kernels at hand.
 
@@ -112,6 +114,8 @@ def inspect(
         svg: File to draw the graph into, blocks that are alike once.
         kernels: Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
         presets: List the checkpoints whose configs come with surgery, which need no network to be planned for.
+        wiring: Show how the pipeline in the folder MODEL feeds its transformer, measured.
+        call: With --wiring, a JSON file with keywords of the pipeline, for one sample; by default, a prompt or a class.
     """
     from dataclasses import asdict
 
@@ -121,6 +125,8 @@ def inspect(
         return show_presets(as_json)
     if model is None:
         raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
+    if wiring:
+        return show_wiring(model, call)
 
     from surgery.files import write_atomically
     from surgery.graph.show.diagram import draw_model

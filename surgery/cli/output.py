@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AbstractContextManager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -45,6 +46,16 @@ def show_presets(as_json: bool) -> None:
         return print_json(presets())
     print("\n".join(presets()))
     return None
+
+
+def show_wiring(folder: str, call: Path | None) -> None:
+    """How the pipeline in `folder` feeds its transformer, measured by a call with the keywords in a JSON file."""
+    from surgery.pipelines import measure
+    from surgery.pipelines.describe import wiring_view
+    from surgery.pipelines.load import call_of, load_pipeline
+
+    pipeline = load_pipeline(folder)
+    console().print(wiring_view(measure(pipeline, call_of(pipeline, call))))
 
 
 def prints_to_stderr() -> AbstractContextManager[Any]:

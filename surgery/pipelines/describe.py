@@ -1,0 +1,99 @@
+"""A wiring for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from torch import Tensor
+
+from surgery.errors import WiringError
+from surgery.pipelines.affine import Affine
+from surgery.pipelines.process import process_of
+from surgery.pipelines.table import Table
+from surgery.pipelines.tree import leaves
+from surgery.pipelines.wiring import Schedule, Wiring
+
+
+def wiring_view(wiring: Wiring) -> RenderableType:
+    """A table of where each argument comes from, below what holds for all."""
+    table = RichTable("forward", "argument", "shape", "what it is", "samples along")
+    for number, condition in enumerate(wiring.conditions):
+        for path, leaf in leaves(condition.arguments).items():
+            shape, what = _explained(wiring, number, path, leaf)
+            along = wiring.batching.dims.get(path, "list" if path.rpartition(".")[0] in wiring.batching.lists else "")
+            table.add_row(_branch_name(wiring, number), path, shape, what, str(along))
+        table.add_section()
+    schedule = wiring.schedule
+    return Group(
+        f"{wiring.pipeline}: latents {wiring.shape}",
+        f"{schedule.scheduler} over {len(schedule)} positions: {_process(schedule)}",
+        table,
+        f"model output: {_factor(wiring.read.scale)}prediction{_guidance(wiring)}",
+        *(f"samples run one by one: {reason}" for reason in wiring.batching.odd),
+    )
+
+
+def _branch_name(wiring: Wiring, number: int) -> str:
+    branch = wiring.branches[number]
+    role = {wiring.conditional: " conditional", wiring.unconditional: " unconditional"}.get(number, "")
+    return f"{'/'.join(dict.fromkeys(branch.models))}{role}"
+
+
+def _explained(wiring: Wiring, number: int, path: str, leaf: Any) -> tuple[str, str]:
+    branch = wiring.branches[number]
+    if path in branch.latents:
+        affine = branch.latents[path]
+        return str(affine.shape), _from_latents(affine)
+    if path in branch.times:
+        table = branch.times[path]
+        return str(table.shape), _from_time(table, wiring.schedule)
+    if isinstance(leaf, Tensor):
+        return str(tuple(leaf.shape)), f"condition, {str(leaf.dtype).removeprefix('torch.')}"
+    return "", repr(leaf)
+
+
+def _from_latents(affine: Affine) -> str:
+    fixed = int(affine.fixed.sum())
+    moved = not torch.equal(affine.index[~affine.fixed], torch.arange(affine.index.numel() - fixed).int())
+    order = ", in another order" if moved else ""
+    besides = f", {fixed} elements of the condition" if fixed else ""
+    return f"{_factor(affine.scale)}latents{order}{besides}"
+
+
+def _factor(scale: Tensor) -> str:
+    if scale.ndim:
+        return "scaled "
+    return {1.0: "", -1.0: "-"}.get(float(scale), f"{float(scale):g} * ")
+
+
+def _from_time(table: Table, schedule: Schedule) -> str:
+    times, sigmas = schedule.timesteps, schedule.sigmas
+    known = {"t": times, "t / 1000": times / 1000, "1 - t / 1000": 1 - times / 1000}
+    known |= {"sigma": sigmas, "1 - sigma": 1 - sigmas} if sigmas is not None else {}
+    if table.values.numel() != len(times):
+        return "by position"
+    values = table.values.double().reshape(-1).cpu()
+    rounding = torch.finfo(table.values.dtype).eps if table.values.is_floating_point() else 0.0
+    for name, formula in known.items():
+        if torch.allclose(values, formula, rtol=2 * rounding, atol=2 * rounding):
+            return name
+    return "by position"
+
+
+def _guidance(wiring: Wiring) -> str:
+    if len(wiring.branches) == 1:
+        return ", no guidance"
+    if not wiring.linear:
+        return ", guidance is no sum by weights"
+    return ", guidance " + ", ".join(f"{branch.weight:+.3g}" for branch in wiring.branches)
+
+
+def _process(schedule: Schedule) -> str:
+    try:
+        process = process_of(schedule)
+    except WiringError as error:
+        return str(error)
+    return f"{process.kind}, predicts {process.predicts}"

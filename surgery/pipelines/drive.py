@@ -1,0 +1,198 @@
+"""Running a pipeline while watching, or standing in for, its models' forwards and its scheduler's steps."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.pipelines.tree import Arguments, cloned
+
+Forward = Callable[..., Any]
+
+
+class Done(Exception):
+    """Raised by a listener that has seen enough; the run ends there."""
+
+
+@dataclass
+class Call:
+    """One forward of one of the pipeline's models.
+
+    Attributes:
+        model: name of the component.
+        arguments: by the names in its forward's signature, as they were then.
+        output: what it returned.
+    """
+
+    model: str
+    arguments: Arguments
+    output: Any
+
+
+@dataclass
+class Step:
+    """One call of the scheduler's `step`.
+
+    Attributes:
+        timestep, sigma: those of the scheduler; sigma is None for schedulers that keep none.
+        sample, model_output: what it was called with.
+        calls: the forwards since the step before.
+    """
+
+    timestep: float
+    sigma: float | None
+    sample: Tensor
+    model_output: Any
+    calls: list[Call]
+
+
+class Listener:
+    """What happens at each forward and each step of a run; by default, the pipeline's own code."""
+
+    def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:  # noqa: ARG002
+        """The output of `model`; `forward` is its own, and `arguments` may not be changed."""
+        return forward(**arguments)
+
+    def step(self, seen: Step, previous: Tensor) -> Tensor:  # noqa: ARG002
+        """The latents to go on with; `previous` is what the scheduler gave."""
+        return previous
+
+
+def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int | None = None) -> None:
+    """Run `pipeline(**call)` for `listener` until it raises `Done` or the run ends; `seed` sets torch's own generator.
+
+    Whatever happens, the pipeline, its scheduler, its models, the generators in `call` and torch's own are left as they
+    were; so each run starts from the same noise.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_random_state_kept(call))
+        stack.enter_context(_attributes_kept(pipeline))
+        stack.enter_context(_attributes_kept(pipeline.scheduler))
+        if seed is not None:
+            torch.manual_seed(seed)
+        calls: list[Call] = []
+        for name, model in modules(pipeline).items():
+            stack.enter_context(attribute_set(model, "forward", _watched(name, model, listener, calls)))
+        pipeline.scheduler.step = _stepping(pipeline.scheduler, listener, calls)
+        if hasattr(pipeline, "set_progress_bar_config"):
+            pipeline.set_progress_bar_config(disable=True)
+        try:
+            with torch.no_grad():
+                pipeline(**call)
+        except Done:
+            pass
+
+
+def modules(pipeline: Any) -> dict[str, nn.Module]:
+    """The components of a pipeline that are modules, by name."""
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def _watched(name: str, model: nn.Module, listener: Listener, calls: list[Call]) -> Forward:
+    forward = model.forward
+    signature, copies = inspect.signature(forward), _Copies()
+
+    @functools.wraps(forward)  # pipelines look at the signature
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        bound = dict(signature.bind(*args, **kwargs).arguments)
+        bound |= bound.pop("kwargs", {})
+        seen = copies.of(bound)  # before the forward: a pipeline may write into its tensors afterwards
+        output = listener.forward(name, forward, bound)
+        calls.append(Call(name, seen, output))
+        return output
+
+    return watched
+
+
+class _Copies:
+    """Copies of arguments; a tensor that is passed again unchanged is copied once, and is then the same object."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def of(self, arguments: Arguments) -> Arguments:
+        kept: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+        def copy(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            old = self._last.get(id(leaf))
+            if old is None or old[0] is not leaf or old[1] != leaf._version:
+                old = (leaf, leaf._version, leaf.detach().clone())
+            kept[id(leaf)] = old
+            return old[2]
+
+        copied: Arguments = torch.utils._pytree.tree_map(copy, arguments)
+        self._last = kept
+        return copied
+
+
+def _stepping(scheduler: Any, listener: Listener, calls: list[Call]) -> Forward:
+    step = scheduler.step
+    signature = inspect.signature(step)
+
+    @functools.wraps(step)  # pipelines look at the signature
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        timestep = float(torch.as_tensor(given["timestep"]).flatten()[0])
+        seen = Step(timestep, None, cloned(given["sample"]), cloned(given["model_output"]), list(calls))
+        calls.clear()
+        out = step(*args, **kwargs)
+        seen.sigma = _sigma_before(scheduler)
+        if isinstance(out, tuple):
+            return (listener.step(seen, out[0]), *out[1:])
+        out.prev_sample = listener.step(seen, out.prev_sample)
+        return out
+
+    return stepping
+
+
+def _sigma_before(scheduler: Any) -> float | None:
+    """The sigma of the step just made."""
+    index, sigmas = getattr(scheduler, "step_index", None), getattr(scheduler, "sigmas", None)
+    return None if index is None or sigmas is None else float(sigmas[index - 1])
+
+
+@contextmanager
+def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Shadow an attribute on `owner` itself."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:
+            setattr(owner, name, before)
+
+
+@contextmanager
+def _attributes_kept(owner: Any) -> Iterator[None]:
+    """Put the attributes of `owner` back at the end, lists and dicts with the items that they had."""
+    before = {k: v.copy() if type(v) in (list, dict) else v for k, v in vars(owner).items()}
+    try:
+        yield
+    finally:
+        vars(owner).clear()
+        vars(owner).update(before)
+
+
+@contextmanager
+def _random_state_kept(call: Mapping[str, Any]) -> Iterator[None]:
+    given = call.get("generator")
+    generators = given if isinstance(given, list) else [given] if given is not None else []
+    states = [generator.get_state() for generator in generators]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

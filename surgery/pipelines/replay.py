@@ -1,0 +1,115 @@
+"""Running a pipeline once more, from other noise, and giving each of its arguments by the wiring: to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgery.errors import WiringError
+from surgery.pipelines.drive import Call, Done, Forward, Step, drive
+from surgery.pipelines.experiment import split_calls
+from surgery.pipelines.opening import Opening
+from surgery.pipelines.stub import Stub
+from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, same
+from surgery.pipelines.wiring import Condition, Wiring
+
+REAL = 2
+"""So many steps are the pipeline's own; in the others, latents and predictions are random numbers."""
+RENEWED = 8
+"""So often they are drawn anew, and what comes from them is compared; what does not is compared in every step."""
+SEED = 1
+ROUNDING = 32
+"""Guidance may round the model output by so many units of its dtype's precision."""
+
+
+def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wiring) -> None:
+    """Check `wiring` in a run of `call`, whose first step was `first`.
+
+    Raises:
+        WiringError: an argument or a model output of the run is not what the wiring gives.
+    """
+    drive(pipeline, _from_other_noise(call), _Replay(first, wiring), SEED)
+
+
+def _from_other_noise(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call with a generator in another state, where it has one."""
+    given = call.get("generator")
+    if not isinstance(given, torch.Generator):
+        return dict(call)
+    return {**call, "generator": torch.Generator(given.device).manual_seed(given.initial_seed() + SEED)}
+
+
+class _Replay(Stub):
+    def __init__(self, first: Opening, wiring: Wiring) -> None:
+        super().__init__(first)
+        self._first, self._wiring = first, wiring
+        self._position = 0
+        self._conditions: Sequence[Condition] = ()
+        self._random = torch.Generator().manual_seed(SEED)
+        self._predictions: list[Tensor] = []
+        self._latents: Tensor | None = None
+
+    def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:
+        if self._position < REAL:
+            return forward(**arguments)
+        return super().forward(model, forward, arguments)
+
+    def predictions(self) -> Sequence[Tensor]:
+        return self._predictions
+
+    def step(self, seen: Step, previous: Tensor) -> Tensor:
+        super().step(seen, previous)
+        self._check(seen)
+        self._position += 1
+        if self._position == len(self._wiring.schedule):
+            raise Done
+        if self._position < REAL:
+            return previous
+        if self._latents is None or self._renews(self._position):
+            self._latents = self._drawn(*previous.shape).to(previous)
+            elements = rows_of(prediction(self._first.step.calls[0].output), self._first.rows[0]).shape[1]
+            self._predictions = [self._drawn(elements) for _ in self._wiring.branches]
+        return self._latents.clone()
+
+    def _renews(self, position: int) -> bool:
+        return position <= REAL or position % (len(self._wiring.schedule) // RENEWED + 1) == 0
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._random)
+
+    def _check(self, seen: Step) -> None:
+        wiring, calls = self._wiring, seen.calls[-len(self._first.rows) :]
+        if seen.timestep != float(wiring.schedule.timesteps[self._position]):
+            raise WiringError(f"the timesteps of {wiring.pipeline} change from run to run")
+        parts = split_calls([call.arguments for call in calls], self._first.rows, wiring.batching)
+        self._conditions = self._conditions or wiring.conditions_of(parts)
+        renewed = self._renews(self._position)
+        for part, condition in zip(parts, self._conditions, strict=True):
+            wiring.require(part, seen.sample[0] if renewed else None, self._position, condition)
+        if renewed:
+            self._check_joined(parts, seen)
+        if renewed and wiring.linear:
+            self._check_output(calls, seen)
+
+    def _check_joined(self, parts: list[Arguments], seen: Step) -> None:
+        """That the branches of one forward, joined, are its arguments."""
+        for call, rows in zip(reversed(seen.calls), reversed(self._first.rows), strict=False):
+            own, parts = parts[-rows:], parts[:-rows]
+            joined, real = leaves(self._wiring.batching.join(own)), leaves(call.arguments)
+            for path, leaf in real.items():
+                if not same(leaf, joined[path]):
+                    raise WiringError(
+                        f"argument {path} is not its rows, joined along the dimension that counts samples"
+                    )
+
+    def _check_output(self, calls: list[Call], seen: Step) -> None:
+        wiring = self._wiring
+        counted = zip(calls, self._first.rows, strict=True)
+        rows = [row for call, count in counted for row in wiring.model_output(call.output, count)]
+        own, real = wiring.guided(rows).double(), seen.model_output[0].double()
+        largest = max(abs(b.weight) * float(row.abs().max()) for b, row in zip(wiring.branches, rows, strict=True))
+        if float((own - real).abs().max()) > ROUNDING * torch.finfo(seen.model_output.dtype).eps * largest:
+            raise WiringError(f"the model output at position {self._position} is not the predictions' weighted sum")
