@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from surgery.pipelines.batching import Batching
+from surgery.pipelines.parts import Condition
 from surgery.pipelines.tree import Arguments, leaves, same
-from surgery.pipelines.wiring import Condition, Wiring
+from surgery.pipelines.wiring import Wiring
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from surgery.errors import WiringError
 from surgery.pipelines.affine import Affine
+from surgery.pipelines.parts import Schedule
 from surgery.pipelines.process import process_of
 from surgery.pipelines.table import Table
 from surgery.pipelines.tree import leaves
-from surgery.pipelines.wiring import Schedule, Wiring
+from surgery.pipelines.wiring import Wiring
 
 
 def wiring_view(wiring: Wiring) -> RenderableType:

@@ -14,9 +14,10 @@ from surgery.pipelines.drive import drive
 from surgery.pipelines.experiment import Experiment, plan_of
 from surgery.pipelines.learned import copies_of, latents_of, read_of, times_of, weights_of
 from surgery.pipelines.opening import Opening, batching_of, opening, whole_schedule
+from surgery.pipelines.parts import Branch, Schedule
 from surgery.pipelines.replay import replay
 from surgery.pipelines.tree import prediction, tensors_in
-from surgery.pipelines.wiring import Branch, Schedule, Wiring
+from surgery.pipelines.wiring import Wiring
 
 
 def measure(pipeline: Any, call: Mapping[str, Any]) -> Wiring:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from surgery.errors import WiringError
-from surgery.pipelines.wiring import Schedule
+from surgery.pipelines.parts import Schedule
 
 Kind = Literal["flow", "inverted flow", "variance preserving", "exploding"]
 Target = Literal["velocity", "epsilon", "v_prediction", "sample"]

@@ -12,8 +12,9 @@ from torch import Tensor
 from surgery.errors import WiringError
 from surgery.pipelines.drive import Listener, Step, drive
 from surgery.pipelines.experiment import split_calls
+from surgery.pipelines.parts import Condition
 from surgery.pipelines.tree import cloned
-from surgery.pipelines.wiring import Condition, Wiring
+from surgery.pipelines.wiring import Wiring
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from surgery.errors import WiringError
 from surgery.pipelines.drive import Call, Done, Forward, Step, drive
 from surgery.pipelines.experiment import split_calls
 from surgery.pipelines.opening import Opening
+from surgery.pipelines.parts import Condition
 from surgery.pipelines.stub import Stub
 from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, same
-from surgery.pipelines.wiring import Condition, Wiring
+from surgery.pipelines.wiring import Wiring
 
 REAL = 2
 """So many steps are the pipeline's own; in the others, latents and predictions are random numbers."""

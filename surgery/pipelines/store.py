@@ -18,16 +18,16 @@ from surgery.errors import WiringError
 from surgery.files import write_atomically
 from surgery.pipelines.affine import Affine
 from surgery.pipelines.batching import Batching
+from surgery.pipelines.parts import Branch, Condition, Schedule
 from surgery.pipelines.table import Table
 from surgery.pipelines.tree import below
-from surgery.pipelines.wiring import Branch, Condition, Schedule, Wiring
 
 FORMAT = "surgery wiring 1"
-KINDS = {kind.__name__: kind for kind in (Affine, Batching, Branch, Condition, Schedule, Table, Wiring)}
+KINDS = {kind.__name__: kind for kind in (Affine, Batching, Branch, Condition, Schedule, Table)}
 
 
-def save(wiring: Wiring, folder: Path) -> None:
-    """Write wiring.json and wiring.safetensors; see `Wiring.save`."""
+def save(wiring: dict[str, Any], folder: Path) -> None:
+    """Write wiring.json and wiring.safetensors with the fields of a wiring; see `Wiring.save`."""
     tensors: dict[str, Tensor] = {}
     structure = pack(wiring, tensors)
     content = bytes_of({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
@@ -36,8 +36,8 @@ def save(wiring: Wiring, folder: Path) -> None:
     write_atomically(folder / "wiring.json", json.dumps(whole, indent=1).encode())
 
 
-def load(folder: Path) -> Wiring:
-    """Read what `save` wrote; see `Wiring.load`."""
+def load(folder: Path) -> dict[str, Any]:
+    """The fields that `save` wrote; see `Wiring.load`."""
     try:
         whole = json.loads((folder / "wiring.json").read_text())
         content = (folder / "wiring.safetensors").read_bytes()
@@ -48,7 +48,7 @@ def load(folder: Path) -> Wiring:
         loaded = unpack(whole["wiring"], tensors_from(content))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise WiringError(f"{folder}: no wiring can be read there ({error}): measure it anew") from error
-    if not isinstance(loaded, Wiring):
+    if not isinstance(loaded, dict):
         raise WiringError(f"{folder / 'wiring.json'} holds no wiring: measure it anew")
     return loaded
 

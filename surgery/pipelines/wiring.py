@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,64 +12,11 @@ import torch
 from torch import Tensor
 
 from surgery.errors import WiringError
+from surgery.pipelines import store
 from surgery.pipelines.affine import Affine
 from surgery.pipelines.batching import Batching
-from surgery.pipelines.table import Table
+from surgery.pipelines.parts import Branch, Condition, Schedule
 from surgery.pipelines.tree import Arguments, leaves, moved, prediction, rows_of, same, with_leaves
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The steps of the pipeline's whole schedule, the noisiest first; a *position* is the number of one of them.
-
-    Attributes:
-        scheduler: class of the scheduler.
-        config: of the scheduler.
-        timesteps: (positions,), float64.
-        sigmas: (positions,), float64; None for schedulers that keep none.
-    """
-
-    scheduler: str
-    config: dict[str, Any]
-    timesteps: Tensor
-    sigmas: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One branch of guidance: one forward of a step, or one row of a forward.
-
-    Attributes:
-        call, row: which forward of a step, and which of its rows.
-        weight: of its prediction in what the scheduler gets.
-        models: name of the model that makes it, by position.
-        latents: what comes from the latents, by path.
-        times: what depends on the position alone, by path.
-    """
-
-    call: int
-    row: int
-    weight: float
-    models: tuple[str, ...]
-    latents: dict[str, Affine]
-    times: dict[str, Table]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What else a branch is given: text, sizes, masks; of one sample.
-
-    Attributes:
-        branch: number of the branch.
-        arguments: of one sample, as in the pipeline. In place of what comes from the latents stand the elements
-            that do not (masks, a first frame), flat; in place of what depends on the position, None.
-    """
-
-    branch: int
-    arguments: Arguments
 
 
 @dataclass(frozen=True)
@@ -225,9 +172,7 @@ class Wiring:
             WiringError: a condition holds an object that is neither plain data nor a tensor.
             SurgeryError: the files cannot be written.
         """
-        from surgery.pipelines.store import save
-
-        save(self, Path(folder))
+        store.save({field.name: getattr(self, field.name) for field in fields(self)}, Path(folder))
 
     @staticmethod
     def load(folder: str | Path) -> Wiring:
@@ -236,9 +181,10 @@ class Wiring:
         Raises:
             WiringError: it is missing or damaged.
         """
-        from surgery.pipelines.store import load
-
-        return load(Path(folder))
+        found = store.load(Path(folder))
+        if found.keys() != {field.name for field in fields(Wiring)}:
+            raise WiringError(f"{folder} holds no wiring: measure it anew")
+        return Wiring(**found)
 
 
 def _kept(branch: Branch, path: str, leaf: Any) -> Any:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgery.errors import WiringError
+from surgery.pipelines.parts import Schedule
 from surgery.pipelines.process import Process, process_of
 from surgery.pipelines.times import drawn_positions, loss_weights
-from surgery.pipelines.wiring import Schedule
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 KNOWN = [
