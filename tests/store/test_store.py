@@ -174,7 +174,7 @@ def test_a_full_disk_stops_filling_and_room_lets_it_go_on(filled: Path, tmp_path
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         patch.setattr("os.fsync", fsync)
-        with pytest.raises(SurgeryError, match="the disk is full, .* free some space and resume"):
+        with pytest.raises(SurgeryError, match=r"the disk is full, .* free some space and resume"):
             fill(tmp_path, IDENTITY, Made(12, plain))
     fill(tmp_path, IDENTITY, Made(12, plain))
     assert files(tmp_path) == files(filled)
@@ -234,5 +234,5 @@ def test_a_source_of_which_nothing_can_be_made(tmp_path: Path) -> None:
     def make(number: int) -> Sample:
         raise Skipped(f"{number}.png: is no image")
 
-    with pytest.raises(ArtifactError, match="no sample could be made; the first: 0.png: is no image"):
+    with pytest.raises(ArtifactError, match=r"no sample could be made; the first: 0\.png: is no image"):
         fill(tmp_path, IDENTITY, Made(3, make))
