@@ -31,7 +31,7 @@ class Entry:
 
 
 def captioned(folder: Path, paths: Sequence[Path], is_picture: Callable[[Path], bool]) -> list[Entry]:
-    """`paths` in `folder` with their captions, which are in text files, or all in `metadata.jsonl`, as are the names then.
+    """`paths` in `folder` with the captions in their text files; if there is a `metadata.jsonl`, what that lists instead.
 
     Raises:
         RecipeError: a caption cannot be read, or some pictures have one and others have not.

@@ -30,7 +30,7 @@ class Pictured(Data):
 
     folder: str
     size: int | None = Field(default=None, ge=1)
-    step: int = Field(default=64, ge=1)
+    step: int = Field(default=64, ge=1, validate_default=True)
 
     @field_validator("step")
     @classmethod

@@ -56,9 +56,7 @@ def test_buckets_have_equal_area_and_sides_that_are_multiples(side: int, step: i
 
 
 def test_the_buckets_of_1024() -> None:
-    sizes = bucket_sizes(1024, 64)
-    assert len(sizes) == 15
-    assert {(1152, 896), (1216, 832), (1344, 768)} <= set(sizes)  # of Stable Diffusion XL
+    assert {(1152, 896), (1216, 832), (1344, 768)} <= set(bucket_sizes(1024, 64))  # of Stable Diffusion XL
 
 
 @given(height=st.integers(1, 500), width=st.integers(1, 500), step=st.sampled_from([4, 8]))
@@ -74,7 +72,8 @@ def test_an_image_gets_the_size_that_fits_best(height: int, width: int, step: in
 def test_the_centre_is_kept(size: tuple[int, int], to: tuple[int, int]) -> None:
     pixels = pixels_of(halves(*size), to)
     assert torch.equal(pixels[[0, 1, 2]], pixels[[2, 1, 0]].flip(-1))
-    assert (colour(pixels, 0.1), colour(pixels, 0.9)) == (RED, BLUE)
+    assert pixels[0, :, 0].gt(0.9).all()
+    assert pixels[2, :, 0].lt(-0.9).all()
 
 
 def test_pixels_go_from_minus_one_to_one() -> None:
