@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.progress import Progress, SilentProgress
@@ -23,6 +26,7 @@ from surgery.store.store import Store
 SHARD_BYTES, SHARD_SOURCES = 64 * 2**20, 4096
 """A shard is full once it has so many bytes of rows, or took so many samples."""
 SECONDS_BETWEEN_WRITES = 30.0
+LOCK = ".lock"
 LEFT_BEHIND = re.compile(rf"{SHARD_NAME}|\.({SHARD_NAME}|{re.escape(MANIFEST)})\.\d+\.tmp")
 
 
@@ -39,37 +43,71 @@ def fill(folder: str | Path, identity: Mapping[str, str], source: Source, progre
     Raises:
         ArtifactError: the store is damaged or was made from something else; a sample cannot be stored; or none could be
             made.
-        SurgeryError: the disk is full, or too small for the latents that are still to come; what is written is kept.
+        SurgeryError: the disk is full, or too small for the latents that are still to come; what is written is kept. Or
+            another process is filling the store.
     """
     folder = Path(folder)
-    filling = _Filling(folder, _begun(folder, identity, len(source)))
-    first = filling.done
-    if first < len(source):
-        filling.take(source)
-        filling.require_space()
-        with (progress or SilentProgress()).stage(filling.title, len(source), first) as stage:
-            stage.advance()
-            while filling.done < len(source):
-                filling.take(source)
-                stage.advance()
-        filling.write()
+    found = _found(folder, identity, len(source))
+    if found is None or found.done < found.sources:  # a full one need not be writable
+        with _alone(folder):
+            _fill_up(folder, _begun(folder, identity, len(source)), source, progress or SilentProgress())
     store = Store(folder)
     if not len(store):
         raise ArtifactError(f"{folder}: no sample could be made; the first: {', '.join(store.skipped[:1]) or 'none'}")
     return store
 
 
+def _found(folder: Path, identity: Mapping[str, str], sources: int) -> Manifest | None:
+    """The manifest in `folder`, if there is one; then it must be of this source."""
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = read_manifest(folder)
+    require_identity(folder, manifest, identity, sources)
+    return manifest
+
+
 def _begun(folder: Path, identity: Mapping[str, str], sources: int) -> Manifest:
     """The manifest in `folder`, a new one if there is none."""
-    if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        require_identity(folder, manifest, identity, sources)
-        return manifest
-    if folder.is_dir() and any(re.fullmatch(SHARD_NAME, path.name) for path in folder.iterdir()):
+    found = _found(folder, identity, sources)
+    if found is not None:
+        return found
+    if any(re.fullmatch(SHARD_NAME, path.name) for path in folder.iterdir()):
         raise ArtifactError(f"{folder / MANIFEST}: is missing beside its shards; restore it, or delete the folder")
     manifest = Manifest(identity=dict(identity), sources=sources)
     write_manifest(folder, manifest)
     return manifest
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While open, no other process fills the store in `folder`. The lock goes with its process, however that ends."""
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise SurgeryError(f"{folder}: another process is filling this store; wait for it, or end it") from error
+    except OSError as error:
+        raise SurgeryError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill_up(folder: Path, manifest: Manifest, source: Source, progress: Progress) -> None:
+    filling = _Filling(folder, manifest)
+    first = filling.done
+    if first == len(source):
+        return
+    filling.take(source)
+    filling.require_space()
+    with progress.stage(filling.title, len(source), first) as stage:
+        stage.advance()
+        while filling.done < len(source):
+            filling.take(source)
+            stage.advance()
+    filling.write()
 
 
 class _Filling:

@@ -57,5 +57,5 @@ class Growing:
         content = content_of(tensor)
         if content not in self._numbers:
             self._numbers[content] = len(self._numbers)
-            self.contents.rows[content] = tensor.detach().cpu().contiguous().clone()
+            self.contents.add(content, tensor)
         return self._numbers[content]

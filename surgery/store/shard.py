@@ -32,6 +32,7 @@ class Contents:
         samples: for each the numbers of its skeleton, of its latents, and of the rows of its conditions.
         skipped: of the samples that could not be made, which and why.
         sources: how many samples of the source it took, skipped ones included.
+        nbytes: of all rows.
     """
 
     rows: dict[str, Tensor] = field(default_factory=dict)
@@ -39,11 +40,12 @@ class Contents:
     samples: list[list[int]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     sources: int = 0
+    nbytes: int = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its rows."""
-        return sum(row.nbytes for row in self.rows.values())
+    def add(self, content: str, row: Tensor) -> None:
+        """Take a row, as it is now."""
+        self.rows[content] = row.detach().cpu().contiguous().clone()
+        self.nbytes += row.nbytes
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,16 @@ class Shard:
 
     def contents(self, sources: int) -> Contents:
         """What it was written from, to go on with."""
-        rows = {content: self.row(content) for content in self.rows}
         skeletons = {text: number for number, text in enumerate(self.skeletons)}
-        return Contents(rows, skeletons, [list(sample) for sample in self.samples], list(self.skipped), sources)
+        contents = Contents({}, skeletons, [list(sample) for sample in self.samples], list(self.skipped), sources)
+        for content in self.rows:
+            contents.add(content, self.row(content))
+        return contents
 
     def row(self, content: str) -> Tensor:
-        """A copy of a row: what the file gives is one memory for all who ask."""
+        """A row, which is not to be written into."""
         row: Tensor = self.file.get_tensor(content)
-        return row.clone()
+        return row
 
     def shape(self, content: str) -> tuple[int, ...]:
         """The shape of a row, which is not read."""

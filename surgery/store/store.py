@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from surgery.store.manifest import read_manifest
 from surgery.store.nested import put_together
 from surgery.store.sample import Sample
 from surgery.store.shard import open_shard
+
+OPEN_ROWS = 2**16
+"""So many rows at most stay mapped: to find one again takes longer than to copy a small one."""
 
 
 class Store:
@@ -46,6 +50,7 @@ class Store:
         self.skipped = [reason for shard in self._shards for reason in shard.skipped]
         self._samples_up_to = list(accumulate(len(shard.samples) for shard in self._shards))
         self._rows_up_to = list(accumulate(len(shard.rows) for shard in self._shards))
+        self._mapped = lru_cache(OPEN_ROWS)(self._map)
         latents = [sample[1] for shard in self._shards for sample in shard.samples]
         self.contents = [self._content(row) for row in latents]
         self.shapes = [self._shards[_place(self._rows_up_to, row)[0]].shape(self._content(row)) for row in latents]
@@ -73,6 +78,9 @@ class Store:
         return torch.stack([sample.latents for sample in samples]), [sample.conditions for sample in samples]
 
     def _row(self, row: int) -> Tensor:
+        return self._mapped(row).clone()  # what is mapped is one memory for all who ask
+
+    def _map(self, row: int) -> Tensor:
         return self._shards[_place(self._rows_up_to, row)[0]].row(self._content(row))
 
     def _content(self, row: int) -> str:

@@ -91,14 +91,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filling_module, "SHARD_BYTES", 300)
         fill(folder, IDENTITY, Made(12, plain))
-    assert len(list(folder.iterdir())) > 3
+    assert len(files(folder)) > 3
     return folder
 
 
 @given(data=st.data())
 @settings(max_examples=80)
 def test_every_truncation_and_every_changed_bit_is_refused_by_name(data: st.DataObject, filled: Path) -> None:
-    name = data.draw(st.sampled_from(sorted(path.name for path in filled.iterdir())))
+    name = data.draw(st.sampled_from(sorted(files(filled))))
     content = bytearray((filled / name).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -116,7 +116,7 @@ def test_every_truncation_and_every_changed_bit_is_refused_by_name(data: st.Data
 @pytest.mark.parametrize("kind", ["shard", "store.json"])
 def test_a_missing_file_is_refused_by_name_and_nothing_is_removed(kind: str, filled: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(filled, tmp_path / "copy")
-    missing = next(path for path in sorted(folder.iterdir()) if kind in path.name or kind == "shard")
+    missing = folder / next(name for name in sorted(files(folder)) if name == kind or kind == "shard")
     missing.unlink()
     left = sorted(folder.iterdir())
     with pytest.raises(ArtifactError, match=missing.name):
@@ -160,7 +160,7 @@ def test_what_is_resumed_has_the_same_files(stop: int, filled: Path, tmp_path: P
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != filling_module.LOCK}
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -236,3 +236,21 @@ def test_a_source_of_which_nothing_can_be_made(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match=r"no sample could be made; the first: 0\.png: is no image"):
         fill(tmp_path, IDENTITY, Made(3, make))
+
+
+def test_two_processes_do_not_fill_one_store(tmp_path: Path) -> None:
+    def make(number: int) -> Sample:
+        with pytest.raises(SurgeryError, match="another process is filling this store"):
+            fill(tmp_path, IDENTITY, Made(3, plain))
+        return plain(number)
+
+    assert len(fill(tmp_path, IDENTITY, Made(3, make))) == 3
+
+
+def test_a_full_store_may_be_read_only_and_a_new_one_not(filled: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filling_module, "_alone", lambda _: pytest.fail("locked"))
+        assert len(fill(filled, IDENTITY, Made(12, plain))) == 11
+    (tmp_path / "file").touch()
+    with pytest.raises(SurgeryError, match=r"cannot be written .* choose another folder"):
+        fill(tmp_path / "file", IDENTITY, Made(12, plain))
