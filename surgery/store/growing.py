@@ -28,17 +28,17 @@ class Growing:
         """Take a sample.
 
         Raises:
-            ArtifactError: its conditions hold something that is neither a tensor nor plain data.
+            ArtifactError: it holds something that cannot be stored.
         """
-        rows = [self._number(sample.latents)]
+        rows: list[int] = []
 
         def put(tensor: Tensor) -> int:
             rows.append(self._number(tensor))
-            return len(rows) - 2
+            return len(rows) - 1
 
+        take_apart(sample.latents, put, "latents")
         skeleton = json.dumps(take_apart(sample.conditions, put, "conditions"), separators=(",", ":"))
-        number = self.contents.skeletons.setdefault(skeleton, len(self.contents.skeletons))
-        self.contents.samples.append([number, *rows])
+        self.contents.samples.append([self.contents.number(skeleton), *rows])
         self.contents.sources += 1
         self.last_latents = sample.latents.nbytes
 
@@ -57,5 +57,5 @@ class Growing:
         content = content_of(tensor)
         if content not in self._numbers:
             self._numbers[content] = len(self._numbers)
-            self.contents.add(content, tensor)
+            self.contents.add_row(content, tensor)
         return self._numbers[content]

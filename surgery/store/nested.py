@@ -14,6 +14,11 @@ from torch import Tensor
 from surgery.errors import ArtifactError
 
 PLAIN = (type(None), bool, int, float, str)
+DTYPES = {
+    torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2,
+}  # fmt: skip
+"""Those that safetensors has for dense tensors."""
 SEQUENCES: dict[str, type[list[Any]] | type[tuple[Any, ...]]] = {"list": list, "tuple": tuple}
 
 
@@ -31,7 +36,7 @@ def take_apart(value: Any, put: Callable[[Tensor], int], path: str) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and _is_dense(value):
         return {"tensor": put(value)}
     if kind in (torch.dtype, torch.device):
         return {kind.__name__: str(value).removeprefix("torch.")}
@@ -39,8 +44,9 @@ def take_apart(value: Any, put: Callable[[Tensor], int], path: str) -> Any:
         return {kind.__name__: [take_apart(item, put, f"{path}.{i}") for i, item in enumerate(value)]}
     if kind is dict and all(type(key) is str for key in value):
         return {"dict": {key: take_apart(item, put, f"{path}.{key}") for key, item in value.items()}}
-    what = "dict with keys that are no text" if kind is dict else kind.__name__
-    raise ArtifactError(f"{path} is a {what}, which a store cannot hold: make it tensors and plain data")
+    raise ArtifactError(
+        f"{path} is {_named(value)}, which a store cannot hold: make it dense tensors and plain data, or leave it out"
+    )
 
 
 def put_together(skeleton: Any, get: Callable[[int], Tensor]) -> Any:
@@ -55,3 +61,13 @@ def put_together(skeleton: Any, get: Callable[[int], Tensor]) -> Any:
     if kind == "dict":
         return {key: put_together(item, get) for key, item in inside.items()}
     return torch.device(inside) if kind == "device" else getattr(torch, inside)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.dtype in DTYPES and not tensor.is_meta
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} with layout {value.layout} on {value.device}"
+    return "a dict with keys that are no text" if type(value) is dict else f"of the class {type(value).__name__}"

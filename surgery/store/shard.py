@@ -32,7 +32,7 @@ class Contents:
         samples: for each the numbers of its skeleton, of its latents, and of the rows of its conditions.
         skipped: of the samples that could not be made, which and why.
         sources: how many samples of the source it took, skipped ones included.
-        nbytes: of all rows.
+        nbytes: of all rows and skeletons.
     """
 
     rows: dict[str, Tensor] = field(default_factory=dict)
@@ -42,10 +42,17 @@ class Contents:
     sources: int = 0
     nbytes: int = 0
 
-    def add(self, content: str, row: Tensor) -> None:
+    def add_row(self, content: str, row: Tensor) -> None:
         """Take a row, as it is now."""
         self.rows[content] = row.detach().cpu().contiguous().clone()
         self.nbytes += row.nbytes
+
+    def number(self, skeleton: str) -> int:
+        """The number of a skeleton, which is taken if it is new."""
+        if skeleton not in self.skeletons:
+            self.skeletons[skeleton] = len(self.skeletons)
+            self.nbytes += len(skeleton)
+        return self.skeletons[skeleton]
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,11 @@ class Shard:
 
     def contents(self, sources: int) -> Contents:
         """What it was written from, to go on with."""
-        skeletons = {text: number for number, text in enumerate(self.skeletons)}
-        contents = Contents({}, skeletons, [list(sample) for sample in self.samples], list(self.skipped), sources)
+        contents = Contents(samples=[*map(list, self.samples)], skipped=[*self.skipped], sources=sources)
+        for skeleton in self.skeletons:
+            contents.number(skeleton)
         for content in self.rows:
-            contents.add(content, self.row(content))
+            contents.add_row(content, self.row(content))
         return contents
 
     def row(self, content: str) -> Tensor:

@@ -68,9 +68,9 @@ class Store:
             raise IndexError(f"no sample {number} in a store of {len(self)}")
         index, within = _place(self._samples_up_to, number)
         shard = self._shards[index]
-        skeleton, latents, *rows = shard.samples[within]
+        skeleton, *rows = shard.samples[within]
         conditions = put_together(json.loads(shard.skeletons[skeleton]), lambda n: self._row(rows[n]))
-        return Sample(self._row(latents), conditions)
+        return Sample(self._row(rows[0]), conditions)
 
     def batch(self, numbers: Sequence[int]) -> tuple[Tensor, list[Any]]:
         """The latents of samples of one shape as (B, ...), and the conditions of each."""

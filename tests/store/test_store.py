@@ -219,9 +219,11 @@ def test_progress_says_how_many_bytes_all_will_take(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("conditions", "what"),
     [
-        ({"added": {"x": object()}}, "conditions.added.x is a object"),
-        ([nn.Linear(1, 1)], "conditions.0 is a Linear"),
-        ({"size": Size(1, 2)}, "conditions.size is a Size"),
+        ({"added": {"x": object()}}, "conditions.added.x is of the class object"),
+        ([nn.Linear(1, 1)], "conditions.0 is of the class Linear"),
+        ({"size": Size(1, 2)}, "conditions.size is of the class Size"),
+        ([torch.eye(2).to_sparse()], "conditions.0 is a tensor of torch.float32 with layout torch.sparse_coo on cpu"),
+        (torch.zeros(1, device="meta"), "conditions is a tensor of torch.float32 with layout torch.strided on meta"),
         ({1: 2}, "conditions is a dict with keys that are no text"),
     ],
 )
