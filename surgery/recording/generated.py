@@ -25,6 +25,8 @@ from surgery.recording.torch_private import pytree
 MAX_RECORDINGS = 64
 """Of one module; more would mean that it is recorded at nearly every call, which is an error and not a slow success."""
 
+NOT_RECORDED = "an edited module records the first call of a kind; call it once before it is compiled with fullgraph=True"
+
 _generated: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -138,7 +140,9 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
 
     bind = staticmethod(binder(base))
     body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
-    body |= {"_surgery_own_forward": own, "_surgery_edit": None}
+    # Compiled code is left to record a call, and goes on afterwards.
+    extend = staticmethod(torch.compiler.disable(_record, reason=NOT_RECORDED))  # type: ignore[no-untyped-call]
+    body |= {"_surgery_own_forward": own, "_surgery_edit": None, "_surgery_extend": extend}
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
@@ -221,13 +225,15 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
     scope = trace.scope
     if len(scope.recordings) >= MAX_RECORDINGS:
         raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")
-    if torch.compiler.is_compiling():
-        raise GuardError(f"{scope.name}: {why}; call the model once before it is compiled")
     try:
-        trace.extend(module, args, kwargs)
+        type(module)._surgery_extend(trace, module, args, kwargs)  # type: ignore[attr-defined]
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error
+
+
+def _record(trace: Trace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    trace.extend(module, args, kwargs)
 
 
 def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
