@@ -13,6 +13,7 @@ from torch import nn
 from surgery.errors import GuardError
 from surgery.recording.autocast import AutocastState, autocast_state
 from surgery.recording.binding import binder
+from surgery.recording.caches import guarded_caches
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
 from surgery.recording.paths import below
@@ -142,7 +143,7 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
     body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
     # Compiled code is left to record a call, and goes on afterwards.
     extend = staticmethod(torch.compiler.disable(_record, reason=NOT_RECORDED))  # type: ignore[no-untyped-call]
-    body |= {"_surgery_own_forward": own, "_surgery_edit": None, "_surgery_extend": extend}
+    body |= {"_surgery_own_forward": own, "_surgery_edit": None, "_surgery_extend": extend} | guarded_caches(base)
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
