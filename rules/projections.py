@@ -17,10 +17,7 @@ from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Site
 
 PIECES = (
-    node(function="chunk")
-    | node(function="split")
-    | node(function="tensor_split")
-    | node(module_class="FeaturePieces")
+    node(function="chunk") | node(function="split") | node(function="tensor_split") | node(module_class="FeaturePieces")
 )
 
 

@@ -26,7 +26,9 @@ from surgery.recording.torch_private import pytree
 MAX_RECORDINGS = 64
 """Of one module; more would mean that it is recorded at nearly every call, which is an error and not a slow success."""
 
-NOT_RECORDED = "an edited module records the first call of a kind; call it once before it is compiled with fullgraph=True"
+NOT_RECORDED = (
+    "an edited module records the first call of a kind; call it once before it is compiled with fullgraph=True"
+)
 
 _generated: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -140,10 +142,11 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
         return (_blank, (base,), *base.__reduce_ex__(self, protocol)[2:])
 
     bind = staticmethod(binder(base))
-    body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
+    body: dict[str, Any] = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, }
     # Compiled code is left to record a call, and goes on afterwards.
     extend = staticmethod(torch.compiler.disable(_record, reason=NOT_RECORDED))  # type: ignore[no-untyped-call]
-    body |= {"_surgery_own_forward": own, "_surgery_edit": None, "_surgery_extend": extend} | guarded_caches(base)
+    body |= {"_surgery_own_forward": own, "_surgery_edit": None, "_surgery_extend": extend, "_surgery_bind": bind}
+    body |= guarded_caches(base)
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
