@@ -107,7 +107,7 @@ def _base_of(student: nn.Module) -> tuple[dict[str, Any] | None, Structure | Non
             f"{model_class.__name__} is not a model class of diffusers.models.transformers and has no edits to save; "
             "save its state_dict instead"
         )
-    return None, structure_of(_before(student).eval())  # as `load` compares it
+    return None, structure_of(_before(student))
 
 
 def _rebuilt(student: nn.Module, config: dict[str, Any] | None) -> nn.Module:

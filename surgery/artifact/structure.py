@@ -16,7 +16,14 @@ from surgery.recording.state import own_class
 Structure = dict[str, dict[str, str]]
 """For each path of a module, its class under "class" and its attributes."""
 
-IGNORED = {"gradient_checkpointing", "_gradient_checkpointing_func", "_internal_dict", "save_pretrained", "forward"}
+IGNORED = {
+    "training",
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "_internal_dict",
+    "save_pretrained",
+    "forward",
+}
 DEEPEST = 4
 EMPTY = {"None", "{}", "[]", "()"}
 

@@ -141,12 +141,11 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         return (_blank, (base,), *base.__reduce_ex__(self, protocol)[2:])
 
-    bind = staticmethod(binder(base))
-    body: dict[str, Any] = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, }
+    body: dict[str, Any] = {"forward": forward, "__reduce_ex__": reduce, **guarded_caches(base)}
+    body |= {"_surgery": None, "_surgery_edit": None, "_surgery_base": base, "_surgery_own_forward": own}
+    body["_surgery_bind"] = staticmethod(binder(base))
     # Compiled code is left to record a call, and goes on afterwards.
-    extend = staticmethod(torch.compiler.disable(_record, reason=NOT_RECORDED))  # type: ignore[no-untyped-call]
-    body |= {"_surgery_own_forward": own, "_surgery_edit": None, "_surgery_extend": extend, "_surgery_bind": bind}
-    body |= guarded_caches(base)
+    body["_surgery_extend"] = staticmethod(torch.compiler.disable(_record, reason=NOT_RECORDED))  # type: ignore[no-untyped-call]
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
@@ -237,6 +236,7 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
 
 
 def _record(trace: Trace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A function, as `torch.compiler.disable` takes no method of each trace."""
     trace.extend(module, args, kwargs)
 
 
