@@ -13,7 +13,7 @@ from torch import nn
 from surgery.errors import GuardError
 from surgery.recording.autocast import AutocastState, autocast_state
 from surgery.recording.binding import binder
-from surgery.recording.caches import guarded_caches
+from surgery.recording.caches import guarded_caches, require_no_shared_cache
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
 from surgery.recording.paths import below
@@ -210,7 +210,10 @@ def _is_recorded(inputs: list[Any]) -> bool:
 
 def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
     """What the graph gives; no autocast region of it stays open if it ends by an error."""
-    if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
+    is_edited = edit_of(module) is not None
+    if is_edited:
+        require_no_shared_cache(module, recording.blocks)
+    if is_edited and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
         outputs: list[Any] = Checkpointing(module, recording).run(*inputs)
         return outputs
     if not recording.has_autocast or torch.compiler.is_compiling():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
+from diffusers.hooks import apply_first_block_cache, apply_mag_cache
 from torch import nn
 
 import surgery
@@ -51,6 +52,19 @@ def test_caches_that_skip_blocks_are_refused(rule, config):
     assert not model.is_cache_enabled
     with torch.no_grad():
         assert torch.equal(model(**inputs("wan")).sample, want)
+
+
+@pytest.mark.parametrize("name", ["more", "side by side"])
+@pytest.mark.parametrize(
+    ("apply", "config"),
+    list(zip([apply_first_block_cache, apply_mag_cache], SKIPPING, strict=True)),
+    ids=["first", "mag"],
+)
+def test_caches_put_on_from_outside_are_refused_at_the_call(name, apply, config):
+    model = student(DEPTH[name])
+    apply(model, config)
+    with pytest.raises(RewriteError, match="a cache on its blocks skips blocks"), model.cache_context("cond"):
+        model(**inputs("wan"))
 
 
 @pytest.mark.parametrize("rule", DEPTH.values(), ids=DEPTH)
