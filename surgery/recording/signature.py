@@ -70,7 +70,9 @@ def signature_of(
 
 
 def _again(leaves: list[Any]) -> list[Hashable]:
-    """Which of the tensors among `leaves` are which of those before them."""
-    first: dict[int, int] = {}
-    places = ((first.setdefault(id(leaf), n), n) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
-    return [pair for pair in places if pair[0] != pair[1]]
+    """Which of the tensors among `leaves` are which of those before them: told by `is`, as `id` binds compiled code to
+    the tensors of one call.
+    """
+    tensors = [(n, leaf) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    firsts = ((next(first for first, other in tensors if other is leaf), n) for n, leaf in tensors)
+    return [pair for pair in firsts if pair[0] != pair[1]]
