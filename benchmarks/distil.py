@@ -37,8 +37,7 @@ from surgery.rewriting import every
 from surgery.rewriting.commit import commit
 from surgery.rules import replace_attention, replace_mlp
 from surgery.run.prepare import Prepared, prepare
-from surgery.training.batches import Batches
-from surgery.training.diffusion import predict
+from surgery.training.source import predict
 from surgery.training.distil import STAGE, Distil, Site, distil, sites_of
 
 Figures = dict[str, Any]
@@ -114,9 +113,9 @@ def trained(run: Prepared, lr: float, setting: Setting) -> tuple[float, nn.Modul
     """The student after stage 1 at this learning rate, and its held-out loss."""
     student = rewritten(run)
     config = Distil(steps=setting.steps, batch_size=setting.batch_size, lr=lr, checkpoint_every=setting.steps)
-    teacher, scheduler = run.teacher.model, run.teacher.scheduler
+    teacher = run.teacher.model
     sites = sites_of(run.plan.edits, teacher, student)
-    loss = distil(teacher, student, sites, run.data, scheduler, config, seed=setting.seed)[-1].validation
+    loss = distil(teacher, student, sites, run.data, config, seed=setting.seed)[-1].validation
     assert loss is not None
     return loss, student
 
@@ -124,9 +123,7 @@ def trained(run: Prepared, lr: float, setting: Setting) -> tuple[float, nn.Modul
 def held_out_loss(run: Prepared, student: nn.Module | None, setting: Setting) -> float:
     """The same loss of any student; without one, that of operators which return zeros."""
     teacher = run.teacher.model
-    sizes = {"batch_size": setting.batch_size, "seed": setting.seed}
-    batch = Batches(run.data, run.teacher.scheduler, teacher, stage=STAGE, **sizes).held_out()
-    assert batch is not None
+    (batch,) = run.data.source(teacher, stage=STAGE, batch_size=setting.batch_size, seed=setting.seed).held_out()
     losses: list[float] = []
 
     def compare(site: Site) -> None:

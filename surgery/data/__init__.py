@@ -1,6 +1,7 @@
-"""Folders and files of a user as training data: images, videos, latents."""
+"""Training data as parts of a recipe: what the teacher makes, and folders and files of a user."""
 
 from surgery.data.base import AnyData, Data
+from surgery.data.generated import Generated, read_prompts
 from surgery.data.images import Images, read_images
 from surgery.data.latents import LatentRows, Latents, read_latents
 from surgery.data.pictures import Picture, Pictures
@@ -9,6 +10,7 @@ from surgery.data.videos import Videos, read_videos
 __all__ = [
     "AnyData",
     "Data",
+    "Generated",
     "Images",
     "LatentRows",
     "Latents",
@@ -17,5 +19,6 @@ __all__ = [
     "Videos",
     "read_images",
     "read_latents",
+    "read_prompts",
     "read_videos",
 ]

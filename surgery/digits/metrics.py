@@ -9,7 +9,8 @@ from surgery.digits.judge import Judge
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics import Metric
 from surgery.evaluate.results import Better
-from surgery.training.data import LatentDataset
+from surgery.training.batches import LatentData
+from surgery.training.source import TrainingData
 
 SHAPE = (1, 8, 8)
 """Of an image of a digit, as the classifier reads it."""
@@ -22,7 +23,7 @@ class DigitsFrechet(Metric):
     title: ClassVar[str] = "Frechet distance"
     better: ClassVar[Better] = "lower"
 
-    def check(self, data: LatentDataset, samples: int) -> str | None:
+    def check(self, data: TrainingData, samples: int) -> str | None:
         """Refuse data that are no digits, and fewer samples than a covariance of the features needs."""
         if samples <= FEATURES:
             return f"{samples} samples are too few in {FEATURES} features: use at least {FEATURES + 1}"
@@ -30,7 +31,8 @@ class DigitsFrechet(Metric):
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        return Judge(load_classifier(), context.data).frechet(context.samples)
+        assert isinstance(context.data, LatentData), "`check` refuses other data"
+        return Judge(load_classifier(), context.data.dataset).frechet(context.samples)
 
 
 class DigitsAccuracy(Metric):
@@ -41,7 +43,7 @@ class DigitsAccuracy(Metric):
     unit: ClassVar[str] = "share"
     better: ClassVar[Better] = "higher"
 
-    def check(self, data: LatentDataset, samples: int) -> str | None:  # noqa: ARG002
+    def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
         """Refuse data that are no digits."""
         return not_digits(data)
 
@@ -54,7 +56,9 @@ METRICS: tuple[Metric, ...] = (DigitsFrechet(), DigitsAccuracy())
 """What models of digits are judged by, unless a recipe says otherwise."""
 
 
-def not_digits(data: LatentDataset) -> str | None:
+def not_digits(data: TrainingData) -> str | None:
     """Why the classifier cannot read the data, None if it can."""
-    shape = tuple(data.latents.shape[1:])
+    if not isinstance(data, LatentData):
+        return "it knows 8x8 digits; the data are of a pipeline"
+    shape = tuple(data.dataset.latents.shape[1:])
     return None if shape == SHAPE else f"it knows 8x8 digits, latents of shape {SHAPE}; the data have shape {shape}"

@@ -13,7 +13,8 @@ from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import nn
 
 from surgery.training.data import LatentDataset
-from surgery.training.diffusion import denoising_loss, noised_batch, null_label, predict
+from surgery.training.diffusion import denoising_loss, noised_batch, null_label
+from surgery.training.source import predict
 from surgery.training.scheduler import Scheduler
 
 ARCHITECTURE: dict[str, Any] = {

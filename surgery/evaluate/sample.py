@@ -6,7 +6,8 @@ Shapes: N samples, B batch size, C channels, H x W latent size.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from surgery.errors import SurgeryError
-from surgery.evaluate.sampling import PROTOCOL
+from surgery.evaluate.sampling import PROTOCOL, SHOWN, Drawn, Sampling
 from surgery.store.order import seeded
-from surgery.training.diffusion import null_label, predict, without_sigma
+from surgery.training.diffusion import null_label, without_sigma
 from surgery.training.scheduler import Scheduler
+from surgery.training.source import predict
 
 
 def balanced_labels(samples: int, classes: int = 10) -> Tensor:
@@ -106,27 +108,52 @@ def _predict(model: nn.Module, latents_BCHW: Tensor, timestep: Tensor, labels_B:
     return without_sigma(predict(model, inputs), latents_BCHW.shape[1])
 
 
-def sample_grid(samples: Tensor, *, columns: int = 10, scale: int = 5, margin: int = 4) -> Image.Image:
-    """One picture of samples (N, C, H, W) in [-1, 1], row by row, enlarged `scale` times.
+@dataclass(frozen=True)
+class LatentSampler:
+    """Samples of balanced classes by DDIM, see `sample`; a `surgery.evaluate.sampling.Sampler`."""
 
-    Margins, in pixels of the picture, are white. One channel is drawn in grey, three as colours; of latents with more
-    channels the first is drawn in grey.
+    scheduler: Scheduler
+
+    def draw(self, model: nn.Module, settings: Sampling, seed: int, advance: Callable[[int], None]) -> Drawn:
+        """See `Sampler`."""
+        latents = sample(
+            model,
+            self.scheduler,
+            balanced_labels(settings.samples),
+            seed=seed,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            batch_size=settings.batch_size,
+            advance=advance,
+        )
+        return Drawn(latents, pictures_of(latents[:SHOWN]))
+
+
+def pictures_of(samples: Tensor, scale: int = 5) -> list[Image.Image]:
+    """A picture of each of the samples (N, C, H, W) in [-1, 1], enlarged `scale` times.
+
+    One channel is drawn in grey, three as colours; of latents with more channels the first is drawn in grey.
     """
     shown = samples if samples.shape[1] == 3 else samples[:, :1]
     tiles = ((shown.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    rows = -(-len(tiles) // columns)
-    height, width = tiles.shape[1] * scale, tiles.shape[2] * scale
+    size = (tiles.shape[2] * scale, tiles.shape[1] * scale)
+    pictures = (Image.fromarray(tile if tile.shape[2] == 3 else tile[..., 0]) for tile in tiles)
+    return [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
+
+
+def grid_of(pictures: Sequence[Image.Image], *, columns: int = 10, margin: int = 4) -> Image.Image:
+    """One picture of `pictures`, which are of one size, row by row; margins, in pixels, are white."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
     size = (columns * (width + margin) + margin, rows * (height + margin) + margin)
     grid = Image.new("RGB", size, "white")
-    for i, tile in enumerate(tiles):
-        picture = Image.fromarray(tile if tile.shape[2] == 3 else tile[..., 0])
-        corner = margin + i % columns * (width + margin), margin + i // columns * (height + margin)
-        grid.paste(picture.resize((width, height), Image.Resampling.NEAREST), corner)
+    for i, picture in enumerate(pictures):
+        grid.paste(picture, (margin + i % columns * (width + margin), margin + i // columns * (height + margin)))
     return grid
 
 
-def grid_png(samples: Tensor) -> bytes:
-    """What `sample_grid` draws, as the content of a PNG file."""
+def grid_png(pictures: Sequence[Image.Image]) -> bytes:
+    """What `grid_of` draws, as the content of a PNG file."""
     buffer = io.BytesIO()
-    sample_grid(samples).save(buffer, format="PNG", optimize=True)
+    grid_of(pictures).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
 from pydantic import Field, PositiveInt
+from torch import Tensor, nn
 
 from surgery.config import Config
 
@@ -10,9 +16,11 @@ from surgery.config import Config
 class Sampling(Config):
     """How samples are drawn to judge a model by, and for the grids.
 
+    Of a pipeline, the samples are made one by one, and guidance is a keyword of the pipeline's own.
+
     Attributes:
         samples: number of samples, with balanced labels.
-        steps: DDIM steps.
+        steps: of the pipeline's scheduler, or of DDIM for latents.
         guidance: scale of classifier-free guidance; 1 is none.
         batch_size: samples at a time.
     """
@@ -25,3 +33,26 @@ class Sampling(Config):
 
 PROTOCOL = Sampling()
 """The defaults, by which the digits are judged."""
+
+SHOWN = 100
+"""Samples in a grid."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of a model.
+
+    Attributes:
+        latents: (N, ...), float32 on the CPU.
+        pictures: of the first `SHOWN`, for a grid; none where they cannot be seen.
+    """
+
+    latents: Tensor
+    pictures: Sequence[Image.Image]
+
+
+class Sampler(Protocol):
+    """Draws samples of a model; each starts from noise that depends on the seed and its number alone."""
+
+    def draw(self, model: nn.Module, settings: Sampling, seed: int, advance: Callable[[int], None]) -> Drawn:
+        """The samples; `advance` is called with how many more are done."""

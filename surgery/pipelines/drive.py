@@ -65,11 +65,14 @@ class Listener:
         return previous
 
 
-def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int | None = None) -> None:
+def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int | None = None) -> Any:
     """Run `pipeline(**call)` for `listener` until it raises `Done` or the run ends; `seed` sets torch's own generator.
 
     Whatever happens, the pipeline, its scheduler, its models, the generators in `call` and torch's own are left as they
     were; so each run starts from the same noise.
+
+    Returns:
+        What the pipeline gives; None if the run was ended early.
     """
     with ExitStack() as stack:
         stack.enter_context(_random_state_kept(call))
@@ -85,9 +88,9 @@ def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int 
             pipeline.set_progress_bar_config(disable=True)
         try:
             with torch.no_grad():
-                pipeline(**call)
+                return pipeline(**call)
         except Done:
-            pass
+            return None
 
 
 def modules(pipeline: Any) -> dict[str, nn.Module]:

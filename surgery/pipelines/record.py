@@ -59,6 +59,19 @@ def record(pipeline: Any, call: Mapping[str, Any]) -> Trajectory:
     return Trajectory(tuple(listener.steps), listener.latents)
 
 
+def run_to_end(pipeline: Any, call: Mapping[str, Any]) -> tuple[Tensor, Any]:
+    """The last latents of `pipeline(**call)`, in the layout of the scheduler, and what the pipeline makes of them.
+
+    Raises:
+        WiringError: the run makes no step.
+    """
+    listener = _Recorder(keep=0)
+    output = drive(pipeline, call, listener)
+    if listener.latents is None:
+        raise WiringError(f"{type(pipeline).__name__} made no step of its scheduler")
+    return listener.latents, output
+
+
 def sample(pipeline: Any, call: Mapping[str, Any], wiring: Wiring) -> Sample:
     """The sample that `pipeline(**call)` makes, before it is decoded, and its conditions.
 

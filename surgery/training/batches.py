@@ -1,56 +1,81 @@
-"""The batches of a stage: those it trains on, and one fixed batch held out to judge it by."""
+"""Latents in memory as training data: the batches of a stage, and one fixed batch held out to judge it by."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from surgery.progress import Progress
 from surgery.recording.parameters import first_floating
-from surgery.store.order import seeded
+from surgery.training.checkpoint import digest
 from surgery.training.data import LatentDataset
 from surgery.training.diffusion import NoisedBatch, noised_batch, null_label
 from surgery.training.scheduler import Scheduler
+from surgery.training.source import parted
 
-HELD_OUT_SHARE = 20
-"""At most one sample in so many is held out."""
+
+@dataclass(frozen=True)
+class LatentData:
+    """Latents with class labels or other conditions, noised by a scheduler; see `surgery.training.source.TrainingData`."""
+
+    dataset: LatentDataset
+    scheduler: Scheduler
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Digests of latents and conditions, and of the scheduler's class and settings."""
+        settings = {key: value for key, value in self.scheduler.config.items() if not key.startswith("_")}
+        return {
+            "data": digest({**self.dataset.conditions, "latents": self.dataset.latents}),
+            "scheduler": digest({}, f"{type(self.scheduler).__name__} {sorted(settings.items())}"),
+        }
+
+    def stored(self, folder: Path, progress: Progress) -> LatentData:  # noqa: ARG002
+        """The data as they are: they are in memory already."""
+        return self
+
+    def example(self, seed: int, device: str) -> dict[str, Any]:
+        """Keywords of the model's forward for one sample."""
+        return {**noised_batch(self.dataset, self.scheduler, 0, 1, seed, device=device).inputs}
+
+    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int) -> Batches:
+        """Its batches for `model`."""
+        return Batches(self, model, stage=stage, batch_size=batch_size, seed=seed)
 
 
 class Batches:
     """Noised batches for a model, on its device, in its dtype; each depends on (seed, stage, step) alone.
 
     Targets are float32 at least, so that a loss can be taken without losing precision. A seeded choice of at most
-    `batch_size` samples, one in `HELD_OUT_SHARE` at most, is never trained on; a smaller choice is part of a larger one.
+    `batch_size` samples is never trained on, see `surgery.training.source.parted`.
     """
 
-    def __init__(
-        self,
-        dataset: LatentDataset,
-        scheduler: Scheduler,
-        model: nn.Module,
-        *,
-        stage: str,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        order = torch.randperm(len(dataset), generator=seeded(seed, "held out"))
-        size = min(batch_size, len(dataset) // HELD_OUT_SHARE)
-        self._held = dataset.select(order[:size]) if size else None
-        self._training = dataset.select(order[size:]) if size else dataset
-        self._scheduler, self._stage, self._batch_size, self._seed = scheduler, stage, batch_size, seed
+    def __init__(self, data: LatentData, model: nn.Module, *, stage: str, batch_size: int, seed: int) -> None:
+        held, rest = parted(len(data), batch_size, seed)
+        self._held = data.dataset.select(held) if len(held) else None
+        self._training = data.dataset.select(rest)
+        self._scheduler, self._stage, self._batch_size, self._seed = data.scheduler, stage, batch_size, seed
         self._null_label = null_label(model)
         first = first_floating(model)
         assert first is not None, "a model without weights is not trained"
         self._device, self._dtype = first.device, first.dtype
 
-    def training(self, step: int) -> NoisedBatch:
-        """The batch of a step, counted from 0."""
-        return self._noised(self._training, step, self._batch_size, self._stage)
+    def training(self, step: int) -> tuple[NoisedBatch, ...]:
+        """The batch of a step, counted from 0: one forward."""
+        return (self._noised(self._training, step, self._batch_size, self._stage),)
 
-    def held_out(self, draw: int = 0) -> NoisedBatch | None:
-        """The held-out samples, with noise that depends on `draw` alone; None in a data set of under 20 samples."""
+    def held_out(self, draw: int = 0) -> tuple[NoisedBatch, ...]:
+        """The held-out samples, with noise that depends on `draw` alone; none in a data set of under 20 samples."""
         if self._held is None:
-            return None
-        return self._noised(self._held, draw, len(self._held), f"{self._stage} held out")
+            return ()
+        return (self._noised(self._held, draw, len(self._held), f"{self._stage} held out"),)
 
     def _noised(self, dataset: LatentDataset, step: int, size: int, stage: str) -> NoisedBatch:
         batch = noised_batch(

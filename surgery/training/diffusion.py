@@ -6,7 +6,7 @@ Shapes: B batch size, C channels, H x W latent size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,16 @@ class NoisedBatch:
     Attributes:
         inputs: hidden_states (B, C, H, W), timestep (B,) int64, and the conditions (B, ...).
         target: (B, C, H, W).
+        share: of its batch; it is all of it.
     """
 
     inputs: dict[str, Tensor]
     target: Tensor
+    share: ClassVar[float] = 1.0
+
+    def loss(self, output: Tensor) -> Tensor:
+        """See `denoising_loss`; taken in the target's dtype."""
+        return denoising_loss(output.to(self.target.dtype), self)
 
 
 def noised_batch(
@@ -91,11 +97,6 @@ def null_label(model: nn.Module) -> int | None:
     """The label that means "no class" to a class-conditional diffusers transformer, else None."""
     classes = getattr(getattr(model, "config", None), "num_embeds_ada_norm", None)
     return None if classes is None else int(classes)
-
-
-def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """The first output of the model: the denoiser's prediction (B, C or 2C, H, W)."""
-    return cast(Tensor, model(**inputs, return_dict=False)[0])
 
 
 def without_sigma(output: Tensor, channels: int) -> Tensor:

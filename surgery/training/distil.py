@@ -21,14 +21,11 @@ from surgery.losses import LOSSES, Loss, LossName
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
 from surgery.rewriting.lesson import Lesson
-from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
-from surgery.training.data import LatentDataset
-from surgery.training.diffusion import predict
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, warmup_cosine
 from surgery.training.record import LossRecord
-from surgery.training.scheduler import Scheduler
+from surgery.training.source import Forward, Source, TrainingData, predict
 
 STAGE = "distil"
 
@@ -67,8 +64,7 @@ def distil(
     teacher: nn.Module,
     student: nn.Module,
     sites: Sequence[Site],
-    dataset: LatentDataset,
-    scheduler: Scheduler,
+    data: TrainingData,
     config: Distil,
     *,
     seed: int,
@@ -85,8 +81,7 @@ def distil(
         teacher: only read.
         student: changed in place.
         sites: what is learnt, see `sites_of`.
-        dataset: what z_t is made from.
-        scheduler: how.
+        data: what z_t is made from, and how.
         config: how long and how fast.
         seed: of the batches.
         checkpoints: where to continue from and to write to; None writes none.
@@ -100,11 +95,10 @@ def distil(
         TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
     pairs = _Pairs(teacher, student, sites)
-    batches = Batches(dataset, scheduler, teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
+    batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
     identity = identity_of(
         config,
-        dataset,
-        scheduler,
+        data,
         pairs.parameters,
         seed=seed,
         sites={site.lesson.path: site.loss for site in sites},
@@ -116,7 +110,7 @@ def distil(
         model=student,
         parameters=pairs.parameters,
         learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
-        backward=lambda step: pairs.losses(batches.training(step).inputs, backward=True),
+        backward=lambda step: pairs.losses(batches.training(step), backward=True),
         validate=partial(_validate, pairs, batches),
         identity=identity,
     )
@@ -124,9 +118,9 @@ def distil(
         return train(task, checkpoints, progress or SilentProgress())
 
 
-def _validate(pairs: _Pairs, batches: Batches) -> float | None:
+def _validate(pairs: _Pairs, batches: Source) -> float | None:
     batch = batches.held_out()
-    return None if batch is None else sum(t.item() for t in pairs.losses(batch.inputs, backward=False).values())
+    return sum(term.item() for term in pairs.losses(batch, backward=False).values()) if batch else None
 
 
 class _Pairs:
@@ -143,25 +137,27 @@ class _Pairs:
     def _paths(self) -> list[str]:
         return [site.lesson.path for site in self._sites]
 
-    def losses(self, inputs: dict[str, Tensor], *, backward: bool) -> dict[str, Tensor]:
-        """The loss of each site, a scalar, from one pass of the teacher; if `backward`, its gradients are added."""
+    def losses(self, batch: Sequence[Forward], *, backward: bool) -> dict[str, Tensor]:
+        """The loss of each site, a scalar, from one pass of the teacher over a batch; if `backward`, its gradients are
+        added."""
         losses: dict[str, Tensor] = {}
-        with ExitStack() as hooks, torch.no_grad():
-            for site in self._sites:
-                site.lesson.watch(hooks, partial(_learn, site, losses, backward))
-            predict(self._teacher, inputs)
+        for forward in batch:
+            with ExitStack() as hooks, torch.no_grad():
+                for site in self._sites:
+                    site.lesson.watch(hooks, partial(_learn, site, losses, forward.share, backward))
+                predict(self._teacher, forward.inputs)
         missing = [path for path in self._paths if path not in losses]
         if missing:
             raise RewriteError(f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled")
         return {path: losses[path] for path in self._paths}
 
 
-def _learn(site: Site, losses: dict[str, Tensor], backward: bool) -> None:
-    """Add the loss of the new output against the old one to `losses`, and its gradients if `backward`."""
+def _learn(site: Site, losses: dict[str, Tensor], share: float, backward: bool) -> None:
+    """Add `share` of the loss of the new output against the old one to `losses`, and its gradients if `backward`."""
     path = site.lesson.path
     with torch.set_grad_enabled(backward):
         new, old = site.lesson.outcome()
-        term = _regression(path, new, old, LOSSES[site.loss])
+        term = share * _regression(path, new, old, LOSSES[site.loss])
     if term.requires_grad:
         term.backward()  # type: ignore[no-untyped-call]
     term = term.detach()

@@ -16,16 +16,13 @@ from torch import Tensor, nn
 
 from surgery.errors import TrainingError
 from surgery.progress import Progress, SilentProgress
-from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
-from surgery.training.data import LatentDataset
-from surgery.training.diffusion import NoisedBatch, denoising_loss, predict
 from surgery.training.ema import Ema
 from surgery.training.imitate import blocks_to_imitate, imitation_loss
 from surgery.training.loop import StageConfig, Task, identity_of, train
 from surgery.training.optim import frozen_behaviour, requiring_grad, warmup_cosine
 from surgery.training.record import LossRecord
-from surgery.training.scheduler import Scheduler
+from surgery.training.source import Source, TrainingData, batch_loss, predict
 
 STAGE = "finetune"
 NOTHING_TO_TRAIN = "inherited_lr is 0 and there are no new operators, so nothing is left to train; give another factor"
@@ -57,8 +54,7 @@ def finetune(
     teacher: nn.Module,
     student: nn.Module,
     new: Collection[str],
-    dataset: LatentDataset,
-    scheduler: Scheduler,
+    data: TrainingData,
     config: Finetune,
     *,
     seed: int,
@@ -74,8 +70,7 @@ def finetune(
         teacher: only read, and only if it is the target.
         student: changed in place.
         new: the paths of its new operators; all else is inherited.
-        dataset: what z_t is made from.
-        scheduler: how.
+        data: what z_t is made from, and how.
         config: how long, how fast, and on what.
         seed: of the batches.
         checkpoints: where to continue from and to write to; None writes none.
@@ -89,7 +84,7 @@ def finetune(
         ArtifactError: see there.
     """
     parameters, frozen = _parted(student, new, config)
-    batches = Batches(dataset, scheduler, student, stage=STAGE, batch_size=config.batch_size, seed=seed)
+    batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed)
     ema = Ema(parameters, config.ema_decay)
     taught_by = teacher if config.target == "teacher" else None
     others = {
@@ -98,7 +93,7 @@ def finetune(
         "frozen": digest(frozen) if frozen else None,
         "teacher": None if taught_by is None else digest(taught_by.state_dict()),
     }
-    blocks = () if taught_by is None else blocks_to_imitate(teacher, student, batches.training(0).inputs)
+    blocks = () if taught_by is None else blocks_to_imitate(teacher, student, batches.training(0)[0].inputs)
     task = Task(
         stage=STAGE,
         config=config,
@@ -107,7 +102,7 @@ def finetune(
         learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
         backward=partial(_backward, taught_by, student, batches, blocks),
         validate=partial(_validate, student, batches, ema),
-        identity=identity_of(config, dataset, scheduler, parameters, seed=seed, **others),
+        identity=identity_of(config, data, parameters, seed=seed, **others),
         ema=ema,
         scales={name: config.inherited_lr for name in parameters if _is_inherited(name, new)},
     )
@@ -118,13 +113,19 @@ def finetune(
 
 
 def _backward(
-    teacher: nn.Module | None, student: nn.Module, batches: Batches, blocks: Collection[str], step: int
+    teacher: nn.Module | None, student: nn.Module, batches: Source, blocks: Collection[str], step: int
 ) -> dict[str, Tensor]:
     """Add the gradients of a step, against the teacher if there is one, else against the data; the loss."""
-    batch = batches.training(step)
-    loss = _loss(student, batch) if teacher is None else imitation_loss(teacher, student, batch.inputs, blocks)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return {"": loss.detach()}
+    terms = []
+    for forward in batches.training(step):
+        if teacher is None:
+            loss = forward.loss(predict(student, forward.inputs))
+        else:
+            loss = imitation_loss(teacher, student, forward.inputs, blocks)
+        term = forward.share * loss
+        term.backward()  # type: ignore[no-untyped-call]
+        terms.append(term.detach())
+    return {"": torch.stack(terms).sum()}
 
 
 def _parted(
@@ -142,13 +143,9 @@ def _is_inherited(name: str, new: Collection[str]) -> bool:
     return not any(name.startswith(f"{path}.") for path in new)
 
 
-def _loss(student: nn.Module, batch: NoisedBatch) -> Tensor:
-    return denoising_loss(predict(student, batch.inputs).to(batch.target.dtype), batch)
-
-
-def _validate(student: nn.Module, batches: Batches, ema: Ema) -> float | None:
+def _validate(student: nn.Module, batches: Source, ema: Ema) -> float | None:
     batch = batches.held_out()
-    if batch is None:
+    if not batch:
         return None
-    with torch.no_grad(), ema.applied():
-        return _loss(student, batch).item()
+    with ema.applied():
+        return batch_loss(student, batch)

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surgery.pipelines.tree import tensors_in
 from surgery.rewriting.commit import record_of
 from surgery.tracing import trace
-from surgery.training.diffusion import predict
+from surgery.training.source import predict
 
 
 def imitation_loss(
-    teacher: nn.Module, student: nn.Module, inputs: dict[str, Tensor], blocks: Collection[str]
+    teacher: nn.Module, student: nn.Module, inputs: dict[str, Any], blocks: Collection[str]
 ) -> Tensor:
     """The mean squared error of prediction and block outputs, each over the variance of the teacher's; a scalar.
 
@@ -28,18 +29,18 @@ def imitation_loss(
 
     Args:
         teacher, student: models.
-        inputs: keywords of forward, see `NoisedBatch`.
+        inputs: keywords of forward.
         blocks: paths of the blocks, see `blocks_to_imitate`.
     """
     with torch.no_grad(), _outputs(teacher, blocks) as taught:
         prediction = predict(teacher, inputs)
     with _outputs(student, blocks) as learnt:
         loss = _relative_error(predict(student, inputs), prediction)
-    terms = [_relative_error(learnt[path], taught[path]) for path in taught if path in learnt]
+    terms = [_relative_error(learnt[name], taught[name]) for name in taught if name in learnt]
     return loss + torch.stack(terms).mean() if terms else loss
 
 
-def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, Any]) -> tuple[str, ...]:
     """Paths of the teacher's blocks, wherever it keeps them, of which the student's give what they give.
 
     Raises:
@@ -57,11 +58,11 @@ def rewired_modules(student: nn.Module) -> set[str]:
 
 @contextmanager
 def _outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the first tensor that each of the modules at `paths` returns, by path, while the context is open."""
+    """Collects the tensors that each of the modules at `paths` returns, by path and number, while the context is open."""
     found: dict[str, Tensor] = {}
 
     def keep(path: str, output: Any) -> None:
-        found[path] = output[0] if isinstance(output, tuple) else output
+        found.update({f"{path}.{number}": tensor for number, tensor in enumerate(tensors_in(output))})
 
     hooks = [
         module.register_forward_hook(lambda _m, _i, output, path=path: keep(path, output))

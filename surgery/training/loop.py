@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from surgery.config import Config
 from surgery.errors import TrainingError
 from surgery.progress import Progress
-from surgery.training.checkpoint import CheckpointStore, Identity, TrainState, digest
-from surgery.training.data import LatentDataset
+from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
 from surgery.training.ema import Ema
 from surgery.training.optim import Optimizer, linear_weights, requiring_grad
 from surgery.training.record import LossRecord
-from surgery.training.scheduler import Scheduler
+from surgery.training.source import TrainingData
 
 
 class StageConfig(Config):
@@ -180,18 +179,12 @@ def _non_finite(tensors: dict[str, Tensor]) -> str | None:
 
 
 def identity_of(
-    config: StageConfig,
-    dataset: LatentDataset,
-    scheduler: Scheduler,
-    parameters: dict[str, nn.Parameter],
-    **others: object,
+    config: StageConfig, data: TrainingData, parameters: dict[str, nn.Parameter], **others: object
 ) -> dict[str, object]:
     """The identity of a training on these data; `others` are plain values, such as the seed."""
-    settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     return {
         **config.model_dump(mode="json"),
         "parameters": {name: [str(p.dtype), *p.shape] for name, p in parameters.items()},
-        "data": digest({**dataset.conditions, "latents": dataset.latents}),
-        "scheduler": digest({}, f"{type(scheduler).__name__} {sorted(settings.items())}"),
+        **data.identity,
         **others,
     }

@@ -16,7 +16,8 @@ from surgery.digits.train import Training, build_model, build_scheduler, learnin
 from surgery.evaluate.sample import balanced_labels, sample
 from surgery.models import load_pretrained
 from surgery.training.data import load_data
-from surgery.training.diffusion import denoising_loss, noised_batch, predict
+from surgery.training.diffusion import denoising_loss, noised_batch
+from surgery.training.source import predict
 
 
 def figure(line: str, card: str = (FOLDER / "README.md").read_text()) -> float:

@@ -11,6 +11,7 @@ from surgery.digits.judge import judge_for
 from surgery.digits.metrics import DigitsAccuracy, DigitsFrechet
 from surgery.evaluate.context import Context
 from surgery.models import load_pretrained
+from surgery.training.batches import LatentData
 from surgery.training.data import LatentDataset, load_data
 
 
@@ -19,8 +20,8 @@ def test_they_give_what_the_judge_gives():
     samples = 1.5 * data.latents[:300] + 0.1
     labels = data.conditions["class_labels"][:300].roll(7)
     context = Context(
-        teacher=teacher.model, model=nn.Identity(), labels=labels, data=data, held_out=32, seed=0,
-        scheduler=teacher.scheduler, inputs={}, draw=lambda model: samples,
+        teacher=teacher.model, model=nn.Identity(), labels=labels, held_out=32, seed=0,
+        data=LatentData(data, teacher.scheduler), inputs={}, draw=lambda model: samples,
     )  # fmt: skip
     quality = judge_for("digits").judge(samples, labels)
     assert DigitsFrechet().compute(context) == quality.frechet
@@ -30,7 +31,7 @@ def test_they_give_what_the_judge_gives():
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 99))
 def test_other_data_and_too_few_samples_are_refused(channels, size, samples):
-    data = LatentDataset(torch.zeros(2, channels, size, size), {})
+    data = LatentData(LatentDataset(torch.zeros(2, channels, size, size), {}), load_pretrained("digits-dit").scheduler)
     other = (channels, size) != (1, 8)
     reason = DigitsFrechet().check(data, samples)
     assert (reason is not None) == (other or samples <= 48)

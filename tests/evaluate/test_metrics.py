@@ -18,7 +18,7 @@ from surgery.errors import ConfigError
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics import Flops, HeldOutLoss, Latency, Metric, Params, TeacherDistance
 from surgery.evaluate.settings import Evaluate
-from surgery.training.batches import Batches
+from surgery.training.batches import LatentData
 from surgery.training.data import LatentDataset
 
 SCHEDULER = DDPMScheduler()
@@ -48,16 +48,16 @@ class Scaled(nn.Module):
         return (self.weight * hidden_states,)
 
 
-def digits(count: int = 40, size: int = 8) -> LatentDataset:
+def digits(count: int = 40, size: int = 8) -> LatentData:
     latents = torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(0))
-    return LatentDataset(latents, {"class_labels": torch.arange(count)})
+    return LatentData(LatentDataset(latents, {"class_labels": torch.arange(count)}), SCHEDULER)
 
 
 def context(model: nn.Module | None = None, drawn: dict[nn.Module, torch.Tensor] | None = None, **changed) -> Context:
     teacher, data = Scaled(), digits()
     given = {
         "teacher": teacher, "model": model or teacher, "labels": torch.arange(4), "data": data, "held_out": 32,
-        "scheduler": SCHEDULER, "seed": 0, "inputs": {"hidden_states": data.latents[:1], "timestep": torch.tensor([3])},
+        "seed": 0, "inputs": {"hidden_states": data.dataset.latents[:1], "timestep": torch.tensor([3])},
     }  # fmt: skip
     return Context(**{**given, **changed}, draw=lambda model: (drawn or {})[model])
 
@@ -143,16 +143,14 @@ def test_fewer_held_out_samples_are_some_of_more(a, b, count, seed):
     """So that what the smallest batch of a recipe holds out is trained on in neither stage."""
 
     def labels(size: int) -> set[int]:
-        batches = Batches(digits(count, 1), SCHEDULER, Scaled(), stage="x", batch_size=size, seed=seed)
-        batch = batches.held_out(3)
-        assert batch is not None
+        (batch,) = digits(count, 1).source(Scaled(), stage="x", batch_size=size, seed=seed).held_out(3)
         return set(batch.inputs["class_labels"].tolist())
 
     assert labels(min(a, b)) <= labels(max(a, b))
 
 
 def test_costs_are_counted():
-    data = digits()
+    data = digits().dataset
     inputs = {"hidden_states": data.latents[:1], "timestep": torch.tensor([3]), "class_labels": torch.tensor([1])}
     judged = context(inputs=inputs)
     assert Params().compute(judged) == 1

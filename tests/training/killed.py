@@ -25,13 +25,13 @@ from tests.training import tiny
 def train(folder: Path) -> None:
     """Run both stages and leave a digest of the weights and records in FOLDER/done."""
     student, store = tiny.student(), CheckpointStore(folder)
-    data, noise = tiny.dataset(), tiny.scheduler()
+    data = tiny.data()
     first = Distil(steps=8, batch_size=4, checkpoint_every=1)
     second = Finetune(steps=8, batch_size=4, checkpoint_every=1)
     teacher = tiny.teacher()
     sites = tiny.sites(teacher, student, {tiny.SITE: "l1"})
-    records = distil(teacher, student, sites, data, noise, first, seed=0, checkpoints=store)
-    records += finetune(tiny.teacher(), student, (tiny.SITE,), data, noise, second, seed=0, checkpoints=store)
+    records = distil(teacher, student, sites, data, first, seed=0, checkpoints=store)
+    records += finetune(tiny.teacher(), student, (tiny.SITE,), data, second, seed=0, checkpoints=store)
     text = json.dumps([asdict(record) for record in records])
     (folder / "done").write_text(digest(student.state_dict(), text))
 

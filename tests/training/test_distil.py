@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgery.errors import ConfigError, RewriteError, TrainingError
-from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil
 from surgery.training.record import LossRecord
@@ -23,14 +22,14 @@ def run(
     teacher: nn.Module, student: nn.Module, sites: dict[str, str], config: Distil = FAST, **more: Any
 ) -> list[LossRecord]:
     lessons = tiny.sites(teacher, student, sites)
-    return distil(teacher, student, lessons, tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
+    return distil(teacher, student, lessons, tiny.data(), config, seed=0, **more)
 
 
 def test_the_loss_is_that_of_equation_2() -> None:
     """By hand: noise a batch, run the teacher, give its activations to the new operators, compare."""
     teacher, student = tiny.teacher().eval(), tiny.student(SITE, OTHER_SITE).eval()
     calls: dict[str, tuple[Any, Any, Tensor]] = {}
-    batches = Batches(tiny.dataset(), tiny.scheduler(), teacher, stage="distil", batch_size=8, seed=0)
+    batches = tiny.data().source(teacher, stage="distil", batch_size=8, seed=0)
     handles = [
         teacher.get_submodule(path).register_forward_hook(
             lambda _m, args, kwargs, out, path=path: calls.update({path: (args, kwargs, out)}),

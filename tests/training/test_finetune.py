@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from surgery.errors import ConfigError, TrainingError
-from surgery.training.batches import Batches
+from surgery.training.batches import Batches, LatentData
 from surgery.training.checkpoint import CheckpointStore, TrainState
 from surgery.training.data import LatentDataset
 from surgery.training.diffusion import NoisedBatch
@@ -24,7 +24,7 @@ FAST = Finetune(steps=4, batch_size=8, lr=1e-3, warmup=1, checkpoint_every=2)
 
 
 def run(student: nn.Module, config: Finetune = FAST, **more: Any) -> list[LossRecord]:
-    return finetune(tiny.teacher(), student, (tiny.SITE,), tiny.dataset(), tiny.scheduler(), config, seed=0, **more)
+    return finetune(tiny.teacher(), student, (tiny.SITE,), tiny.data(), config, seed=0, **more)
 
 
 class LastState(CheckpointStore):
@@ -74,7 +74,7 @@ def test_a_rate_of_0_trains_new_operators_only() -> None:
 def test_a_rate_of_0_needs_new_operators() -> None:
     config = FAST.model_copy(update={"inherited_lr": 0})
     with pytest.raises(TrainingError, match="nothing is left to train"):
-        finetune(tiny.teacher(), tiny.student(), (), tiny.dataset(), tiny.scheduler(), config, seed=0)
+        finetune(tiny.teacher(), tiny.student(), (), tiny.data(), config, seed=0)
 
 
 def test_the_whole_student_trains() -> None:
@@ -110,9 +110,9 @@ def test_no_average_at_decay_zero() -> None:
 def poisoned_from(step: int, patch: pytest.MonkeyPatch) -> None:
     clean = Batches.training
 
-    def training(self: Batches, at: int) -> NoisedBatch:
-        batch = clean(self, at)
-        return NoisedBatch(batch.inputs, batch.target * float("nan")) if at >= step else batch
+    def training(self: Batches, at: int) -> tuple[NoisedBatch, ...]:
+        (batch,) = clean(self, at)
+        return (NoisedBatch(batch.inputs, batch.target * float("nan")) if at >= step else batch,)
 
     patch.setattr(Batches, "training", training)
 
@@ -151,7 +151,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert records[-1].validation is not None
 
 
-def text_to_image() -> tuple[nn.Module, LatentDataset]:
+def text_to_image() -> tuple[nn.Module, LatentData]:
     torch.manual_seed(0)
     model = PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -165,7 +165,7 @@ def text_to_image() -> tuple[nn.Module, LatentDataset]:
         norm_num_groups=1,
     )
     texts = {"encoder_hidden_states": torch.randn(30, 5, 6), "encoder_attention_mask": torch.ones(30, 5)}
-    return model, LatentDataset(torch.randn(30, 4, 4, 4), texts)
+    return model, LatentData(LatentDataset(torch.randn(30, 4, 4, 4), texts), tiny.scheduler())
 
 
 @pytest.mark.parametrize(
@@ -177,24 +177,24 @@ def test_text_conditions_learned_variance_and_any_operator(path: str) -> None:
     nn.init.normal_(next(student.get_submodule(path).parameters()))
     options = {"steps": 3, "batch_size": 4, "lr": 1e-2, "warmup": 0}
     records = distil(
-        model, student, tiny.sites(model, student, {path: "l1"}), data, tiny.scheduler(), Distil(**options), seed=0
+        model, student, tiny.sites(model, student, {path: "l1"}), data, Distil(**options), seed=0
     )
     assert records[0].loss > 0
-    assert len(finetune(model, student, (), data, tiny.scheduler(), Finetune(**options), seed=0)) == 3
+    assert len(finetune(model, student, (), data, Finetune(**options), seed=0)) == 3
 
 
 @given(size=st.integers(1, 70), batch_size=st.integers(1, 9), seed=st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_what_is_held_out_is_never_trained_on(size: int, batch_size: int, seed: int) -> None:
     data = LatentDataset(torch.zeros(size, 1, 2, 2), {"number": torch.arange(size)})
-    batches = Batches(data, tiny.scheduler(), nn.Linear(1, 1), stage="a", batch_size=batch_size, seed=seed)
-    numbers = [batches.training(step).inputs["number"].tolist() for step in range(size // batch_size + 2)]
+    batches = LatentData(data, tiny.scheduler()).source(nn.Linear(1, 1), stage="a", batch_size=batch_size, seed=seed)
+    numbers = [batches.training(step)[0].inputs["number"].tolist() for step in range(size // batch_size + 2)]
     trained = {number for batch in numbers for number in batch}
-    first, second = batches.held_out(), batches.held_out()
-    if first is None or second is None:
+    if not batches.held_out():
         assert size < 20
         assert trained == set(range(size))
         return
+    (first,), (second,) = batches.held_out(), batches.held_out()
     held = set(first.inputs["number"].tolist())
     assert len(held) == min(batch_size, size // 20)
     assert trained == set(range(size)) - held

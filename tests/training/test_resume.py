@@ -38,17 +38,17 @@ def train(
     seed: int = 0,
     optimizer: str = "adamw",
 ) -> Outcome:
-    student, data, noise = tiny.student(), tiny.dataset(), tiny.scheduler()
+    student, data = tiny.student(), tiny.data()
     options = {"steps": STEPS, "batch_size": 4, "lr": lr, "warmup": 2, "checkpoint_every": every}
     options["optimizer"] = optimizer
     common: dict[str, Any] = {"seed": seed, "checkpoints": store, "progress": progress}
     if stage == "distil":
         teacher = tiny.teacher()
         records = distil(
-            teacher, student, tiny.sites(teacher, student, SITES), data, noise, Distil(**options), **common
+            teacher, student, tiny.sites(teacher, student, SITES), data, Distil(**options), **common
         )
     else:
-        records = finetune(tiny.teacher(), student, (tiny.SITE,), data, noise, Finetune(**options), **common)
+        records = finetune(tiny.teacher(), student, (tiny.SITE,), data, Finetune(**options), **common)
     return tiny.weights(student), records
 
 
@@ -129,9 +129,9 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     train("distil", 2, store, SilentProgress())
     other.proj_out_2.weight.data[0, 0] += 1
     config = Distil(steps=STEPS, batch_size=4, lr=1e-2, warmup=2, checkpoint_every=2)
-    student, data, noise = tiny.student(), tiny.dataset(), tiny.scheduler()
+    student, data = tiny.student(), tiny.data()
     with pytest.raises(ArtifactError, match="differs in teacher "):
-        distil(other, student, tiny.sites(other, student, SITES), data, noise, config, seed=0, checkpoints=store)
+        distil(other, student, tiny.sites(other, student, SITES), data, config, seed=0, checkpoints=store)
 
 
 def test_other_seeds_give_other_weights() -> None:

@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from surgery.rewriting.lesson import ModuleLesson
+from surgery.training.batches import LatentData
 from surgery.training.data import LatentDataset
 from surgery.training.distil import Site
 
@@ -80,6 +81,10 @@ def dataset(size: int = 60) -> LatentDataset:
 
 def scheduler() -> Any:
     return DDPMScheduler(num_train_timesteps=100)
+
+
+def data() -> LatentData:
+    return LatentData(dataset(), scheduler())
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

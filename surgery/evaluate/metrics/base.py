@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from surgery.evaluate.context import Context
 from surgery.evaluate.results import Better, Column
 from surgery.kinds import Kinded
-from surgery.training.data import LatentDataset
+from surgery.training.source import TrainingData
 
 
 class Metric(Kinded, ABC):
@@ -40,7 +40,7 @@ class Metric(Kinded, ABC):
         """How it is shown."""
         return Column(title=self.title, unit=self.unit, better=self.better)
 
-    def check(self, data: LatentDataset, samples: int) -> str | None:  # noqa: ARG002
+    def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
         """A reason why models of `data` cannot be judged by so many samples, or None; asked before a run starts."""
         return None
 

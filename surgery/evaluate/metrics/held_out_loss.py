@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveInt
 
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics.base import Metric
 from surgery.evaluate.results import Better
-from surgery.training.batches import HELD_OUT_SHARE, Batches
-from surgery.training.data import LatentDataset
-from surgery.training.diffusion import denoising_loss, predict
+from surgery.training.source import HELD_OUT_SHARE, TrainingData, batch_loss
 
 
 class HeldOutLoss(Metric):
@@ -28,22 +25,14 @@ class HeldOutLoss(Metric):
 
     draws: PositiveInt = 8
 
-    def check(self, data: LatentDataset, samples: int) -> str | None:  # noqa: ARG002
+    def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
         """Refuse data of which none are held out."""
         few = len(data) < HELD_OUT_SHARE
         return f"of {len(data)} samples none is held out; give at least {HELD_OUT_SHARE}" if few else None
 
-    @torch.inference_mode()
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        batches = Batches(
-            context.data,
-            context.scheduler,
-            context.model,
-            stage="evaluate",
-            batch_size=context.held_out,
-            seed=context.seed,
+        batches = context.data.source(
+            context.model, stage="evaluate", batch_size=context.held_out, seed=context.seed
         )
-        noised = [batch for draw in range(self.draws) if (batch := batches.held_out(draw)) is not None]
-        losses = [denoising_loss(predict(context.model, b.inputs).to(b.target.dtype), b).item() for b in noised]
-        return sum(losses) / len(losses)
+        return sum(batch_loss(context.model, batches.held_out(draw)) for draw in range(self.draws)) / self.draws

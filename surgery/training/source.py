@@ -1,0 +1,98 @@
+"""What the stages ask of their data, whatever these are: forwards of a model, and the loss of what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from surgery.pipelines.tree import prediction
+from surgery.progress import Progress
+from surgery.store.order import seeded
+
+HELD_OUT_SHARE = 20
+"""At most one sample in so many is held out."""
+
+
+class Forward(Protocol):
+    """One forward of a batch; samples that cannot share one have several."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The keywords to call the model with."""
+
+    @property
+    def share(self) -> float:
+        """Of the batch's samples; those of all its forwards sum to 1."""
+
+    def loss(self, output: Tensor) -> Tensor:
+        """The mean denoising loss of its samples, a scalar, if `output` is what the model predicts for `inputs`."""
+
+
+class Source(Protocol):
+    """The batches of one stage; each depends on its number alone, so a resumed training sees the same."""
+
+    def training(self, step: int) -> Sequence[Forward]:
+        """The batch of a step, counted from 0."""
+
+    def held_out(self, draw: int = 0) -> Sequence[Forward]:
+        """Samples that are never trained on, with noise that depends on `draw` alone; none if the data are too few."""
+
+
+class TrainingData(Protocol):
+    """Samples, and how they are noised."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of all that the batches depend on besides the seed: of the "data" and of the "scheduler"."""
+
+    def stored(self, folder: Path, progress: Progress) -> TrainingData:
+        """The same data, made and kept in `folder` first where this takes long."""
+
+    def example(self, seed: int, device: str) -> dict[str, Any]:
+        """Keywords of the model's forward for one sample."""
+
+    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int) -> Source:
+        """Batches for `model`, on its device.
+
+        Args:
+            model: the one that is called.
+            stage: another name gives other noise and times.
+            batch_size: samples in a batch; as many, at most, are held out.
+            seed: of what is held out, the order, noise and times.
+        """
+
+
+def predict(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """What a denoiser predicts: its first output; of a list, the samples stacked."""
+    predicted = prediction(model(**inputs))
+    return predicted if isinstance(predicted, Tensor) else torch.stack(list(predicted))
+
+
+def batch_loss(model: nn.Module, batch: Sequence[Forward]) -> float:
+    """The denoising loss of a model on a batch, without gradients."""
+    with torch.no_grad():
+        return sum(forward.share * forward.loss(predict(model, forward.inputs)).item() for forward in batch)
+
+
+def parted(samples: int, most: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The numbers of the samples that are held out and of those that are trained on, by a seeded choice.
+
+    A smaller choice is part of a larger one.
+
+    Args:
+        samples: how many there are.
+        most: how many are held out at most; one in `HELD_OUT_SHARE` is, if that is less.
+        seed: of the choice.
+    """
+    size = min(most, samples // HELD_OUT_SHARE)
+    if not size:
+        return torch.arange(0), torch.arange(samples)
+    order = torch.randperm(samples, generator=seeded(seed, "held out"))
+    return order[:size], order[size:]
