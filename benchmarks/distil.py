@@ -37,8 +37,8 @@ from surgery.rewriting import every
 from surgery.rewriting.commit import commit
 from surgery.rules import replace_attention, replace_mlp
 from surgery.run.prepare import Prepared, prepare
-from surgery.training.source import predict
 from surgery.training.distil import STAGE, Distil, Site, distil, sites_of
+from surgery.training.source import predict
 
 Figures = dict[str, Any]
 Keep = Callable[[Figures], object]

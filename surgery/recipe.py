@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 
 import surgery.rules  # noqa: F401  # its kinds are known then
 from surgery.config import Config
+from surgery.data import Generated
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
@@ -20,7 +21,7 @@ from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
 from surgery.wording import did_you_mean, nearest
 
-__all__ = ["Distil", "Evaluate", "Finetune", "Recipe", "load_recipe"]
+__all__ = ["Distil", "Evaluate", "Finetune", "Generated", "Recipe", "load_recipe"]
 
 
 class Recipe(Config):
@@ -31,7 +32,8 @@ class Recipe(Config):
     Attributes:
         model: a built-in name, a folder written by diffusers, or a hub id.
         rules: applied together to the model.
-        data: `digits`, or a safetensors file with `latents` (N, C, H, W) and conditions named like forward's keywords.
+        data: `digits`, or a safetensors file with `latents` (N, C, H, W) and conditions named like forward's keywords; or
+            `Generated(...)`, which the pipeline in the folder `model` makes itself.
         distil: stage 1, new operators learn the old ones' outputs.
         finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged; None judges none, and measures only what they cost.
@@ -40,7 +42,7 @@ class Recipe(Config):
 
     model: str
     rules: Annotated[Sequence[AnyRule], AfterValidator(tuple)]
-    data: str = "digits"
+    data: str | Generated = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()
     evaluate: Evaluate | None = Evaluate()

@@ -17,8 +17,8 @@ class Generated(Data):
     """Samples that the teacher makes in its own pipeline, as training data; no other data are needed.
 
     Attributes:
-        prompts: texts, or labels where the pipeline takes classes; or a text file with one in each line. They are taken in
-            turn.
+        prompts: texts, or labels where the pipeline takes classes; or a text file with one in each line. They are taken
+            in turn.
         samples: how many are made, each from noise of its own.
         steps: of the scheduler, for each of them.
         call: further keywords of the pipeline, such as `height`, `guidance_scale` or `negative_prompt`.

@@ -14,8 +14,8 @@ from torch import nn
 
 from surgery.training.data import LatentDataset
 from surgery.training.diffusion import denoising_loss, noised_batch, null_label
-from surgery.training.source import predict
 from surgery.training.scheduler import Scheduler
+from surgery.training.source import predict
 
 ARCHITECTURE: dict[str, Any] = {
     "num_attention_heads": 6,

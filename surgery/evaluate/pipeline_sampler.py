@@ -11,13 +11,13 @@ from PIL import Image
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from surgery.evaluate.sampling import SHOWN, Drawn, Sampling
+from surgery.evaluate.sampling import Drawn, Sampling
 from surgery.pipelines.drive import attribute_set
 from surgery.pipelines.generated import Calls
 from surgery.pipelines.record import run_to_end
 from surgery.store.order import seeded
 
-LARGEST_PICTURE = (256, 256)
+LARGEST_PICTURE = (128, 128)
 """Width and height in a grid, in pixels."""
 
 
@@ -45,15 +45,14 @@ class PipelineSampler:
                 )
                 last, output = run_to_end(self.pipeline, call)
                 latents.append(last[0].float().cpu())
-                if number < SHOWN:
-                    pictures += _pictures_in(output)[:1]
+                pictures += _pictures_in(output)[:1]
                 advance(1)
         return Drawn(torch.stack(latents), pictures)
 
 
 def _pictures_in(output: Any) -> list[Image.Image]:
     """The pictures in what a pipeline gives, small enough for a grid."""
-    found = [leaf for leaf in pytree.tree_leaves(dict(output)) if isinstance(leaf, Image.Image)]
+    found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Image.Image)]
     for picture in found[:1]:
         picture.thumbnail(LARGEST_PICTURE)
     return found

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from surgery.errors import SurgeryError
-from surgery.evaluate.sampling import PROTOCOL, SHOWN, Drawn, Sampling
+from surgery.evaluate.sampling import PROTOCOL, Drawn, Sampling
 from surgery.store.order import seeded
 from surgery.training.diffusion import null_label, without_sigma
 from surgery.training.scheduler import Scheduler
@@ -126,7 +126,7 @@ class LatentSampler:
             batch_size=settings.batch_size,
             advance=advance,
         )
-        return Drawn(latents, pictures_of(latents[:SHOWN]))
+        return Drawn(latents, pictures_of(latents))
 
 
 def pictures_of(samples: Tensor, scale: int = 5) -> list[Image.Image]:

@@ -34,9 +34,6 @@ class Sampling(Config):
 PROTOCOL = Sampling()
 """The defaults, by which the digits are judged."""
 
-SHOWN = 100
-"""Samples in a grid."""
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -44,7 +41,7 @@ class Drawn:
 
     Attributes:
         latents: (N, ...), float32 on the CPU.
-        pictures: of the first `SHOWN`, for a grid; none where they cannot be seen.
+        pictures: of each sample, for a grid; none where there is nothing to see.
     """
 
     latents: Tensor

@@ -15,6 +15,7 @@ from surgery.errors import RecipeError
 from surgery.recipe import Recipe
 from surgery.rewriting.rule import Rule
 from surgery.run.prepare import Prepared
+from surgery.training.batches import LatentData
 from surgery.training.checkpoint import digest
 from surgery.training.data import LatentDataset
 from surgery.training.finetune import NOTHING_TO_TRAIN
@@ -34,7 +35,10 @@ def check_run(prepared: Prepared) -> None:
         ArtifactError: the student could not be saved.
     """
     require_moderate(prepared.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
-    _require_labels(prepared.recipe, prepared.teacher.model, prepared.data)
+    if isinstance(prepared.data, LatentData):
+        _require_labels(prepared.recipe, prepared.teacher.model, prepared.data.dataset)
+    elif prepared.recipe.evaluate is not None and prepared.recipe.evaluate.guidance != 1:
+        raise RecipeError("evaluate.guidance: a pipeline has a keyword of its own; put it into data.call")
     if not prepared.recipe.finetune.inherited_lr and not any(edit.new for edit in prepared.plan.edits):
         raise RecipeError(f"finetune.{NOTHING_TO_TRAIN}")
     require_savable(prepared.teacher.model, prepared.plan.edits)
@@ -56,7 +60,7 @@ def identity_of(prepared: Prepared) -> Identity:
         "the plan": _sha(prepared.plan.model_dump_json()),
         "the code of its rules": _sha(code),
         "the teacher's weights": digest(prepared.teacher.model.state_dict()),
-        "the data": digest({"latents": prepared.data.latents, **prepared.data.conditions}),
+        "the data": prepared.data.identity["data"],
     }
 
 

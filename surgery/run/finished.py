@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import surgery.artifact
+from surgery.data import Generated
 from surgery.errors import RecipeError
 from surgery.evaluate.metrics.latency import latency_ms
-from surgery.evaluate.sample import balanced_labels, grid_png, sample
+from surgery.evaluate.sample import grid_png
 from surgery.evaluate.sampling import Sampling
 from surgery.files import write_atomically
-from surgery.models import load_pretrained
 from surgery.models.inputs import example_inputs
 from surgery.progress import Progress
 from surgery.run.folder import RECIPE, RunFolder
+from surgery.run.subject import Subject, load_subject
 
 MOST = 100_000
 """Samples of a grid."""
@@ -38,15 +39,10 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
         raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
     recipe = _recipe_of(run)
     student = surgery.artifact.load(RunFolder(run).model)
-    scheduler = load_pretrained(recipe["model"]).scheduler
-    settings = _sampling_of(recipe)
-    labels = balanced_labels(count)
+    settings = _sampling_of(recipe).model_copy(update={"samples": count})
     with progress.stage("sample", total=count) as bar:
-        images = sample(
-            student, scheduler, labels, seed=seed, steps=settings.steps, guidance=settings.guidance,
-            advance=bar.advance,
-        )  # fmt: skip
-    write_atomically(out, grid_png(images))
+        drawn = _subject_of(recipe).sampler.draw(student, settings, seed, bar.advance)
+    write_atomically(out, grid_png(drawn.pictures))
 
 
 def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dict[str, float]]:
@@ -55,7 +51,7 @@ def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dic
     Raises:
         ArtifactError: a file of the run is missing or damaged.
     """
-    teacher = load_pretrained(_recipe_of(run)["model"]).model
+    teacher = _subject_of(_recipe_of(run)).teacher.model
     models = {"teacher_ms": teacher, "student_ms": surgery.artifact.load(RunFolder(run).model)}
     return {
         str(batch): {name: latency_ms(model, example_inputs(model, batch)) for name, model in models.items()}
@@ -66,6 +62,11 @@ def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dic
 def _recipe_of(run: Path) -> dict[str, Any]:
     recipe: dict[str, Any] = RunFolder(run).read_json(RECIPE)
     return recipe
+
+
+def _subject_of(recipe: dict[str, Any]) -> Subject:
+    data = recipe["data"]
+    return load_subject(recipe["model"], Generated.from_data(data) if isinstance(data, dict) else data, recipe["seed"])
 
 
 def _sampling_of(recipe: dict[str, Any]) -> Sampling:

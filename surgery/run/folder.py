@@ -105,6 +105,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def data(self) -> Path:
+        """Where training data go that are made first."""
+        return self.path / "data"
+
+    @property
     def checkpoints(self) -> CheckpointStore:
         """The checkpoints of the training stages."""
         return CheckpointStore(self.path / "checkpoints")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
+from PIL import Image
 from torch import Tensor, nn
 
 from surgery.errors import SurgeryError
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics import COSTS, Metric
 from surgery.evaluate.results import Column, StageMetrics, StageName
-from surgery.evaluate.sample import balanced_labels, sample
-from surgery.evaluate.sampling import PROTOCOL, Sampling
+from surgery.evaluate.sample import balanced_labels
+from surgery.evaluate.sampling import PROTOCOL, Drawn, Sampling
 from surgery.progress import Progress
 from surgery.run.prepare import Prepared
-from surgery.training.diffusion import noised_batch
 
 
 class Measuring:
-    """Measures models of one run. The teacher's samples are kept, so that they are drawn once."""
+    """Measures models of one run. Samples are kept, so that those of the teacher are drawn once."""
 
     def __init__(self, prepared: Prepared, progress: Progress) -> None:
         self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
@@ -28,7 +29,8 @@ class Measuring:
         # A metric of the recipe that is also a cost takes its place.
         chosen = {metric.name for metric in prepared.metrics}
         self._metrics = (*prepared.metrics, *(cost for cost in COSTS if cost.name not in chosen))
-        self._teacher_samples: Tensor | None = None
+        self._sampler = prepared.sampler
+        self._drawn: dict[nn.Module, Drawn] = {}
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -37,16 +39,15 @@ class Measuring:
 
     def context(self, stage: StageName, model: nn.Module) -> Context:
         """What metrics may look at for the model of a stage."""
-        recipe, scheduler = self._recipe, self._teacher.scheduler
-        device = next(model.parameters()).device
+        recipe = self._recipe
+        device = str(next(model.parameters()).device)
         return Context(
             teacher=self._teacher.model,
             model=model,
             labels=balanced_labels(self._sampling.samples),
             data=self._data,
             held_out=min(recipe.distil.batch_size, recipe.finetune.batch_size),
-            scheduler=scheduler,
-            inputs=noised_batch(self._data, scheduler, 0, 1, recipe.seed, device=device).inputs,
+            inputs=self._data.example(recipe.seed, device),
             seed=recipe.seed,
             draw=partial(self._draw, stage),
         )
@@ -60,27 +61,19 @@ class Measuring:
         values = {metric.name: _value(metric, context) for metric in self._metrics}
         return StageMetrics.model_validate({"stage": stage, "seconds": seconds, **values})
 
-    def _draw(self, stage: StageName, model: nn.Module) -> Tensor:
-        """Samples of a model by the recipe's protocol; those of the teacher only once."""
-        if model is not self._teacher.model:
-            return self._samples(stage, model)
-        if self._teacher_samples is None:
-            self._teacher_samples = self._samples("teacher", model)
-        return self._teacher_samples
+    def pictures(self, context: Context) -> Sequence[Image.Image]:
+        """Samples of the model in `context`, to be shown."""
+        _ = context.samples  # which are drawn with them
+        return self._drawn[context.model].pictures
 
-    def _samples(self, stage: StageName, model: nn.Module) -> Tensor:
-        settings, labels = self._sampling, balanced_labels(self._sampling.samples)
-        with self._progress.stage(f"evaluate {stage}", total=settings.samples) as bar:
-            return sample(
-                model,
-                self._teacher.scheduler,
-                labels,
-                seed=self._recipe.seed,
-                steps=settings.steps,
-                guidance=settings.guidance,
-                batch_size=settings.batch_size,
-                advance=bar.advance,
-            )
+    def _draw(self, stage: StageName, model: nn.Module) -> Tensor:
+        """Samples of a model by the recipe's protocol."""
+        settings, is_teacher = self._sampling, model is self._teacher.model
+        if not is_teacher or model not in self._drawn:
+            name = "teacher" if is_teacher else stage
+            with self._progress.stage(f"evaluate {name}", total=settings.samples) as bar:
+                self._drawn[model] = self._sampler.draw(model, settings, self._recipe.seed, bar.advance)
+        return self._drawn[model].latents
 
 
 def _value(metric: Metric, context: Context) -> int | float | None:

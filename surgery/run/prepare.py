@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from surgery.data import Generated
 from surgery.device import require_device
 from surgery.digits.metrics import METRICS, not_digits
 from surgery.errors import RecipeError
 from surgery.evaluate.metrics import HeldOutLoss, Metric, TeacherDistance
+from surgery.evaluate.sampling import Sampler
 from surgery.evaluate.settings import Evaluate
 from surgery.graph import ModelGraph
-from surgery.models import Pretrained, load_pretrained, load_skeleton
+from surgery.models import Pretrained, load_skeleton
 from surgery.models.inputs import example_inputs
 from surgery.recipe import Recipe
 from surgery.rewriting import Plan, plan
 from surgery.rewriting.commit import require_no_conflicts
 from surgery.rewriting.planning import Recordings, prove
+from surgery.run.subject import load_subject
 from surgery.tracing import trace
-from surgery.training.data import LatentDataset, load_data
-from surgery.training.diffusion import noised_batch
+from surgery.training.source import TrainingData
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Prepared:
     Attributes:
         recipe: what is to be done.
         teacher: the pretrained model with its scheduler.
-        data: what it is trained on.
+        data: what it is trained on, not made yet where making it takes long.
+        sampler: draws samples of it and of its students.
         graph: of the teacher, traced on one sample of the data.
         plan: what the rules do to it.
         recordings: what planning has made, for the commit.
@@ -37,7 +40,8 @@ class Prepared:
 
     recipe: Recipe
     teacher: Pretrained
-    data: LatentDataset
+    data: TrainingData
+    sampler: Sampler
     graph: ModelGraph
     plan: Plan
     recordings: Recordings
@@ -51,27 +55,30 @@ def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
         SurgeryError: of the kind that fits.
     """
     require_device(device)
-    teacher = load_pretrained(recipe.model, device)
-    data = load_data(recipe.data)
-    inputs = noised_batch(data, teacher.scheduler, 0, 1, recipe.seed, device=device).inputs
-    graph = trace(teacher.model, inputs)
+    subject = load_subject(recipe.model, recipe.data, recipe.seed, device)
+    graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
     planned, recordings = prove(graph, recipe.rules)
     require_no_conflicts(planned)
-    metrics = metrics_for(recipe.evaluate, data) if recipe.evaluate else ()
-    return Prepared(recipe, teacher, data, graph, planned, recordings, metrics)
+    metrics = metrics_for(recipe.evaluate, subject.data) if recipe.evaluate else ()
+    return Prepared(recipe, subject.teacher, subject.data, subject.sampler, graph, planned, recordings, metrics)
 
 
 def plan_recipe(recipe: Recipe) -> Plan:
     """What the rules of a recipe do to its model, at the model's own sizes. See `load_skeleton` on weights.
 
+    With data of a pipeline, it is planned on what the pipeline gives the model, masks included.
+
     Raises:
         SurgeryError: of the kind that fits.
     """
+    if isinstance(recipe.data, Generated):
+        subject = load_subject(recipe.model, recipe.data, recipe.seed)
+        return plan(subject.teacher.model, recipe.rules, subject.data.example(recipe.seed, "cpu"))
     model = load_skeleton(recipe.model)
     return plan(model, recipe.rules, example_inputs(model))
 
 
-def metrics_for(evaluate: Evaluate, data: LatentDataset) -> tuple[Metric, ...]:
+def metrics_for(evaluate: Evaluate, data: TrainingData) -> tuple[Metric, ...]:
     """The metrics that a recipe names, or else those that fit its data.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -83,10 +83,11 @@ def apply(
 
 class _Runner:
     def __init__(self, prepared: Prepared, folder: RunFolder, name: str, progress: Progress) -> None:
-        self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
+        self._recipe, self._teacher = prepared.recipe, prepared.teacher
         self._graph, self._plan, self._recordings = prepared.graph, prepared.plan, prepared.recordings
         self._folder, self._name, self._progress = folder, name, progress
-        self._measuring = Measuring(prepared, progress)
+        self._data = prepared.data.stored(folder.data, progress)
+        self._measuring = Measuring(replace(prepared, data=self._data), progress)
         self._stages = folder.stages()
 
     def run(self) -> Run:
@@ -116,7 +117,6 @@ class _Runner:
                 student,
                 sites,
                 self._data,
-                self._teacher.scheduler,
                 self._recipe.distil,
                 seed=self._recipe.seed,
                 checkpoints=self._folder.checkpoints,
@@ -134,7 +134,6 @@ class _Runner:
                 student,
                 new,
                 self._data,
-                self._teacher.scheduler,
                 self._recipe.finetune,
                 seed=self._recipe.seed,
                 checkpoints=self._folder.checkpoints,
@@ -150,8 +149,8 @@ class _Runner:
         if stage in self._stages and (grid.exists() or not draws):
             return
         context = self._measuring.context(stage, model)
-        if draws:
-            self._folder.write(f"samples/{stage}.png", grid_png(context.samples[:SHOWN]))
+        if draws and (pictures := self._measuring.pictures(context)):
+            self._folder.write(f"samples/{stage}.png", grid_png(pictures[:SHOWN]))
         self._stages[stage] = self._measuring.measure(stage, context, seconds)
         self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))
 

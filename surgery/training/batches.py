@@ -20,7 +20,7 @@ from surgery.training.source import parted
 
 @dataclass(frozen=True)
 class LatentData:
-    """Latents with class labels or other conditions, noised by a scheduler; see `surgery.training.source.TrainingData`."""
+    """Latents with their conditions, noised by a scheduler; see `surgery.training.source.TrainingData`."""
 
     dataset: LatentDataset
     scheduler: Scheduler

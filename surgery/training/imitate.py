@@ -20,9 +20,7 @@ from surgery.tracing import trace
 from surgery.training.source import predict
 
 
-def imitation_loss(
-    teacher: nn.Module, student: nn.Module, inputs: dict[str, Any], blocks: Collection[str]
-) -> Tensor:
+def imitation_loss(teacher: nn.Module, student: nn.Module, inputs: dict[str, Any], blocks: Collection[str]) -> Tensor:
     """The mean squared error of prediction and block outputs, each over the variance of the teacher's; a scalar.
 
     The prediction counts as much as all blocks together.

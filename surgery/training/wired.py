@@ -77,7 +77,7 @@ class WiredData:
         self.wiring.save(folder / "wiring")
         return replace(self, samples=fill(folder / "samples", self.identity, self.samples, progress))
 
-    def example(self, seed: int, device: str) -> Arguments:  # noqa: ARG002
+    def example(self, seed: int, device: str) -> Arguments:
         """Keywords of the model's forward for one sample, with the pipeline's own condition."""
         wiring = self.wiring
         noise = torch.randn(1, *wiring.shape, generator=seeded(seed, "example")).to(device)

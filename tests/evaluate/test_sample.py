@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from surgery.errors import SurgeryError
-from surgery.evaluate.sample import balanced_labels, grid_png, initial_noise, sample, sample_grid
+from surgery.evaluate.sample import balanced_labels, grid_of, grid_png, initial_noise, pictures_of, sample
 
 SCHEDULER = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
@@ -105,7 +105,7 @@ def test_labels_are_balanced(samples):
 )  # fmt: skip
 def test_every_pixel_of_a_grid_is_a_block_and_margins_are_white(count, channels, columns, scale, margin):
     samples = torch.rand(count, channels, 3, 2) * 2 - 1
-    grid = np.asarray(sample_grid(samples, columns=columns, scale=scale, margin=margin))
+    grid = np.asarray(grid_of(pictures_of(samples, scale), columns=columns, margin=margin))
     rows = -(-count // columns)
     assert grid.shape == (rows * (3 * scale + margin) + margin, columns * (2 * scale + margin) + margin, 3)
     rest = np.ones(grid.shape[:2], dtype=bool)
@@ -121,6 +121,6 @@ def test_every_pixel_of_a_grid_is_a_block_and_margins_are_white(count, channels,
 
 def test_a_grid_is_stored_as_png_without_loss():
     samples = torch.rand(4, 1, 8, 8) * 4 - 2
-    with Image.open(io.BytesIO(grid_png(samples))) as picture:
+    with Image.open(io.BytesIO(grid_png(pictures_of(samples)))) as picture:
         assert picture.format == "PNG"
-        assert np.array_equal(np.asarray(picture), np.asarray(sample_grid(samples)))
+        assert np.array_equal(np.asarray(picture), np.asarray(grid_of(pictures_of(samples))))

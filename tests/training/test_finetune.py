@@ -176,9 +176,7 @@ def test_text_conditions_learned_variance_and_any_operator(path: str) -> None:
     student, _ = text_to_image()
     nn.init.normal_(next(student.get_submodule(path).parameters()))
     options = {"steps": 3, "batch_size": 4, "lr": 1e-2, "warmup": 0}
-    records = distil(
-        model, student, tiny.sites(model, student, {path: "l1"}), data, Distil(**options), seed=0
-    )
+    records = distil(model, student, tiny.sites(model, student, {path: "l1"}), data, Distil(**options), seed=0)
     assert records[0].loss > 0
     assert len(finetune(model, student, (), data, Finetune(**options), seed=0)) == 3
 

@@ -44,9 +44,7 @@ def train(
     common: dict[str, Any] = {"seed": seed, "checkpoints": store, "progress": progress}
     if stage == "distil":
         teacher = tiny.teacher()
-        records = distil(
-            teacher, student, tiny.sites(teacher, student, SITES), data, Distil(**options), **common
-        )
+        records = distil(teacher, student, tiny.sites(teacher, student, SITES), data, Distil(**options), **common)
     else:
         records = finetune(tiny.teacher(), student, (tiny.SITE,), data, Finetune(**options), **common)
     return tiny.weights(student), records

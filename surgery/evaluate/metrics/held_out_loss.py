@@ -32,7 +32,5 @@ class HeldOutLoss(Metric):
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        batches = context.data.source(
-            context.model, stage="evaluate", batch_size=context.held_out, seed=context.seed
-        )
+        batches = context.data.source(context.model, stage="evaluate", batch_size=context.held_out, seed=context.seed)
         return sum(batch_loss(context.model, batches.held_out(draw)) for draw in range(self.draws)) / self.draws
