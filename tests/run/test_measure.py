@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 import surgery
 from surgery.errors import RecipeError, SurgeryError
@@ -23,6 +24,7 @@ from surgery.rules import replace_attention
 from surgery.run.finished import sample_run
 from surgery.run.measure import Measuring
 from surgery.run.prepare import metrics_for, prepare
+from surgery.training.batches import LatentData
 from surgery.training.data import LatentDataset
 
 
@@ -83,8 +85,8 @@ def test_the_teachers_samples_are_drawn_once_and_from_the_same_noise(tiny_dit):
 
 
 def test_what_fits_the_data_is_measured_unless_a_recipe_says_otherwise():
-    latents = LatentDataset(torch.zeros(30, 4, 8, 8), {})
-    few = LatentDataset(torch.zeros(3, 1, 8, 8), {})
+    latents = LatentData(LatentDataset(torch.zeros(30, 4, 8, 8), {}), DDPMScheduler())
+    few = LatentData(LatentDataset(torch.zeros(3, 1, 8, 8), {}), DDPMScheduler())
     assert [metric.name for metric in metrics_for(Evaluate(), few)] == ["frechet", "accuracy"]
     assert metrics_for(Evaluate(), latents) == (HeldOutLoss(), TeacherDistance())
     assert metrics_for(Evaluate(metrics=[]), latents) == ()

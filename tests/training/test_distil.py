@@ -38,7 +38,7 @@ def test_the_loss_is_that_of_equation_2() -> None:
         for path in BOTH
     ]
     with torch.no_grad():
-        teacher(**batches.training(0).inputs)
+        teacher(**batches.training(0)[0].inputs)
         new = {p: student.get_submodule(p)(*args, **kwargs) for p, (args, kwargs, _) in calls.items()}
     for handle in handles:
         handle.remove()
