@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.recording.describe import Describer, Description
-from surgery.recording.objects import is_object
+from surgery.recording.objects import is_object, parts
 from surgery.recording.torch_private import pytree
 
 Signature = tuple[Any, ...]
@@ -70,7 +70,14 @@ def signature_of(
 
 
 def _again(leaves: list[Any]) -> list[Hashable]:
-    """Which of the tensors among `leaves` are which of those before them."""
+    """Which of the tensors and objects among `leaves` are which of those before them."""
     first: dict[int, int] = {}
-    places = ((first.setdefault(id(leaf), n), n) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    places = ((first.setdefault(id(part), n), n) for n, part in enumerate(identities(leaves)))
     return [pair for pair in places if pair[0] != pair[1]]
+
+
+def identities(leaves: list[Any]) -> Iterator[Any]:
+    """The tensors and objects among `leaves`, and those in objects: it matters whether two are the same one."""
+    for leaf in leaves:
+        inside = parts(leaf) if is_object(leaf) else (leaf,)
+        yield from (part for part in inside if isinstance(part, torch.Tensor) or is_object(part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from surgery.errors import TraceError
 from surgery.recording.containers import Container
 from surgery.recording.guard import layout, require
-from surgery.recording.objects import is_object
+from surgery.recording.objects import Followed, is_object, made, origin_of
 from surgery.recording.paths import is_inside, relative
 from surgery.recording.recording import Recording
 from surgery.recording.signature import Signature
@@ -23,7 +24,7 @@ from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
 from surgery.tracing.effects import has_effects
 from surgery.tracing.lent import LentContainers
 from surgery.tracing.sizes import Number, Ratio, Size, concrete
-from surgery.tracing.stand_ins import is_tracked, origin_of, stand_in
+from surgery.tracing.stand_ins import is_followed_inside, is_tracked, stand_in
 
 
 class Frame:
@@ -70,8 +71,10 @@ class Frame:
         return value
 
     def _own(self, leaf: Any) -> Any:
-        """A number or an object of the caller as this frame follows it."""
-        return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
+        """A number or an object of the caller as this frame follows it; only those of the user may be changed."""
+        if is_object(origin_of(leaf)):
+            return stand_in(leaf, self, fixed=bool(self.path) and not isinstance(leaf, Followed))
+        return self.track(concrete(leaf))
 
     def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
         """Remember what is in `container`, which the model gets.
@@ -133,7 +136,13 @@ class Frame:
             return [self.argument(item) for item in value]
         if isinstance(value, dict):
             return {key: self.argument(item) for key, item in value.items()}
-        return value
+        return self._object(value) if is_object(value) else value
+
+    def _object(self, value: Any) -> Any:
+        """An object that the forward made or found: what it holds now, as the forward may change it later."""
+        if not is_followed_inside(value):
+            return copy.copy(value) if vars(value) else value
+        return self.graph.call_function(made, (type(value), self.argument(vars(value))))
 
     def device(self) -> fx.Node:
         """The device that the module runs on: its argument, or at run time that of its first tensor."""
@@ -181,10 +190,19 @@ class Frame:
         elif isinstance(result, dict):
             for key, item in result.items():
                 self._follow_item(node, key, item)
+        elif is_object(result):
+            self._follow_object(node, result)
+
+    def _follow_object(self, node: fx.Node, result: Any) -> None:
+        """Follow the attributes of an object that a module made; those that are constants are guarded."""
+        attributes = self.graph.call_function(vars, (node,))
+        text = f"the attributes of {node.name}"
+        self.guard(layout, (attributes,), layout(pytree.tree_map(concrete, vars(result))), text)
+        self.follow(attributes, vars(result))
 
     def _follow_item(self, node: fx.Node, key: Any, item: Any) -> None:
         """Follow an item of a result, unless there is nothing in it to follow."""
-        if any(map(is_tracked, pytree.tree_leaves(item))):
+        if is_object(item) or is_followed_inside(item):
             self.follow(self.graph.call_function(operator.getitem, (node, key)), item)
 
     def _describe(self, node: fx.Node, value: Any) -> None:

@@ -15,6 +15,7 @@ from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state
 from surgery.recording.binding import binder, unbind
 from surgery.recording.cost import Counted, FlopCounter, cost_of
+from surgery.recording.objects import Followed, is_object, made, origin_of
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
@@ -31,7 +32,7 @@ from surgery.tracing.functions import FunctionRecorder
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
 from surgery.tracing.sizes import Number, concrete
-from surgery.tracing.stand_ins import Followed, origin_of, stand_in
+from surgery.tracing.stand_ins import stand_in
 
 _call = nn.Module.__call__
 
@@ -181,7 +182,7 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[Recording, Any]:
         """Run a module in a frame of its own; its recording, and the result for the caller."""
         frame = Frame(path, self._owned, is_kept=not (self._alone and self._frames))
-        signature = signature_of(own_class(module), leaves, spec, autocast_state())
+        signature = signature_of(own_class(module), list(map(origin_of, leaves)), spec, autocast_state())
         names = _leaf_names(arguments)
         inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         self._frames.append(frame)
@@ -201,12 +202,18 @@ class Recorder(TorchFunctionMode):
     def _hand_back(self, result: Any, inner: list[Any], leaves: list[Any]) -> Any:
         """`result` for the caller: numbers lose the inner frame's tape; the caller's frame follows them anew."""
         outer = {id(i): leaf for i, leaf in zip(inner, leaves, strict=True)}
-        return pytree.tree_map(lambda v: outer.get(id(v)) if id(v) in outer else self._fresh(v), result)
+        return self._fresh(result, outer)
 
-    def _fresh(self, value: Any) -> Any:
-        """A value of the inner frame as the caller's follows it."""
+    def _fresh(self, result: Any, outer: dict[int, Any]) -> Any:
+        """A result of the inner frame as the caller's follows it; `outer` are the caller's own values by inner id."""
+        return pytree.tree_map(lambda v: outer[id(v)] if id(v) in outer else self._fresh_leaf(v, outer), result)
+
+    def _fresh_leaf(self, value: Any, outer: dict[int, Any]) -> Any:
+        """See `_fresh`."""
         if isinstance(value, torch.Size):
-            return torch.Size(map(self._fresh, value))
+            return torch.Size(self._fresh(tuple(value), outer))
+        if is_object(value) and not isinstance(value, Followed):
+            return made(type(value), self._fresh(vars(value), outer))
         if isinstance(value, Followed) and self._frames:
             return stand_in(value, self._frames[-1])
         return self._frames[-1].track(value.value) if isinstance(value, Number) and self._frames else concrete(value)
@@ -233,6 +240,8 @@ class Recorder(TorchFunctionMode):
                 return inputs[id(value)]
             blank = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
             return blank.requires_grad_(value.requires_grad) if value.requires_grad else blank
+        if is_object(value):
+            return made(type(value), pytree.tree_map(lambda each: self._twin(concrete(each), inputs), vars(value)))
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return self._frames[-1].track(value) if number and self._frames else value
 
