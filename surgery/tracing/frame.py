@@ -7,11 +7,13 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
+from surgery.recording.calls import Array, array_of
 from surgery.recording.containers import Container
 from surgery.recording.guard import layout, require
 from surgery.recording.objects import Followed, is_object, made, origin_of
@@ -136,6 +138,8 @@ class Frame:
             return [self.argument(item) for item in value]
         if isinstance(value, dict):
             return {key: self.argument(item) for key, item in value.items()}
+        if isinstance(value, np.ndarray):
+            return self.graph.call_function(array_of, (Array(value),))
         return self._object(value) if is_object(value) else value
 
     def _object(self, value: Any) -> Any:

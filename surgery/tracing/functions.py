@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from surgery.recording.calls import apply_function, run_scripted
 from surgery.recording.torch_private import set_grad_enabled
 from surgery.tracing.frame import Frame
 from surgery.tracing.known_values import KnownValues
@@ -35,6 +36,7 @@ COUNTED_PIECES = {
     "unsafe_chunk",
     "unsafe_split",
 }
+OPAQUE = {apply_function, run_scripted}
 MODES = {set_grad_enabled}
 COVERED = {"dtype", "ndim"}  # of an input, by the signature
 GUARDED_METHODS = {"dim", "ndimension", "stride", "is_contiguous", "storage_offset"}
@@ -104,7 +106,7 @@ class FunctionRecorder:
         """A call that computes: it becomes one node."""
         result, flops = self._unrecorded(lambda: self._execute(frame, func, concrete(args), concrete(kwargs)))
         kind, target = ("call_method", method) if method else ("call_function", func)
-        guarded = getattr(func, "__name__", "") in COUNTED_PIECES
+        guarded = getattr(func, "__name__", "") in COUNTED_PIECES or func in OPAQUE
         node = frame.call(kind, target, args, kwargs, result, flops, guarded)
         return frame.read(node, result) if isinstance(result, bool | int | float) else result
 

@@ -33,6 +33,7 @@ from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
 from surgery.tracing.sizes import Number, concrete
 from surgery.tracing.stand_ins import stand_in
+from surgery.tracing.unseen import recorded_unseen
 
 _call = nn.Module.__call__
 
@@ -97,7 +98,8 @@ class Recorder(TorchFunctionMode):
         try:
             autocast = recorded_autocast(self._current, self._values)
             flex = recorded_flex(self._current, self._run_opaque)
-            with self, self._flops, self._attributes.watched(), autocast, flex:
+            unseen = recorded_unseen(self._current, self._functions.record)
+            with self, self._flops, self._attributes.watched(), autocast, flex, unseen:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
