@@ -59,3 +59,9 @@ _LAYOUTS = _LayoutDescriber()
 def layout(value: Any) -> Description:
     """The containers in `value` and what stands in them: constants as they are, tensors by rank, numbers by kind."""
     return _LAYOUTS.describe(value)
+
+
+def device_seen(value: torch.Tensor | torch.device, traced: str) -> str:
+    """The device of a tensor, or a device, for a guard; any recording holds on the meta device, which computes nothing."""
+    device = value.device if isinstance(value, torch.Tensor) else value
+    return traced if device.type == "meta" else str(device)

@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from surgery.errors import TraceError
 from surgery.recording.calls import Array, array_of
 from surgery.recording.containers import Container
-from surgery.recording.guard import layout, require
+from surgery.recording.guard import device_seen, layout, require
 from surgery.recording.objects import Followed, is_object, made, origin_of
 from surgery.recording.paths import is_inside, relative
 from surgery.recording.recording import Recording
@@ -23,6 +23,7 @@ from surgery.recording.signature import Signature
 from surgery.recording.skeleton import Attribute, Owned
 from surgery.recording.torch_private import fx_globals, pytree
 from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
+from surgery.tracing.devices import Devices
 from surgery.tracing.effects import has_effects
 from surgery.tracing.lent import LentContainers
 from surgery.tracing.sizes import Number, Ratio, Size, concrete
@@ -35,10 +36,11 @@ class Frame:
     Args:
         path: the module's path in the model, "" for the root.
         owned: the model's own tensors by id, see `skeleton.owned_tensors`.
+        devices: where the user's tensors are.
         is_kept: whether the graph is of use; if not, only the sizes of its results are, so values may be guessed.
     """
 
-    def __init__(self, path: str, owned: dict[int, Owned], is_kept: bool = True) -> None:
+    def __init__(self, path: str, owned: dict[int, Owned], devices: Devices, is_kept: bool = True) -> None:
         self.path = path
         self.is_kept = is_kept
         self.graph = fx.Graph()
@@ -47,7 +49,8 @@ class Frame:
         self._nodes: dict[int, fx.Node] = {}
         self._alive = list[Any]()
         self._known: dict[Any, Any] = {}
-        self._devices: dict[torch.device, fx.Node] = {}
+        self._where_is = devices
+        self._devices: dict[int, fx.Node] = {}
         self._lent = LentContainers(self._where)
         self.has_effects = False
         self._has_late_guards = False
@@ -59,23 +62,24 @@ class Frame:
         self._nodes[id(value)] = node
         self._alive.append(value)
 
-    def placeholder(self, name: str, leaf: Any) -> Any:
-        """A new input of the graph; numbers come back tracked."""
+    def placeholder(self, name: str, leaf: Any, of_model: bool) -> Any:
+        """A new input of the graph; numbers come back tracked. `of_model` says that no user gave it, but a module."""
         # What generated code calls by such a name must not be shadowed.
         node = self.graph.placeholder(f"{name}_" if name in fx_globals else name)
         node.meta["text"] = name
         if isinstance(leaf, torch.device):
-            self._devices.setdefault(leaf, node)
+            self._devices.setdefault(id(leaf), node)
+            self._guard_device(node, leaf, name)
             return leaf
-        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self._own(leaf)
+        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self._own(leaf, of_model)
         self._describe(node, value)
         self.bind(value, node)
         return value
 
-    def _own(self, leaf: Any) -> Any:
-        """A number or an object of the caller as this frame follows it; only those of the user may be changed."""
+    def _own(self, leaf: Any, of_model: bool) -> Any:
+        """A number or an object of the caller as this frame follows it; only objects of the user may be changed."""
         if is_object(origin_of(leaf)):
-            return stand_in(leaf, self, fixed=bool(self.path) and not isinstance(leaf, Followed))
+            return stand_in(leaf, self, fixed=of_model and not isinstance(leaf, Followed))
         return self.track(concrete(leaf))
 
     def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
@@ -127,7 +131,7 @@ class Frame:
         if is_tracked(value):
             return self.node_of(value)
         if isinstance(value, torch.device):
-            return self.device() if value.type == "meta" else self._devices.get(value, value)
+            return self.device() if value is self._where_is.main else self._devices.get(id(value), value)
         if isinstance(value, slice):
             return slice(*map(self.argument, (value.start, value.stop, value.step)))
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -150,10 +154,19 @@ class Frame:
 
     def device(self) -> fx.Node:
         """The device that the module runs on: its argument, or at run time that of its first tensor."""
-        here = torch.device("meta")
-        if here not in self._devices:
-            self._devices[here] = self.graph.call_function(getattr, (self._anchor(), "device"))
-        return self._devices[here]
+        main = id(self._where_is.main)
+        if main not in self._devices:
+            self._devices[main] = self.graph.call_function(getattr, (self._anchor(), "device"))
+        return self._devices[main]
+
+    def device_of(self, tensor: torch.Tensor) -> torch.device:
+        """Where `tensor` is, as the forward asks for it; it may do anything with that, so the recording holds there."""
+        device, source = self._where_is.of(tensor, self._owned.get(id(tensor))), self.node_of(tensor)
+        self._guard_device(source, device, f"{source.meta['text']}.device")
+        return device
+
+    def _guard_device(self, node: fx.Node, device: torch.device, text: str) -> None:
+        self.guard(device_seen, (node, str(device)), str(device), text)
 
     def _anchor(self) -> fx.Node:
         """A tensor on the device that the module runs on."""
@@ -260,6 +273,12 @@ class Frame:
         if key not in self._known:
             self._known[key] = True
             self.require(self.graph.call_function(function, nodes), value, text)
+
+    def guard_attributes(self, tensor: torch.Tensor, *names: str) -> None:
+        """Require at run time that attributes of `tensor` are what they are now."""
+        source = self.node_of(tensor)
+        for name in names:
+            self.guard(getattr, (source, name), getattr(tensor, name), f"{source.meta['text']}.{name}")
 
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""

@@ -24,6 +24,7 @@ from surgery.recording.state import own_class
 from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
+from surgery.tracing.devices import Devices
 from surgery.tracing.effects import has_effects
 from surgery.tracing.fingerprint import call_key
 from surgery.tracing.flex import recorded_flex
@@ -50,6 +51,7 @@ class Recorder(TorchFunctionMode):
     Args:
         model: the skeleton of the user's model.
         scopes: scopes by path; new ones are added.
+        devices: where the user's tensors are.
         root: the path of `model` in the user's model, "" for the whole.
         leaves: paths of modules that are not opened.
         values: what is known of the values of tensors; None records without any.
@@ -60,6 +62,7 @@ class Recorder(TorchFunctionMode):
         self,
         model: nn.Module,
         scopes: dict[str, Scope],
+        devices: Devices,
         root: str = "",
         leaves: frozenset[str] = frozenset(),
         values: KnownValues | None = None,
@@ -70,6 +73,7 @@ class Recorder(TorchFunctionMode):
         if values is not None:
             values.learn_owned(self._owned, root)
         self._values = values
+        self._devices = devices
         self._alone = alone
         self._local = {id(m): path for path, m in model.named_modules()}
         self._paths = {key: below(root, path) for key, path in self._local.items()}
@@ -96,7 +100,7 @@ class Recorder(TorchFunctionMode):
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
-            autocast = recorded_autocast(self._current, self._values)
+            autocast = recorded_autocast(self._current, self._devices.main, can_cast=self._values is not None)
             flex = recorded_flex(self._current, self._run_opaque)
             unseen = recorded_unseen(self._current, self._functions.record)
             with self, self._flops, self._attributes.watched(), autocast, flex, unseen:
@@ -183,10 +187,11 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         """Run a module in a frame of its own; its recording, and the result for the caller."""
-        frame = Frame(path, self._owned, is_kept=not (self._alone and self._frames))
+        frame = Frame(path, self._owned, self._devices, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), list(map(origin_of, leaves)), spec, autocast_state())
         names = _leaf_names(arguments)
-        inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
+        of_model = bool(self._frames)
+        inner = [frame.placeholder(n, v, of_model) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         self._frames.append(frame)
         try:
             given = pytree.tree_unflatten(inner, spec)
