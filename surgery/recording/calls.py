@@ -18,6 +18,11 @@ def run_scripted(function: Any, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
+def call_given(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A module that is an argument of the forward."""
+    return module(*args, **kwargs)
+
+
 def reaches_gradient(*tensors: torch.Tensor) -> bool:
     """Whether autograd follows what is computed from `tensors`."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -10,17 +10,18 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.recording.describe import Describer, Description
 from surgery.recording.objects import is_object, parts
+from surgery.recording.state import own_class
 from surgery.recording.torch_private import pytree
 
 Signature = tuple[Any, ...]
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph: a tensor, number, device, block mask of FlexAttention, object.
+    """Whether an argument's leaf is an input of the graph; others are in the signature.
 
-    Others are in the signature.
+    Inputs are tensors, numbers, devices, block masks of FlexAttention, modules and objects.
     """
-    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask | torch.nn.Module
     return (isinstance(leaf, kinds) and not isinstance(leaf, bool)) or is_object(leaf)
 
 
@@ -39,9 +40,11 @@ class _KindDescriber(Describer):
         return ("device",) if isinstance(value, torch.device) else super().constant(value)
 
     def other(self, value: Any, depth: int) -> Description:  # noqa: ARG002
-        """An object by the name of its class, which stands for it while it is recorded; else a constant."""
+        """An object by the name of its class, which stands for it while it is recorded; a module by it; or a constant."""
         if is_object(value):
             return ("object", type(value).__module__, type(value).__name__)
+        if isinstance(value, torch.nn.Module):
+            return ("module", own_class(value))
         try:
             hash(value)
         except TypeError:

@@ -94,7 +94,7 @@ class Attribute(str):
 
 @dataclass(frozen=True)
 class Owned:
-    """A tensor, or a block mask, that a module holds.
+    """A tensor, or a block mask, that a module holds; or a module below it.
 
     `path` is that of the attribute; `keys` lead further if that is a list, tuple, dict or plain object.
     """
@@ -114,6 +114,12 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
                 for keys, tensor in _tensors(value):
                     found.setdefault(id(tensor), Owned(below(path, name), keys, tensor))
     return found
+
+
+def owned_parts(model: nn.Module, root: str = "") -> dict[int, Owned]:
+    """As `owned_tensors`, and the modules below `model`."""
+    modules = {id(part): Owned(path, (), part) for path, part in model.named_modules(prefix=root) if part is not model}
+    return owned_tensors(model, root) | modules
 
 
 def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

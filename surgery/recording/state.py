@@ -52,4 +52,9 @@ def _describe_at(module: nn.Module, path: tuple[str, ...], name: str) -> Descrip
         if part not in module._modules:
             return MISSING
         module = module._modules[part]  # type: ignore[assignment]
+    return attribute_seen(module, name)
+
+
+def attribute_seen(module: nn.Module, name: str) -> Description:
+    """As `describe`, of an attribute of `module` that need not be there."""
     return describe(getattr(module, name)) if hasattr(module, name) else MISSING

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
-from surgery.recording.paths import names_of, relative
+from surgery.recording.paths import is_inside, names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
+from surgery.recording.torch_private import DisableTorchFunction
 from surgery.tracing.frame import Frame
 from surgery.tracing.sizes import Number
 
@@ -90,11 +91,24 @@ class Attributes:
         writer = self._set_in.get((id(module), name), frame)
         if writer is not frame:
             raise TraceError(f"module {path!r}: reads {name!r}, which the forward of {writer.path!r} sets as it runs")
-        if path is None or (id(module), name) in self._set_in or self._is_data(value):
+        if (id(module), name) in self._set_in or self._is_data(value):
+            return
+        if path is None or not is_inside(path, frame.path):
+            self._note_given(frame, module, name, path)
             return
         reads = self._reads.setdefault(frame, {})
         if (path, name) not in reads:
             reads[path, name] = value if value is MISSING else describe(value)
+
+    def _note_given(self, frame: Frame, module: nn.Module, name: str, path: str | None) -> None:
+        """Guard a read of a module that is not below that of `frame`, but among its arguments."""
+        if frame.gives(module):
+            with DisableTorchFunction():
+                frame.guard_given(module, name)
+        elif path is not None:
+            raise TraceError(
+                f"module {frame.path!r}: reads {name!r} of {path!r}, which is not below it; pass it as an argument"
+            )
 
     def _is_data(self, value: Any) -> bool:
         """Whether `value` was computed during the recording, so that the graph follows it."""

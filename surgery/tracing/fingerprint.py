@@ -57,7 +57,7 @@ def call_key(module: nn.Module, leaves: list[Any], spec: Any, cache: dict[int, A
     """
     try:
         first: dict[int, int] = {}
-        inputs = tuple(map(_exact, leaves))  # raises Unique for stand-ins
+        inputs = tuple(id(leaf) if isinstance(leaf, nn.Module) else _exact(leaf) for leaf in leaves)
         same = tuple(first.setdefault(id(part), i) for i, part in enumerate(identities(leaves)))
         return (_module(module, cache), str(spec), inputs, same)
     except Unique:

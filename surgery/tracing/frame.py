@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
@@ -17,10 +18,11 @@ from surgery.recording.calls import Array, array_of
 from surgery.recording.containers import Container
 from surgery.recording.guard import device_seen, layout, require
 from surgery.recording.objects import Followed, is_object, made, origin_of
-from surgery.recording.paths import is_inside, relative
+from surgery.recording.paths import is_inside, names_of, relative
 from surgery.recording.recording import Recording
 from surgery.recording.signature import Signature
-from surgery.recording.skeleton import Attribute, Owned
+from surgery.recording.skeleton import Attribute, Owned, owned_parts
+from surgery.recording.state import attribute_seen
 from surgery.recording.torch_private import fx_globals, pytree
 from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
 from surgery.tracing.devices import Devices
@@ -35,7 +37,7 @@ class Frame:
 
     Args:
         path: the module's path in the model, "" for the root.
-        owned: the model's own tensors by id, see `skeleton.owned_tensors`.
+        owned: the model's own tensors and modules by id, see `skeleton.owned_parts`.
         devices: where the user's tensors are.
         is_kept: whether the graph is of use; if not, only the sizes of its results are, so values may be guessed.
     """
@@ -48,11 +50,13 @@ class Frame:
         self._owned = owned
         self._nodes: dict[int, fx.Node] = {}
         self._alive = list[Any]()
+        self._given: dict[int, tuple[fx.Node, Owned]] = {}
         self._known: dict[Any, Any] = {}
         self._where_is = devices
         self._devices: dict[int, fx.Node] = {}
         self._lent = LentContainers(self._where)
         self.has_effects = False
+        self._failure: Exception | None = None
         self._has_late_guards = False
 
     # -- values and nodes ------------------------------------------------------------------------------------------
@@ -61,6 +65,12 @@ class Frame:
         """Let `value` be the result of `node`. The value is kept alive, so that its id stays its own."""
         self._nodes[id(value)] = node
         self._alive.append(value)
+        if isinstance(value, nn.Module):
+            self._given |= {key: (node, part) for key, part in owned_parts(value).items()}
+
+    def gives(self, module: nn.Module) -> bool:
+        """Whether `module` is an argument, or is in one."""
+        return id(module) in self._nodes or id(module) in self._given
 
     def placeholder(self, name: str, leaf: Any, of_model: bool) -> Any:
         """A new input of the graph; numbers come back tracked. `of_model` says that no user gave it, but a module."""
@@ -71,7 +81,7 @@ class Frame:
             self._devices.setdefault(id(leaf), node)
             self._guard_device(node, leaf, name)
             return leaf
-        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self._own(leaf, of_model)
+        value = leaf if isinstance(leaf, torch.Tensor | BlockMask | nn.Module) else self._own(leaf, of_model)
         self._describe(node, value)
         self.bind(value, node)
         return value
@@ -99,20 +109,30 @@ class Frame:
                 f"{self._where}: uses a size computed in {value.tape._where} that is not among its arguments; "
                 "pass it as an argument, or declare the module a leaf"
             )
-        owned = self._owned.get(id(value))
-        if owned is None or not is_inside(owned.path, self.path):
-            what = f"the tensor {owned.path!r}" if owned else f"a tensor of shape {tuple(value.shape)}"
-            raise TraceError(
-                f"{self._where}: uses {what} that is neither an argument nor a parameter or buffer below it; "
-                "pass it as an argument, or register it as a buffer"
-            )
-        node = self.graph.get_attr(relative(owned.path, self.path))
+        node, owned = self._given[id(value)] if id(value) in self._given else self._own_part(value)
+        for name in names_of(owned.path) if id(value) in self._given else ():
+            node = self.graph.call_function(getattr, (node, name))
         for key in owned.keys:
             read = getattr if isinstance(key, Attribute) else operator.getitem
             node = self.graph.call_function(read, (node, str(key) if read is getattr else key))
         self._describe(node, value)
         self.bind(value, node)
         return node
+
+    def _own_part(self, value: Any) -> tuple[fx.Node, Owned]:
+        """The node that reads the attribute of the module which is, or holds, `value`."""
+        owned = self._owned.get(id(value))
+        if owned is not None and is_inside(owned.path, self.path) and owned.path != self.path:
+            return self.graph.get_attr(relative(owned.path, self.path)), owned
+        what = (
+            f"a tensor of shape {tuple(value.shape)}"
+            if isinstance(value, torch.Tensor)
+            else f"a {type(value).__name__}"
+        )
+        raise TraceError(
+            f"{self._where}: uses {repr(owned.path) if owned else what}, that is neither an argument nor below it; "
+            "pass it as an argument, or register it as a buffer"
+        )
 
     def is_input(self, value: torch.Tensor) -> bool:
         """Whether `value` is an argument, whose rank and dtype the signature holds, or the module's own."""
@@ -173,10 +193,13 @@ class Frame:
         known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
         if known is not None:
             return known
-        own = next((o.tensor for o in self._owned.values() if is_inside(o.path, self.path)), None)
+        own = next((o.tensor for o in self._owned.values() if self._is_tensor_below(o)), None)
         if own is None:
             raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
         return self.node_of(own)
+
+    def _is_tensor_below(self, owned: Owned) -> bool:
+        return isinstance(owned.tensor, torch.Tensor) and is_inside(owned.path, self.path)
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -280,6 +303,11 @@ class Frame:
         for name in names:
             self.guard(getattr, (source, name), getattr(tensor, name), f"{source.meta['text']}.{name}")
 
+    def guard_given(self, module: nn.Module, name: str) -> None:
+        """Require at run time that an attribute of a module among the arguments is what it is now."""
+        source = self.node_of(module)
+        self.guard(attribute_seen, (source, name), attribute_seen(module, name), f"{source.meta['text']}.{name}")
+
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""
         self._has_late_guards = self._has_late_guards or self.has_effects
@@ -317,6 +345,24 @@ class Frame:
         return Ratio(value, self) if isinstance(value, float) else Size(int(value), self)
 
     # -- the end ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """While this context is open, an error is remembered: the forward may catch it."""
+        try:
+            yield
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def require_success(self) -> None:
+        """Raise TraceError, at the line that failed, if the forward has caught an error of what is recorded."""
+        if self._failure is not None:
+            reason = str(self._failure).partition("\n")[0]
+            raise TraceError(
+                f"the forward catches an error ({reason}), so no graph holds where there is none; let it ask for the sizes "
+                "instead, or declare the module a leaf"
+            ).with_traceback(self._failure.__traceback__)
 
     def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
         """Close the graph with `result` as its output."""

@@ -55,6 +55,11 @@ class FunctionRecorder:
 
     def record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of `func(*args, **kwargs)`, which is written to `frame`."""
+        with frame.noting_failure():
+            return self._record(frame, func, args, kwargs)
+
+    def _record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See `record`."""
         if getattr(func, "__name__", "") == "__get__":
             return self._read(frame, func.__self__.__name__, args[0], func)
         method = _method_name(func)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state
 from surgery.recording.binding import binder, unbind
+from surgery.recording.calls import call_given
 from surgery.recording.cost import Counted, FlopCounter, cost_of
 from surgery.recording.objects import Followed, is_object, made, origin_of
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
-from surgery.recording.skeleton import owned_tensors
+from surgery.recording.skeleton import owned_parts
 from surgery.recording.state import own_class
 from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
@@ -69,7 +70,7 @@ class Recorder(TorchFunctionMode):
         alone: bool = False,
     ):
         super().__init__()
-        self._owned = owned_tensors(model, root)
+        self._owned = owned_parts(model, root)
         if values is not None:
             values.learn_owned(self._owned, root)
         self._values = values
@@ -93,9 +94,11 @@ class Recorder(TorchFunctionMode):
         recorder = self
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if recorder._opaque or id(module) not in recorder._paths:
+            frame = recorder._current()
+            is_given = frame is not None and frame.gives(module)
+            if recorder._opaque or not (is_given or id(module) in recorder._paths):
                 return _call(module, *args, **kwargs)
-            with recorder._watching(False):
+            with recorder._watching(False), frame.noting_failure() if frame else nullcontext():
                 return recorder._call_module(module, args, kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
@@ -116,29 +119,47 @@ class Recorder(TorchFunctionMode):
 
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module as one node of the caller's frame."""
-        path = self._paths[id(module)]
-        if self._is_leaf(module, path):
+        path = self._paths.get(id(module))  # none: it is an argument of what is recorded
+        mixing = None
+        if path is None or self._is_leaf(module, path):
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
             flops, mixing = cost_of(module, (args, kwargs), flops)
         else:
-            mixing = None
             result, flops = self._call_scope(module, path, args, kwargs)
-        if not self._frames:
-            return result
-        frame = self._frames[-1]
-        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
-        node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
-        node.meta["module_class"] = own_class(module)
-        frame.has_effects = frame.has_effects or path in self._leaves or has_effects(node)
-        node.meta["params"] = sum(p.numel() for p in module.parameters())
-        if mixing is not None:
-            node.meta["flops_mixing"] = mixing
+        if self._frames:
+            node = self._write_call(self._frames[-1], module, path, args, kwargs, result, flops)
+            if mixing is not None:
+                node.meta["flops_mixing"] = mixing
         return result
+
+    def _write_call(
+        self, frame: Frame, module: nn.Module, path: str | None, args: Any, kwargs: Any, result: Any, flops: int
+    ) -> fx.Node:
+        """The node of a call of a module, which is below that of `frame` or among its arguments."""
+        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
+        if path is not None and is_inside(path, frame.path):
+            node = frame.call("call_module", relative(path, frame.path), args, kwargs, result, flops, guarded)
+        elif frame.gives(module):
+            node = frame.call("call_function", call_given, (module, *args), kwargs, result, flops, guarded=True)
+        else:
+            raise TraceError(
+                f"module {frame.path!r} calls {path!r}, which is neither below it nor an argument; pass it as an argument, "
+                f"or declare {frame.path!r} a leaf"
+            )
+        node.meta["module_class"] = own_class(module)
+        node.meta["params"] = sum(p.numel() for p in module.parameters())
+        frame.has_effects = frame.has_effects or path is None or path in self._leaves or has_effects(node)
+        return node
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module that is not opened; with values, if its arguments and weights are known."""
-        path = self._local[id(module)]
-        if self._values is not None and self._values.know(args, kwargs) and self._values.know_module(path):
+        path = self._local.get(id(module))
+        if (
+            self._values is not None
+            and path is not None
+            and self._values.know(args, kwargs)
+            and self._values.know_module(path)
+        ):
             return self._values.call(path, args, kwargs)
         return _call(module, *args, **kwargs)
 
@@ -147,14 +168,6 @@ class Recorder(TorchFunctionMode):
         cls = type(module)
         in_torch = cls.__module__.startswith("torch.nn.") and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
-
-    def _target(self, frame: Frame, path: str) -> str:
-        """How the frame of the caller calls the module at `path`."""
-        if not is_inside(path, frame.path):
-            raise TraceError(
-                f"module {frame.path!r} calls {path!r}, which is not below it; declare {frame.path!r} a leaf"
-            )
-        return relative(path, frame.path)
 
     def _call_scope(
         self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -202,6 +215,7 @@ class Recorder(TorchFunctionMode):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
+        frame.require_success()
         recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result)
         recording.state = self._attributes.state(frame)
         return recording, self._hand_back(result, inner, leaves)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
@@ -25,7 +26,7 @@ from surgery.tracing.tape import Tape
 
 def is_tracked(value: Any) -> bool:
     """Whether `value` is followed through the graph (a tensor, a tracked number, ...) rather than written into it."""
-    return isinstance(value, torch.Tensor | Number | BlockMask | Followed)
+    return isinstance(value, torch.Tensor | Number | BlockMask | Followed | nn.Module)
 
 
 def stand_in(value: Any, tape: Tape, fixed: bool = False) -> Any:
