@@ -19,6 +19,7 @@ from surgery.recording.autocast import enter_autocast
 from surgery.recording.containers import ContainerChange
 from surgery.recording.emit import emit
 from surgery.recording.guard import require
+from surgery.recording.kept import AttributeChange
 from surgery.recording.signature import Signature
 from surgery.recording.state import State
 from surgery.recording.torch_private import pytree
@@ -37,7 +38,7 @@ class Recording:
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
     list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
-    and dicts among the arguments. `state` is what the forward read of the module, and `function` the graph as a function
+    and dicts among the arguments, and of `kept`, attributes that the forward sets. `state` is what the forward read of the module, and `function` the graph as a function
     of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
     guards are late if they come after. `blocks` are the paths, in the module, of the model's blocks.
     """
@@ -53,6 +54,7 @@ class Recording:
     has_effects: bool = False
     has_late_guards: bool = False
     changes: tuple[ContainerChange, ...] = ()
+    kept: tuple[AttributeChange, ...] = ()
     blocks: frozenset[str] = frozenset()
     has_autocast: bool = field(default=False, init=False, repr=False, compare=False)
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
@@ -67,12 +69,16 @@ class Recording:
         ours, theirs = ((r.signature, r.state) for r in (self, other))
         return self is other or (ours == theirs and self.code == other.code)
 
-    def result(self, outputs: list[Any], arguments: Mapping[str, Any]) -> Any:
-        """What the forward returns, from the outputs of the graph; containers among `arguments` get their new items."""
+    def result(self, outputs: list[Any], arguments: Mapping[str, Any], module: torch.nn.Module) -> Any:
+        """What the forward returns, from the outputs of the graph.
+
+        Containers among `arguments` get their new items, and `module` the attributes that the forward sets.
+        """
         start = self.out_spec.num_leaves
-        for change in self.changes:
+        for change in (*self.changes, *self.kept):
             end = start + change.spec.num_leaves
-            change.apply(arguments, outputs[start:end])
+            place = arguments if isinstance(change, ContainerChange) else module
+            change.apply(place, outputs[start:end])  # type: ignore[arg-type]
             start = end
         return pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
 

@@ -11,11 +11,15 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
-from surgery.recording.paths import is_inside, names_of, relative
+from surgery.recording.describe import Description
+from surgery.recording.kept import AttributeChange
+from surgery.recording.paths import below, is_inside, names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
-from surgery.recording.torch_private import DisableTorchFunction
+from surgery.recording.torch_private import DisableTorchFunction, pytree
 from surgery.tracing.frame import Frame
+from surgery.tracing.kept import holds_data, refuse_counter, refuse_kept
+from surgery.tracing.randomness import GENERATORS, INSTEAD
 from surgery.tracing.sizes import Number
 
 # Read by `nn.Module.__call__`, or of no effect on the result (checkpointing: see `codegen`).
@@ -36,13 +40,39 @@ class Attributes:
         self._frame = frame
         self._paths = paths
         self._owned = owned
-        self._reads: dict[Frame, dict[tuple[str, str], Any]] = {}
+        self._reads: dict[Frame, dict[tuple[str, str], tuple[Description, Any]]] = {}
         self._set_in: dict[tuple[int, str], Frame] = {}
+        self._sets: dict[Frame, dict[tuple[str, str], Any]] = {}
 
     def state(self, frame: Frame) -> State:
         """What `frame` has read, with paths that start at its module."""
-        reads = self._reads.pop(frame, {}).items()
-        return tuple((names_of(relative(path, frame.path)), name, description) for (path, name), description in reads)
+        found = self._reads.pop(frame, {}).items()
+        return tuple(
+            (names_of(relative(path, frame.path)), name, description) for (path, name), (description, _) in found
+        )
+
+    def kept(self, frame: Frame) -> list[tuple[AttributeChange, list[Any]]]:
+        """What `frame` has set in its modules, with the leaves of the values; none if all of it is a cache by size.
+
+        Raises:
+            TraceError: it counts, or keeps data in a container.
+        """
+        for (path, name), (before, value) in self._reads.get(frame, {}).items():
+            refuse_kept(below(path, name), before, value, frame.node_of)
+        found = self._sets.pop(frame, {})
+        if not any(holds_data(value, frame.node_of) for value in found.values()):
+            return []
+        return [self._change(frame, path, name, value) for (path, name), value in found.items()]
+
+    @staticmethod
+    def _change(frame: Frame, path: str, name: str, value: Any) -> tuple[AttributeChange, list[Any]]:
+        leaves, spec = pytree.tree_flatten(value)
+        return AttributeChange(names_of(relative(path, frame.path)), name, spec), leaves
+
+    @property
+    def written(self) -> int:
+        """How many attributes have been set so far."""
+        return len(self._set_in)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -80,10 +110,20 @@ class Attributes:
         def write(module: nn.Module, name: str, value: Any) -> None:
             frame = self._frame()
             if frame is not None:
-                self._set_in[id(module), name] = frame
+                self._note_set(frame, module, name, value)
             set_attribute(module, name, value)
 
         return write
+
+    def _note_set(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
+        """Remember that `frame` sets an attribute."""
+        path = self._paths.get(id(module))
+        if path is None or not is_inside(path, frame.path):
+            raise TraceError(f"the forward sets {name!r} of a {type(module).__name__}, which is not below it")
+        before, _ = self._reads.get(frame, {}).get((path, name), (MISSING, None))
+        refuse_counter(below(path, name), before, describe(value))
+        self._set_in[id(module), name] = frame
+        self._sets.setdefault(frame, {})[path, name] = value
 
     def _note(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Add a read of `frame`, if it is one of state and not of what the forward computes itself."""
@@ -96,9 +136,11 @@ class Attributes:
         if path is None or not is_inside(path, frame.path):
             self._note_given(frame, module, name, path)
             return
+        if isinstance(value, GENERATORS):
+            raise TraceError(f"module {path!r}: draws random numbers from a generator of its own, {name!r}; {INSTEAD}")
         reads = self._reads.setdefault(frame, {})
         if (path, name) not in reads:
-            reads[path, name] = value if value is MISSING else describe(value)
+            reads[path, name] = (value if value is MISSING else describe(value)), value
 
     def _note_given(self, frame: Frame, module: nn.Module, name: str, path: str | None) -> None:
         """Guard a read of a module that is not below that of `frame`, but among its arguments."""

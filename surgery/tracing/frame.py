@@ -17,6 +17,7 @@ from surgery.errors import TraceError
 from surgery.recording.calls import Array, array_of
 from surgery.recording.containers import Container
 from surgery.recording.guard import device_seen, layout, require
+from surgery.recording.kept import AttributeChange
 from surgery.recording.objects import Followed, is_object, made, origin_of
 from surgery.recording.paths import is_inside, names_of, relative
 from surgery.recording.recording import Recording
@@ -56,6 +57,7 @@ class Frame:
         self._devices: dict[int, fx.Node] = {}
         self._lent = LentContainers(self._where)
         self.has_effects = False
+        self.generators = list[torch.Generator]()
         self._failure: Exception | None = None
         self._has_late_guards = False
 
@@ -364,11 +366,18 @@ class Frame:
                 "instead, or declare the module a leaf"
             ).with_traceback(self._failure.__traceback__)
 
-    def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
-        """Close the graph with `result` as its output."""
+    def finish(
+        self,
+        signature: Signature,
+        in_spec: Any,
+        in_leaves: list[Any],
+        result: Any,
+        kept: list[tuple[AttributeChange, list[Any]]],
+    ) -> Recording:
+        """Close the graph with `result` as its output, and what is `kept` in modules."""
         out_leaves, out_spec = pytree.tree_flatten(result)
         changes = list(self._lent.changes())
-        new_items = [leaf for _, leaves in changes for leaf in leaves]
+        new_items = [leaf for _, leaves in (*changes, *kept) for leaf in leaves]
         self.graph.output([self.argument(leaf) for leaf in (*out_leaves, *new_items)])
         drop_unused_sizes(self.graph)
         self.graph.lint()
@@ -383,4 +392,5 @@ class Frame:
             has_effects=self.has_effects,
             has_late_guards=self._has_late_guards,
             changes=tuple(change for change, _ in changes),
+            kept=tuple(change for change, _ in kept),
         )

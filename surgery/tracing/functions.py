@@ -14,6 +14,7 @@ from surgery.tracing.devices import OF_TYPE
 from surgery.tracing.frame import Frame
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.on_meta import run_on_meta
+from surgery.tracing.randomness import refuse_generators
 from surgery.tracing.reads import READERS, read
 from surgery.tracing.sizes import concrete
 
@@ -117,6 +118,7 @@ class FunctionRecorder:
         """A call that computes: it becomes one node."""
         if func in MODES:  # who leaves a region sets the mode that was there before it: a constant of the recording
             frame.guard(torch.is_grad_enabled, (), torch.is_grad_enabled(), "torch.is_grad_enabled()")
+        refuse_generators(frame.generators, args, kwargs)
         result, flops = self._unrecorded(lambda: self._execute(frame, func, concrete(args), concrete(kwargs)))
         kind, target = ("call_method", method) if method else ("call_function", func)
         guarded = getattr(func, "__name__", "") in COUNTED_PIECES or func in OPAQUE

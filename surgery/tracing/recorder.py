@@ -33,6 +33,7 @@ from surgery.tracing.frame import Frame
 from surgery.tracing.functions import FunctionRecorder
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
+from surgery.tracing.randomness import drawing_nothing
 from surgery.tracing.sizes import Number, concrete
 from surgery.tracing.stand_ins import stand_in
 from surgery.tracing.unseen import recorded_unseen
@@ -183,8 +184,9 @@ class Recorder(TorchFunctionMode):
             self._reuse(origin, path)
             result = self._replay(recording, leaves)
         else:
+            written = self._attributes.written
             recording, result = self._record(module, path, arguments, len(args), leaves, spec)
-            if key is not None:
+            if key is not None and self._attributes.written == written:
                 self._done[key] = path, recording
         scope.add(recording)
         if self._frames and recording.has_effects:
@@ -205,18 +207,20 @@ class Recorder(TorchFunctionMode):
         names = _leaf_names(arguments)
         of_model = bool(self._frames)
         inner = [frame.placeholder(n, v, of_model) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
+        frame.generators = [leaf for leaf in leaves if isinstance(leaf, torch.Generator)]
         self._frames.append(frame)
         try:
             given = pytree.tree_unflatten(inner, spec)
             for keys, container in containers(given):
                 frame.lend(keys[0] + "".join(f"[{key!r}]" for key in keys[1:]), container, () if path else keys)
             args, kwargs = unbind(type(module), given, positional)
-            with self._watching(True):
+            with drawing_nothing(type(module).__name__, draws=self._values is not None), self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
         frame.require_success()
-        recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result)
+        kept = self._attributes.kept(frame)
+        recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result, kept)
         recording.state = self._attributes.state(frame)
         return recording, self._hand_back(result, inner, leaves)
 
