@@ -38,9 +38,10 @@ class Recording:
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
     list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
-    and dicts among the arguments, and of `kept`, attributes that the forward sets. `state` is what the forward read of the module, and `function` the graph as a function
-    of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
-    guards are late if they come after. `blocks` are the paths, in the module, of the model's blocks.
+    and dicts among the arguments, and of `kept`, attributes that the forward sets. `state` is what the forward read of
+    the module, and `function` the graph as a function of the module and the graph's inputs. A forward with effects
+    changes inputs or buffers, or draws random numbers; guards are late if they come after. `blocks` are the paths, in
+    the module, of the model's blocks.
     """
 
     signature: Signature

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.overrides import TorchFunctionMode
 
+from surgery.errors import TraceError
 from surgery.recording.describe import DEEPEST
 from surgery.recording.generated import forget
 from surgery.recording.paths import below
@@ -48,8 +49,20 @@ def skeleton(model: nn.Module) -> nn.Module:
     Generated classes are taken back to those that they were generated from, and hooks are left out: they run when a
     module is called, recorded or not.
     """
+    for path, module in model.named_modules():
+        _refuse_computed(path, module)
     with _MetaCopies():
         return _copied(model, {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def _refuse_computed(path: str, module: nn.Module) -> None:
+    """Raise TraceError if a hook computes a tensor of `module` before each call: without hooks it would be a constant."""
+    tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    if tensors and module._forward_pre_hooks:
+        raise TraceError(
+            f"module {path!r}: a hook computes its {tensors[0]} before each call, as torch.nn.utils.weight_norm does; use "
+            "torch.nn.utils.parametrizations, or remove the hook"
+        )
 
 
 def without_weights(model: nn.Module) -> nn.Module:
@@ -84,6 +97,12 @@ def _hooks(module: nn.Module) -> dict[str, Any]:
     names = ("_hf_hook", "_old_forward", "_diffusers_hook", "forward")
     found = {name: vars(module)[name] for name in names if name in vars(module)}
     return {} if list(found) == ["forward"] else found
+
+
+def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Copies of the tensors that a forward has computed and kept, by the id of the old ones; `copy` refuses these."""
+    owned = (each.tensor for each in owned_tensors(model).values() if isinstance(each.tensor, torch.Tensor))
+    return {id(tensor): tensor.detach().clone() for tensor in owned if not tensor.is_leaf}
 
 
 class Attribute(str):

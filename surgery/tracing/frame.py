@@ -362,8 +362,8 @@ class Frame:
         if self._failure is not None:
             reason = str(self._failure).partition("\n")[0]
             raise TraceError(
-                f"the forward catches an error ({reason}), so no graph holds where there is none; let it ask for the sizes "
-                "instead, or declare the module a leaf"
+                f"the forward catches an error ({reason}), so no graph holds where there is none; let it ask for the "
+                "sizes instead, or declare the module a leaf"
             ).with_traceback(self._failure.__traceback__)
 
     def finish(

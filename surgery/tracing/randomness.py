@@ -18,7 +18,7 @@ GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.Ran
 
 STATES: dict[str, Callable[[], Any]] = {
     "Python's random": random.getstate,
-    "numpy.random": lambda: np.random.get_state(legacy=False)["state"]["key"].tobytes(),
+    "numpy.random": lambda: (*np.random.get_state()[2:], np.random.get_state()[1].tobytes()),
     "torch.manual_seed": lambda: torch.get_rng_state().numpy().tobytes(),
 }
 """The states of generators that all share; nothing is drawn from PyTorch's own on the meta device, so it was seeded."""

@@ -123,6 +123,8 @@ class Recorder(TorchFunctionMode):
         path = self._paths.get(id(module))  # none: it is an argument of what is recorded
         mixing = None
         if path is None or self._is_leaf(module, path):
+            if path is not None:
+                self._refuse_exchanged(module, path)
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
             flops, mixing = cost_of(module, (args, kwargs), flops)
         else:
@@ -144,13 +146,21 @@ class Recorder(TorchFunctionMode):
             node = frame.call("call_function", call_given, (module, *args), kwargs, result, flops, guarded=True)
         else:
             raise TraceError(
-                f"module {frame.path!r} calls {path!r}, which is neither below it nor an argument; pass it as an argument, "
-                f"or declare {frame.path!r} a leaf"
+                f"module {frame.path!r} calls {path!r}, which is neither below it nor an argument; pass it as an "
+                f"argument, or declare {frame.path!r} a leaf"
             )
         node.meta["module_class"] = own_class(module)
         node.meta["params"] = sum(p.numel() for p in module.parameters())
         frame.has_effects = frame.has_effects or path is None or path in self._leaves or has_effects(node)
         return node
+
+    def _refuse_exchanged(self, module: nn.Module, path: str) -> None:
+        """Raise TraceError if a module is called with other weights than its own, which a call of it would not tell."""
+        if any(id(tensor) not in self._owned for tensor in (*module.parameters(), *module.buffers())):
+            raise TraceError(
+                f"module {path!r} is called with other weights than its own, as torch.func.functional_call does; call the "
+                "function of the module on them instead, or declare the module that does it a leaf"
+            )
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module that is not opened; with values, if its arguments and weights are known."""
