@@ -52,16 +52,22 @@ def skeleton(model: nn.Module) -> nn.Module:
     for path, module in model.named_modules():
         _refuse_computed(path, module)
     with _MetaCopies():
-        return _copied(model, {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+        return _copied(model, _generators(model) | {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def _generators(model: nn.Module) -> dict[int, Any]:
+    """The generators that modules hold, by id: they stay, as their states cannot be on the meta device."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    return {id(value): value for value in values if isinstance(value, torch.Generator)}
 
 
 def _refuse_computed(path: str, module: nn.Module) -> None:
-    """Raise TraceError if a hook computes a tensor of `module` before each call: without hooks it would be a constant."""
+    """Raise TraceError if a hook computes a tensor of `module` before each call; without hooks it would be constant."""
     tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
     if tensors and module._forward_pre_hooks:
         raise TraceError(
-            f"module {path!r}: a hook computes its {tensors[0]} before each call, as torch.nn.utils.weight_norm does; use "
-            "torch.nn.utils.parametrizations, or remove the hook"
+            f"module {path!r}: a hook computes its {tensors[0]} before each call, as torch.nn.utils.weight_norm does; "
+            "use torch.nn.utils.parametrizations, or remove the hook"
         )
 
 

@@ -33,7 +33,7 @@ from surgery.tracing.frame import Frame
 from surgery.tracing.functions import FunctionRecorder
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
-from surgery.tracing.randomness import drawing_nothing
+from surgery.tracing.randomness import drawing_nothing, seeding_refused
 from surgery.tracing.sizes import Number, concrete
 from surgery.tracing.stand_ins import stand_in
 from surgery.tracing.unseen import recorded_unseen
@@ -107,7 +107,8 @@ class Recorder(TorchFunctionMode):
             autocast = recorded_autocast(self._current, self._devices.main, can_cast=self._values is not None)
             flex = recorded_flex(self._current, self._run_opaque)
             unseen = recorded_unseen(self._current, self._functions.record)
-            with self, self._flops, self._attributes.watched(), autocast, flex, unseen:
+            seeding = seeding_refused(lambda: self._current() is not None)
+            with self, self._flops, self._attributes.watched(), autocast, flex, unseen, seeding:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
@@ -158,8 +159,8 @@ class Recorder(TorchFunctionMode):
         """Raise TraceError if a module is called with other weights than its own, which a call of it would not tell."""
         if any(id(tensor) not in self._owned for tensor in (*module.parameters(), *module.buffers())):
             raise TraceError(
-                f"module {path!r} is called with other weights than its own, as torch.func.functional_call does; call the "
-                "function of the module on them instead, or declare the module that does it a leaf"
+                f"module {path!r} is called with other weights than its own, as torch.func.functional_call does; call "
+                "the function of the module on them instead, or declare the module that does it a leaf"
             )
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -224,7 +225,7 @@ class Recorder(TorchFunctionMode):
             for keys, container in containers(given):
                 frame.lend(keys[0] + "".join(f"[{key!r}]" for key in keys[1:]), container, () if path else keys)
             args, kwargs = unbind(type(module), given, positional)
-            with drawing_nothing(type(module).__name__, draws=self._values is not None), self._watching(True):
+            with drawing_nothing(type(module).__name__), self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()

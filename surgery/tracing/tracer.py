@@ -144,7 +144,8 @@ def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, t
             meta = known.setdefault(id(value), blank(value).requires_grad_(value.requires_grad))
             pairs.append((meta, value))
         elif isinstance(value, nn.Module):
-            meta = skeleton(value)
+            stand_ins.append(skeleton(value))
+            continue
         elif is_object(value):
             meta, inside = on_meta(value)
             pairs += inside
