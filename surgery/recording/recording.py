@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -75,13 +76,13 @@ class Recording:
 
         Containers among `arguments` get their new items, and `module` the attributes that the forward sets.
         """
-        start = self.out_spec.num_leaves
-        for change in (*self.changes, *self.kept):
-            end = start + change.spec.num_leaves
-            place = arguments if isinstance(change, ContainerChange) else module
-            change.apply(place, outputs[start:end])  # type: ignore[arg-type]
-            start = end
-        return pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
+        rest = iter(outputs)
+        leaves = list(islice(rest, self.out_spec.num_leaves))
+        for change in self.changes:
+            change.apply(arguments, list(islice(rest, change.spec.num_leaves)))
+        for attribute in self.kept:
+            attribute.apply(module, list(islice(rest, attribute.spec.num_leaves)))
+        return pytree.tree_unflatten(leaves, self.out_spec)
 
     @property
     def assumed_result(self) -> Hashable:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
-from surgery.recording.calls import Array, array_of
 from surgery.recording.containers import Container
 from surgery.recording.guard import device_seen, layout, require
 from surgery.recording.kept import AttributeChange
-from surgery.recording.objects import Followed, is_object, made, origin_of
-from surgery.recording.paths import is_inside, names_of, relative
+from surgery.recording.objects import Followed, is_object, origin_of
 from surgery.recording.recording import Recording
 from surgery.recording.signature import Signature
-from surgery.recording.skeleton import Attribute, Owned, owned_parts
+from surgery.recording.skeleton import Owned
 from surgery.recording.state import attribute_seen
 from surgery.recording.torch_private import fx_globals, pytree
 from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
+from surgery.tracing.bindings import Bindings
 from surgery.tracing.devices import Devices
 from surgery.tracing.effects import has_effects
 from surgery.tracing.lent import LentContainers
@@ -33,7 +30,7 @@ from surgery.tracing.sizes import Number, Ratio, Size, concrete
 from surgery.tracing.stand_ins import is_followed_inside, is_tracked, stand_in
 
 
-class Frame:
+class Frame(Bindings):
     """Writes one `torch.fx.Graph`.
 
     Args:
@@ -44,35 +41,17 @@ class Frame:
     """
 
     def __init__(self, path: str, owned: dict[int, Owned], devices: Devices, is_kept: bool = True) -> None:
-        self.path = path
+        super().__init__(path, owned, devices)
         self.is_kept = is_kept
-        self.graph = fx.Graph()
         self.flops = 0
-        self._owned = owned
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive = list[Any]()
-        self._given: dict[int, tuple[fx.Node, Owned]] = {}
-        self._known: dict[Any, Any] = {}
-        self._where_is = devices
-        self._devices: dict[int, fx.Node] = {}
-        self._lent = LentContainers(self._where)
         self.has_effects = False
         self.generators = list[torch.Generator]()
+        self._known: dict[Any, Any] = {}
+        self._lent = LentContainers(self._where)
         self._failure: Exception | None = None
         self._has_late_guards = False
 
-    # -- values and nodes ------------------------------------------------------------------------------------------
-
-    def bind(self, value: Any, node: fx.Node) -> None:
-        """Let `value` be the result of `node`. The value is kept alive, so that its id stays its own."""
-        self._nodes[id(value)] = node
-        self._alive.append(value)
-        if isinstance(value, nn.Module):
-            self._given |= {key: (node, part) for key, part in owned_parts(value).items()}
-
-    def gives(self, module: nn.Module) -> bool:
-        """Whether `module` is an argument, or is in one."""
-        return id(module) in self._nodes or id(module) in self._given
+    # -- inputs ----------------------------------------------------------------------------------------------------
 
     def placeholder(self, name: str, leaf: Any, of_model: bool) -> Any:
         """A new input of the graph; numbers come back tracked. `of_model` says that no user gave it, but a module."""
@@ -101,86 +80,6 @@ class Frame:
         """
         self._lent.lend(text, container, path)
 
-    def node_of(self, value: Any) -> fx.Node:
-        """The node that made `value`; one of the module's own tensors becomes a `get_attr` node on first use."""
-        node = self._nodes.get(id(value))
-        if node is not None:
-            return node
-        if isinstance(value, Number) and isinstance(value.tape, Frame):
-            raise TraceError(
-                f"{self._where}: uses a size computed in {value.tape._where} that is not among its arguments; "
-                "pass it as an argument, or declare the module a leaf"
-            )
-        node, owned = self._given[id(value)] if id(value) in self._given else self._own_part(value)
-        for name in names_of(owned.path) if id(value) in self._given else ():
-            node = self.graph.call_function(getattr, (node, name))
-        for key in owned.keys:
-            read = getattr if isinstance(key, Attribute) else operator.getitem
-            node = self.graph.call_function(read, (node, str(key) if read is getattr else key))
-        self._describe(node, value)
-        self.bind(value, node)
-        return node
-
-    def _own_part(self, value: Any) -> tuple[fx.Node, Owned]:
-        """The node that reads the attribute of the module which is, or holds, `value`."""
-        owned = self._owned.get(id(value))
-        if owned is not None and is_inside(owned.path, self.path) and owned.path != self.path:
-            return self.graph.get_attr(relative(owned.path, self.path)), owned
-        what = (
-            f"a tensor of shape {tuple(value.shape)}"
-            if isinstance(value, torch.Tensor)
-            else f"a {type(value).__name__}"
-        )
-        raise TraceError(
-            f"{self._where}: uses {repr(owned.path) if owned else what}, that is neither an argument nor below it; "
-            "pass it as an argument, or register it as a buffer"
-        )
-
-    def is_input(self, value: torch.Tensor) -> bool:
-        """Whether `value` is an argument, whose rank and dtype the signature holds, or the module's own."""
-        return self.is_own(value) or self.node_of(value).op == "placeholder"
-
-    def is_own(self, value: torch.Tensor) -> bool:
-        """Whether `value` is a parameter or buffer, whose sizes are part of the module and thus constant."""
-        return id(value) in self._owned
-
-    @property
-    def _where(self) -> str:
-        return f"module {self.path!r}" if self.path else "the model's forward"
-
-    def argument(self, value: Any) -> Any:
-        """`value` as a node's argument: tracked values become nodes, the tracing device becomes the run-time one."""
-        if is_tracked(value):
-            return self.node_of(value)
-        if isinstance(value, torch.device):
-            return self.device() if value is self._where_is.main else self._devices.get(id(value), value)
-        if isinstance(value, slice):
-            return slice(*map(self.argument, (value.start, value.stop, value.step)))
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(self.argument, value))
-        if isinstance(value, tuple):
-            return tuple(map(self.argument, value))
-        if isinstance(value, list):
-            return [self.argument(item) for item in value]
-        if isinstance(value, dict):
-            return {key: self.argument(item) for key, item in value.items()}
-        if isinstance(value, np.ndarray):
-            return self.graph.call_function(array_of, (Array(value),))
-        return self._object(value) if is_object(value) else value
-
-    def _object(self, value: Any) -> Any:
-        """An object that the forward made or found: what it holds now, as the forward may change it later."""
-        if not is_followed_inside(value):
-            return copy.copy(value) if vars(value) else value
-        return self.graph.call_function(made, (type(value), self.argument(vars(value))))
-
-    def device(self) -> fx.Node:
-        """The device that the module runs on: its argument, or at run time that of its first tensor."""
-        main = id(self._where_is.main)
-        if main not in self._devices:
-            self._devices[main] = self.graph.call_function(getattr, (self._anchor(), "device"))
-        return self._devices[main]
-
     def device_of(self, tensor: torch.Tensor) -> torch.device:
         """Where `tensor` is, as the forward asks for it; it may do anything with that, so the recording holds there."""
         device, source = self._where_is.of(tensor, self._owned.get(id(tensor))), self.node_of(tensor)
@@ -189,19 +88,6 @@ class Frame:
 
     def _guard_device(self, node: fx.Node, device: torch.device, text: str) -> None:
         self.guard(device_seen, (node, str(device)), str(device), text)
-
-    def _anchor(self) -> fx.Node:
-        """A tensor on the device that the module runs on."""
-        known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
-        if known is not None:
-            return known
-        own = next((o.tensor for o in self._owned.values() if self._is_tensor_below(o)), None)
-        if own is None:
-            raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
-        return self.node_of(own)
-
-    def _is_tensor_below(self, owned: Owned) -> bool:
-        return isinstance(owned.tensor, torch.Tensor) and is_inside(owned.path, self.path)
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -246,11 +132,6 @@ class Frame:
         """Follow an item of a result, unless there is nothing in it to follow."""
         if is_object(item) or is_followed_inside(item):
             self.follow(self.graph.call_function(operator.getitem, (node, key)), item)
-
-    def _describe(self, node: fx.Node, value: Any) -> None:
-        """Note the value of `node`, by which analyses know its shape, and how messages call it."""
-        node.meta["val"] = value if isinstance(value, torch.Tensor) else pytree.tree_map(concrete, value)
-        node.meta.setdefault("text", node.name)
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 

@@ -44,11 +44,11 @@ class Clip(torch.autograd.Function):
     """Clamps, and lets gradients through that its forward would stop; takes and returns several tensors."""
 
     @staticmethod
-    def forward(ctx, x, y, bound):  # noqa: ANN001, ANN205
+    def forward(ctx, x, y, bound):
         return x.clamp(-bound, bound), y * x.shape[0]
 
     @staticmethod
-    def backward(ctx, x, y):  # noqa: ANN001, ANN205
+    def backward(ctx, x, y):
         return x * 2, y, None
 
 
