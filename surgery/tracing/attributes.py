@@ -134,7 +134,7 @@ class Attributes:
         if (id(module), name) in self._set_in or self._is_data(value):
             return
         if path is None or not is_inside(path, frame.path):
-            self._note_given(frame, module, name, path)
+            self._note_given(frame, module, name, value)
             return
         if isinstance(value, GENERATORS):
             raise TraceError(f"module {path!r}: draws random numbers from a generator of its own, {name!r}; {INSTEAD}")
@@ -142,11 +142,12 @@ class Attributes:
         if (path, name) not in reads:
             reads[path, name] = (value if value is MISSING else describe(value)), value
 
-    def _note_given(self, frame: Frame, module: nn.Module, name: str, path: str | None) -> None:
+    def _note_given(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Guard a read of a module that is not below that of `frame`, but among its arguments."""
+        path = self._paths.get(id(module))
         if frame.gives(module):
             with DisableTorchFunction():
-                frame.guard_given(module, name)
+                frame.guard_given(module, name, value if value is MISSING else describe(value))
         elif path is not None:
             raise TraceError(
                 f"module {frame.path!r}: reads {name!r} of {path!r}, which is not below it; pass it as an argument"

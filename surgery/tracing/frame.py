@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
 from surgery.recording.containers import Container
+from surgery.recording.describe import Description
 from surgery.recording.guard import device_seen, layout, require
 from surgery.recording.kept import AttributeChange
 from surgery.recording.objects import Followed, is_object, origin_of
@@ -186,10 +187,10 @@ class Frame(Bindings):
         for name in names:
             self.guard(getattr, (source, name), getattr(tensor, name), f"{source.meta['text']}.{name}")
 
-    def guard_given(self, module: nn.Module, name: str) -> None:
-        """Require at run time that an attribute of a module among the arguments is what it is now."""
+    def guard_given(self, module: nn.Module, name: str, seen: Description) -> None:
+        """Require at run time that an attribute of a module among the arguments is what was `seen` of it."""
         source = self.node_of(module)
-        self.guard(attribute_seen, (source, name), attribute_seen(module, name), f"{source.meta['text']}.{name}")
+        self.guard(attribute_seen, (source, name), seen, f"{source.meta['text']}.{name}")
 
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""

@@ -16,7 +16,7 @@ from surgery.recording.autocast import autocast_state
 from surgery.recording.binding import binder, unbind
 from surgery.recording.calls import call_given
 from surgery.recording.cost import Counted, FlopCounter, cost_of
-from surgery.recording.objects import Followed, is_object, made, origin_of
+from surgery.recording.objects import is_object, made, origin_of
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
@@ -31,11 +31,11 @@ from surgery.tracing.fingerprint import call_key
 from surgery.tracing.flex import recorded_flex
 from surgery.tracing.frame import Frame
 from surgery.tracing.functions import FunctionRecorder
+from surgery.tracing.handing_back import handed_back
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
 from surgery.tracing.randomness import drawing_nothing, seeding_refused
-from surgery.tracing.sizes import Number, concrete
-from surgery.tracing.stand_ins import stand_in
+from surgery.tracing.sizes import concrete
 from surgery.tracing.unseen import recorded_unseen
 
 _call = nn.Module.__call__
@@ -233,26 +233,8 @@ class Recorder(TorchFunctionMode):
         kept = self._attributes.kept(frame)
         recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result, kept)
         recording.state = self._attributes.state(frame)
-        return recording, self._hand_back(result, inner, leaves)
-
-    def _hand_back(self, result: Any, inner: list[Any], leaves: list[Any]) -> Any:
-        """`result` for the caller: numbers lose the inner frame's tape; the caller's frame follows them anew."""
         outer = {id(i): leaf for i, leaf in zip(inner, leaves, strict=True)}
-        return self._fresh(result, outer)
-
-    def _fresh(self, result: Any, outer: dict[int, Any]) -> Any:
-        """A result of the inner frame as the caller's follows it; `outer` are the caller's own values by inner id."""
-        return pytree.tree_map(lambda v: outer[id(v)] if id(v) in outer else self._fresh_leaf(v, outer), result)
-
-    def _fresh_leaf(self, value: Any, outer: dict[int, Any]) -> Any:
-        """See `_fresh`."""
-        if isinstance(value, torch.Size):
-            return torch.Size(self._fresh(tuple(value), outer))
-        if is_object(value) and not isinstance(value, Followed):
-            return made(type(value), self._fresh(vars(value), outer))
-        if isinstance(value, Followed) and self._frames:
-            return stand_in(value, self._frames[-1])
-        return self._frames[-1].track(value.value) if isinstance(value, Number) and self._frames else concrete(value)
+        return recording, handed_back(result, outer, self._frames[-1] if self._frames else None)
 
     def _reuse(self, origin: str, path: str) -> None:
         """Give the modules below `path` the recordings of those below `origin`, an identical module."""
