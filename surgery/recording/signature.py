@@ -64,12 +64,12 @@ def leaf_kind(leaf: Any) -> Hashable:
 def signature_of(
     module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec, autocast: Hashable
 ) -> Signature:
-    """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it.
+    """The key under which a recording is found: the class and its forward, the inputs' kinds, and autocast around it.
 
     One tensor that is given twice is another kind of input than two: a graph does not tell which of its readers reads
     which.
     """
-    return (module_class, autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
+    return ((module_class, module_class.forward), autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
 
 
 def _again(leaves: list[Any]) -> list[Hashable]:

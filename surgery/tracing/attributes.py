@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -98,7 +99,8 @@ class Attributes:
             except AttributeError:
                 self._note(frame, module, name, MISSING)
                 raise
-            if not _is_code(type(module), name) or name in vars(module):
+            is_method = isinstance(value, MethodType | FunctionType)
+            if is_method or not _is_code(type(module), name) or name in vars(module):
                 self._note(frame, module, name, value)
             return value
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ class Frame(Bindings):
         self.generators = list[torch.Generator]()
         self._known: dict[Any, Any] = {}
         self._lent = LentContainers(self._where)
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._has_late_guards = False
 
     # -- inputs ----------------------------------------------------------------------------------------------------
@@ -230,23 +229,14 @@ class Frame(Bindings):
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def noting_failure(self) -> Iterator[None]:
-        """While this context is open, an error is remembered: the forward may catch it."""
-        try:
-            yield
-        except Exception as error:
-            self._failure = error
-            raise
-
     def require_success(self) -> None:
         """Raise TraceError, at the line that failed, if the forward has caught an error of what is recorded."""
-        if self._failure is not None:
-            reason = str(self._failure).partition("\n")[0]
+        if self.failure is not None:
+            reason = str(self.failure).partition("\n")[0]
             raise TraceError(
                 f"the forward catches an error ({reason}), so no graph holds where there is none; let it ask for the "
                 "sizes instead, or declare the module a leaf"
-            ).with_traceback(self._failure.__traceback__)
+            ).with_traceback(self.failure.__traceback__)
 
     def finish(
         self,

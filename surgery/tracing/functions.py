@@ -56,8 +56,11 @@ class FunctionRecorder:
 
     def record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of `func(*args, **kwargs)`, which is written to `frame`."""
-        with frame.noting_failure():
+        try:
             return self._record(frame, func, args, kwargs)
+        except Exception as error:
+            frame.failure = error  # the forward may catch it
+            raise
 
     def _record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `record`."""
@@ -118,7 +121,7 @@ class FunctionRecorder:
         """A call that computes: it becomes one node."""
         if func in MODES:  # who leaves a region sets the mode that was there before it: a constant of the recording
             frame.guard(torch.is_grad_enabled, (), torch.is_grad_enabled(), "torch.is_grad_enabled()")
-        refuse_generators(frame.generators, args, kwargs)
+        refuse_generators(frame.generators, *args, *kwargs.values())
         result, flops = self._unrecorded(lambda: self._execute(frame, func, concrete(args), concrete(kwargs)))
         kind, target = ("call_method", method) if method else ("call_function", func)
         guarded = getattr(func, "__name__", "") in COUNTED_PIECES or func in OPAQUE

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from surgery.errors import TraceError
-from surgery.tracing.leaves import leaves
 
 INSTEAD = "let it draw from PyTorch's own, pass the generator as an argument, or declare the module a leaf"
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
@@ -65,6 +64,6 @@ def _refusing(function: Callable[..., Any], is_recorded: Callable[[], bool]) -> 
 
 def refuse_generators(given: list[Any], *values: Any) -> None:
     """Raise TraceError if a generator among `values` is none of those `given` to the forward."""
-    own = [v for v in leaves(values) if isinstance(v, torch.Generator)]
+    own = [value for value in values if isinstance(value, torch.Generator)]
     if any(all(generator is not each for each in given) for generator in own):
         raise TraceError(f"the forward draws random numbers from a generator of its own; {INSTEAD}")

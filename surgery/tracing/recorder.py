@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,8 +99,8 @@ class Recorder(TorchFunctionMode):
             is_given = frame is not None and frame.gives(module)
             if recorder._opaque or not (is_given or id(module) in recorder._paths):
                 return _call(module, *args, **kwargs)
-            with recorder._watching(False), frame.noting_failure() if frame else nullcontext():
-                return recorder._call_module(module, args, kwargs)
+            with recorder._watching(False):
+                return recorder._call_from(frame, module, args, kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
@@ -118,6 +118,15 @@ class Recorder(TorchFunctionMode):
         return self._frames[-1] if self._frames and not self._opaque else None
 
     # -- modules ---------------------------------------------------------------------------------------------------
+
+    def _call_from(self, frame: Frame | None, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As `_call_module`; `frame` remembers an error, as its forward may catch it."""
+        try:
+            return self._call_module(module, args, kwargs)
+        except Exception as error:
+            if frame is not None:
+                frame.failure = error
+            raise
 
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module as one node of the caller's frame."""

@@ -233,3 +233,25 @@ def test_weights_that_a_hook_computes_are_refused():
         model = nn.Sequential(nn.Linear(3, 3), nn.utils.weight_norm(nn.Linear(3, 3), dim=0))
     with pytest.raises(TraceError, match="module '1': a hook computes its weight before each call"):
         surgery.trace(model, {"input": torch.randn(1, 3)})
+
+
+class HasMethods(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.helper(x) + self.other(x)
+
+    def helper(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def other(x: torch.Tensor) -> torch.Tensor:
+        return x - 1
+
+
+@pytest.mark.parametrize("name", ["forward", "helper", "other"])
+def test_a_method_that_is_changed_after_tracing_counts(name, monkeypatch):
+    model, x = nn.Sequential(HasMethods()), torch.randn(2, 3)
+    traced = surgery.trace(model, {"input": x}).module()
+    assert_same(model(x), traced(x))
+    changed = staticmethod(lambda x: x * 5) if name == "other" else lambda self, x: x * 5
+    monkeypatch.setattr(HasMethods, name, changed)
+    assert_same(model(x), traced(x))
