@@ -192,7 +192,7 @@ def _attempt(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str,
             if before is not None:
                 before.restore()
         else:
-            return True, recording.result(result, arguments)
+            return True, recording.result(result, arguments, module)
     return False, failure
 
 

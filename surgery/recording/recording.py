@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from surgery.recording.autocast import enter_autocast
 from surgery.recording.containers import ContainerChange
 from surgery.recording.emit import emit
 from surgery.recording.guard import require
+from surgery.recording.kept import AttributeChange
 from surgery.recording.signature import Signature
 from surgery.recording.state import State
 from surgery.recording.torch_private import pytree
@@ -37,9 +39,10 @@ class Recording:
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
     list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
-    and dicts among the arguments. `state` is what the forward read of the module, and `function` the graph as a function
-    of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
-    guards are late if they come after. `blocks` are the paths, in the module, of the model's blocks.
+    and dicts among the arguments, and of `kept`, attributes that the forward sets. `state` is what the forward read of
+    the module, and `function` the graph as a function of the module and the graph's inputs. A forward with effects
+    changes inputs or buffers, or draws random numbers; guards are late if they come after. `blocks` are the paths, in
+    the module, of the model's blocks.
     """
 
     signature: Signature
@@ -53,6 +56,7 @@ class Recording:
     has_effects: bool = False
     has_late_guards: bool = False
     changes: tuple[ContainerChange, ...] = ()
+    kept: tuple[AttributeChange, ...] = ()
     blocks: frozenset[str] = frozenset()
     has_autocast: bool = field(default=False, init=False, repr=False, compare=False)
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
@@ -67,14 +71,18 @@ class Recording:
         ours, theirs = ((r.signature, r.state) for r in (self, other))
         return self is other or (ours == theirs and self.code == other.code)
 
-    def result(self, outputs: list[Any], arguments: Mapping[str, Any]) -> Any:
-        """What the forward returns, from the outputs of the graph; containers among `arguments` get their new items."""
-        start = self.out_spec.num_leaves
+    def result(self, outputs: list[Any], arguments: Mapping[str, Any], module: torch.nn.Module) -> Any:
+        """What the forward returns, from the outputs of the graph.
+
+        Containers among `arguments` get their new items, and `module` the attributes that the forward sets.
+        """
+        rest = iter(outputs)
+        leaves = list(islice(rest, self.out_spec.num_leaves))
         for change in self.changes:
-            end = start + change.spec.num_leaves
-            change.apply(arguments, outputs[start:end])
-            start = end
-        return pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
+            change.apply(arguments, list(islice(rest, change.spec.num_leaves)))
+        for attribute in self.kept:
+            attribute.apply(module, list(islice(rest, attribute.spec.num_leaves)))
+        return pytree.tree_unflatten(leaves, self.out_spec)
 
     @property
     def assumed_result(self) -> Hashable:

@@ -27,6 +27,7 @@ from surgery.recording.state import changed
 from surgery.recording.torch_private import pytree
 from surgery.tracing.autocast import without_autocast
 from surgery.tracing.computed_tensors import require_own_tensors
+from surgery.tracing.devices import Devices
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.patches import patched_code
 from surgery.tracing.recorder import Recorder
@@ -101,14 +102,15 @@ def _record(
     inputs, spec = pytree.tree_flatten((args, kwargs))
     stand_ins, pairs = _stand_ins(inputs)
     found: dict[str, Scope] = {}
-    recorder = Recorder(twin, found, path, leaves, KnownValues(module, pairs) if with_values else None, alone)
+    values = KnownValues(module, pairs) if with_values else None
+    recorder = Recorder(twin, found, Devices(module, path, pairs), path, leaves, values, alone)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
     if any(edit_of(part) is not None for part in twin.modules()):
         _cover(twin, args, kwargs)
     # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
     unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
     try:
-        with unwatched, torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
+        with unwatched, torch.random.fork_rng(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
@@ -143,6 +145,9 @@ def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, t
         if isinstance(value, torch.Tensor):
             meta = known.setdefault(id(value), blank(value).requires_grad_(value.requires_grad))
             pairs.append((meta, value))
+        elif isinstance(value, nn.Module):
+            stand_ins.append(skeleton(value))
+            continue
         elif is_object(value):
             meta, inside = on_meta(value)
             pairs += inside
