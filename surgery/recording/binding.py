@@ -5,13 +5,30 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
+Function = Callable[..., Any]
+Made = TypeVar("Made")
 
-@functools.cache
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+
+def _kept(make: Callable[[Function], Made]) -> Callable[[Function], Made]:
+    """`make`, whose results are kept as long as the function that they are made of: `functools.cache` keeps that too."""
+    known: WeakKeyDictionary[Function, Made] = WeakKeyDictionary()
+
+    @functools.wraps(make)
+    def get(function: Function) -> Made:
+        if function not in known:
+            known[function] = make(function)
+        return known[function]
+
+    return get
+
+
+@_kept
+def _signature(forward: Function) -> inspect.Signature:
     """Kept for each forward, as `inspect.signature` is slow."""
     signature = inspect.signature(forward)
     return signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -40,8 +57,8 @@ def binder(module_class: type[torch.nn.Module]) -> Callable[..., dict[str, Any]]
     return _binder(module_class.forward)
 
 
-@functools.cache
-def _binder(forward: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+@_kept
+def _binder(forward: Function) -> Callable[..., dict[str, Any]]:
     """Compiles what `binder` gives, once for each forward."""
     parameters = _signature(forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}

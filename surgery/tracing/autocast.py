@@ -11,6 +11,7 @@ import torch
 
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state, enter_autocast, exit_autocast
+from surgery.recording.one_thread import here
 from surgery.tracing.frame import Frame
 from surgery.tracing.known_values import KnownValues
 
@@ -45,7 +46,8 @@ def recorded_autocast(current: Callable[[], Frame | None], values: KnownValues |
             frame.graph.call_function(exit_autocast, (self._region,))
         return plain[2](self, *error)
 
-    with mock.patch.multiple(torch.autocast, __init__=init, __enter__=enter, __exit__=leave):
+    names, stand_ins = ("__init__", "__enter__", "__exit__"), (init, enter, leave)
+    with mock.patch.multiple(torch.autocast, **dict(zip(names, map(here, stand_ins, plain), strict=True))):
         yield
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ def is_tracked(value: Any) -> bool:
 def stand_in(value: Any, tape: Tape) -> Any:
     """`value`, an object or a stand-in of another tape, as `tape` sees it."""
     origin = origin_of(value)
-    made: Any = object.__new__(_class(type(origin)))  # type: ignore[arg-type]
+    made: Any = object.__new__(_class(type(origin)))
     object.__setattr__(made, "_surgery", (tape, origin))
     return made
 
@@ -52,9 +51,11 @@ def on_meta(value: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
     return copy.deepcopy(value, {id(real): meta for meta, real in pairs}), pairs
 
 
-@cache
-def _class(base: Any) -> type:
-    """The class of stand-ins for objects of the class `base`."""
+def _class(base: type) -> type:
+    """The class of stand-ins for objects of the class `base`, which knows it if there is one."""
+    known = next((cls for cls in base.__subclasses__() if issubclass(cls, Followed)), None)
+    if known is not None:
+        return known
     body = {"__getattribute__": _get, "__setattr__": _set, "__delattr__": _refuse, "__reduce_ex__": _refuse}
     return type(base.__name__, (Followed, base), {**body, "__module__": base.__module__, "__hash__": object.__hash__})
 

@@ -1,0 +1,67 @@
+"""One thread records at a time, as a recording replaces functions that all threads call.
+
+What it puts in their places asks which thread calls, so that all others run on as if nothing were replaced.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from surgery.recording.torch_private import TorchDispatchMode
+
+_lock = threading.RLock()
+
+
+class _Held(threading.local):
+    depth = 0
+
+
+_held = _Held()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """While this context is open, other threads that open it wait; one thread may open it more than once."""
+    with _lock:
+        _held.depth += 1
+        try:
+            yield
+        finally:
+            _held.depth -= 1
+
+
+def is_this_thread() -> bool:
+    """Whether it is this thread that has `one_thread` open."""
+    return _held.depth > 0
+
+
+def here(stand_in: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is `stand_in` to the thread that has `one_thread` open, and `plain` to all others."""
+
+    @functools.wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (stand_in if is_this_thread() else plain)(*args, **kwargs)
+
+    return call
+
+
+class OneThreadMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that `one_thread` is open in: PyTorch notes for the whole process that a dispatch mode is on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._alone = list[Any]()
+
+    def __enter__(self) -> Any:
+        alone = one_thread()
+        alone.__enter__()
+        self._alone.append(alone)
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._alone.pop().__exit__(None, None, None)
