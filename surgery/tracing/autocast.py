@@ -46,8 +46,8 @@ def recorded_autocast(current: Callable[[], Frame | None], values: KnownValues |
             frame.graph.call_function(exit_autocast, (self._region,))
         return plain[2](self, *error)
 
-    names, stand_ins = ("__init__", "__enter__", "__exit__"), (init, enter, leave)
-    with mock.patch.multiple(torch.autocast, **dict(zip(names, map(here, stand_ins, plain), strict=True))):
+    init_here, enter_here, leave_here = here(init, plain[0]), here(enter, plain[1]), here(leave, plain[2])
+    with mock.patch.multiple(torch.autocast, __init__=init_here, __enter__=enter_here, __exit__=leave_here):
         yield
 
 

@@ -53,7 +53,8 @@ def on_meta(value: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
 
 def _class(base: type) -> type:
     """The class of stand-ins for objects of the class `base`, which knows it if there is one."""
-    known = next((cls for cls in base.__subclasses__() if issubclass(cls, Followed)), None)
+    subclasses: list[type] = base.__subclasses__()
+    known = next((cls for cls in subclasses if issubclass(cls, Followed)), None)
     if known is not None:
         return known
     body = {"__getattribute__": _get, "__setattr__": _set, "__delattr__": _refuse, "__reduce_ex__": _refuse}
