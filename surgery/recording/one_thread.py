@@ -1,14 +1,16 @@
 """One thread records at a time, as a recording replaces functions that all threads call.
 
-What it puts in their places asks which thread calls, so that all others run on as if nothing were replaced.
+What it puts in their places asks which thread calls, so that all others run on as if nothing were replaced. Only who
+compiles waits: `torch.compile` reads the code of what it calls, whichever thread that is meant for.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from surgery.recording.torch_private import TorchDispatchMode
@@ -26,12 +28,18 @@ _held = _Held()
 @contextmanager
 def one_thread() -> Iterator[None]:
     """While this context is open, other threads that open it wait; one thread may open it more than once."""
-    with _lock:
+    with nullcontext() if is_this_thread() else _no_compilation(), _lock:
         _held.depth += 1
         try:
             yield
         finally:
             _held.depth -= 1
+
+
+def _no_compilation() -> AbstractContextManager[Any]:
+    """The lock of `torch.compile`. It is taken first, as who compiles has it when a recording is asked for."""
+    compiler = sys.modules.get("torch._dynamo.convert_frame")
+    return nullcontext() if compiler is None else compiler.compile_lock
 
 
 def is_this_thread() -> bool:

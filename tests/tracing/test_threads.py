@@ -6,6 +6,8 @@ import functools
 import gc
 import linecache
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -207,6 +209,25 @@ def test_a_thread_that_runs_a_model_while_another_one_traces(monkeypatch: pytest
         record()
         assert same_bits(found.pop(), expected)
         assert torch.equal(torch.get_rng_state(), expected[1])  # and it is not wound back
+
+
+def test_a_thread_that_compiles_while_another_one_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Plain(1).eval()
+    expected = torch.compile(own, backend="eager")(**call(1))
+    torch.compiler.reset()
+    compiled, started = torch.compile(own, backend="eager", fullgraph=True), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        results = []
+
+        def meet() -> None:
+            MEETINGS.remove(meet)
+            results.append(pool.submit(lambda: (started.set(), compiled(**call(1)))[1]))
+            started.wait()
+            time.sleep(0.05)
+
+        monkeypatch.setattr(sys.modules[__name__], "MEETINGS", [meet])
+        surgery.trace(Net().eval(), call())
+        assert same_bits([each.result() for each in results], [expected])
 
 
 def test_what_is_looked_for_is_looked_for_by_one_thread() -> None:
