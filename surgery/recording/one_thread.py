@@ -11,9 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from surgery.recording.torch_private import TorchDispatchMode
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _lock = threading.RLock()
 
@@ -54,7 +56,15 @@ def here(stand_in: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..
     def call(*args: Any, **kwargs: Any) -> Any:
         return (stand_in if is_this_thread() else plain)(*args, **kwargs)
 
-    return call
+    return uncompiled(call)
+
+
+def uncompiled(function: Function) -> Function:
+    """`function`, which `torch.compile` does not follow, though what it calls: who compiles is to see none of it."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if compiler is not None:
+        compiler.skip_code(function.__code__)
+    return function
 
 
 class OneThreadMode(TorchDispatchMode):  # type: ignore[no-untyped-call]

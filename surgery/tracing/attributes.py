@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
+from surgery.recording.one_thread import uncompiled
 from surgery.recording.paths import names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
@@ -71,7 +72,7 @@ class Attributes:
                 self._note(frame, module, name, value)
             return value
 
-        return read
+        return uncompiled(read)
 
     def _writer(self, set_attribute: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
         """What takes the place of `nn.Module.__setattr__`."""
@@ -82,7 +83,7 @@ class Attributes:
                 self._set_in[id(module), name] = frame
             set_attribute(module, name, value)
 
-        return write
+        return uncompiled(write)
 
     def _note(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Add a read of `frame`, if it is one of state and not of what the forward computes itself."""
