@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 
+from surgery.recording.kept import kept
+
 Function = Callable[..., Any]
-Made = TypeVar("Made")
 
 
-def _kept(make: Callable[[Function], Made]) -> Callable[[Function], Made]:
-    """`make`, whose results are kept as long as the function that they are made of: `functools.cache` keeps that too."""
-    known: WeakKeyDictionary[Function, Made] = WeakKeyDictionary()
-
-    @functools.wraps(make)
-    def get(function: Function) -> Made:
-        if function not in known:
-            known[function] = make(function)
-        return known[function]
-
-    return get
-
-
-@_kept
+@kept
 def _signature(forward: Function) -> inspect.Signature:
     """Kept for each forward, as `inspect.signature` is slow."""
     signature = inspect.signature(forward)
@@ -57,7 +43,7 @@ def binder(module_class: type[torch.nn.Module]) -> Callable[..., dict[str, Any]]
     return _binder(module_class.forward)
 
 
-@_kept
+@kept
 def _binder(forward: Function) -> Callable[..., dict[str, Any]]:
     """Compiles what `binder` gives, once for each forward."""
     parameters = _signature(forward).parameters.values()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import builtins
 import functools
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +21,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from surgery.recording.kept import kept
 from surgery.recording.one_thread import here, is_this_thread
 from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
 
@@ -69,6 +72,9 @@ class TrackedFloat(float, metaclass=_Meta):
 
 STAND_INS = {"int": TrackedInt, "float": TrackedFloat}
 
+_ITSELF = re.compile(r"\bis (?:not )?(int|float)\b|\bdtype=(int|float)\b|\.(?:to|type|astype)\((int|float)\b")
+"""Code that no stand-in can deceive, `type(x) is int`, and code that gives the builtin to PyTorch or NumPy as a dtype."""
+
 
 @contextmanager
 def patched_code(model: nn.Module) -> Iterator[None]:
@@ -79,11 +85,21 @@ def patched_code(model: nn.Module) -> Iterator[None]:
         stack.enter_context(recorded_code([vars(space) for space in spaces]))
         for space in spaces:
             for name, stand_in in STAND_INS.items():
-                if name not in vars(space):
+                if name not in vars(space) and name not in _asked_for(space):
                     stack.enter_context(mock.patch.object(space, name, stand_in, create=True))
             for owner, name, function in _cached(space):
                 stack.enter_context(mock.patch.object(owner, name, function))
         yield
+
+
+@kept
+def _asked_for(space: ModuleType) -> set[str]:
+    """The builtins that the code of a Python module needs as they are; `int(x)` there is a bare number, and guarded."""
+    try:
+        source = inspect.getsource(space)
+    except (OSError, TypeError):  # there is none
+        return set()
+    return {name for match in _ITSELF.finditer(source) for name in match.groups() if name}
 
 
 def _cached(space: ModuleType) -> Iterator[tuple[Any, str, Any]]:
