@@ -1,4 +1,4 @@
-"""Answers about a function or a module of Python that are kept as long as that is: `functools.cache` keeps both forever."""
+"""Answers about a function or a module of Python that are kept as long as it is there: `functools.cache` keeps it too."""
 
 from __future__ import annotations
 
