@@ -15,6 +15,7 @@ from surgery.recording.autocast import AutocastState, autocast_state
 from surgery.recording.binding import binder
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
+from surgery.recording.one_thread import one_thread
 from surgery.recording.paths import below
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
@@ -24,8 +25,6 @@ from surgery.recording.torch_private import pytree
 
 MAX_RECORDINGS = 64
 """Of one module; more would mean that it is recorded at nearly every call, which is an error and not a slow success."""
-
-_generated: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 class RecordCall(Protocol):
@@ -59,7 +58,13 @@ class Trace:
         """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
         carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
         scopes = {inner.path: inner for inner in carried}
-        self.record(module, scopes, self.scope.path, args, kwargs)
+        found: dict[str, Scope] = {}
+        self.record(module, found, self.scope.path, args, kwargs)
+        for path, new in found.items():
+            known = scopes.setdefault(path, Scope(path, new.module_class, params=new.params))
+            for recording in new.recordings:
+                recording.compile()  # before other threads see it
+                known.add(recording)
         generate(module, scopes, self.scope.path, self.record)
 
 
@@ -110,9 +115,9 @@ def forget(module: nn.Module) -> None:
 
 def generated_class(base: type[nn.Module]) -> type[nn.Module]:
     """A subclass of `base` under the same name whose `forward` runs the recordings that the module carries."""
-    if base not in _generated:
-        _generated[base] = _generate_class(base)
-    return _generated[base]
+    with one_thread():
+        known = (cls for cls in base.__subclasses__() if vars(cls).get("_surgery_base") is base)
+        return next(known, None) or _generate_class(base)
 
 
 def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -224,7 +229,8 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
     if torch.compiler.is_compiling():
         raise GuardError(f"{scope.name}: {why}; call the model once before it is compiled")
     try:
-        trace.extend(module, args, kwargs)
+        with one_thread():
+            trace.extend(module, args, kwargs)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error

@@ -1,30 +1,24 @@
-"""Attributes of modules that a forward sets."""
+"""Answers about a function or a module of Python that are kept as long as it is there: `functools.cache` keeps it too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
-from torch import nn
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
-from surgery.recording.torch_private import pytree
 
+def kept(make: Callable[[Asked], Answer]) -> Callable[[Asked], Answer]:
+    """`make`, called once for each argument."""
+    known: WeakKeyDictionary[Asked, Answer] = WeakKeyDictionary()
 
-@dataclass(frozen=True)
-class AttributeChange:
-    """What a forward sets in its module, or in one below it.
+    @functools.wraps(make)
+    def get(asked: Asked) -> Answer:
+        if asked not in known:
+            known[asked] = make(asked)
+        return known[asked]
 
-    Attributes:
-        path: names that lead to the module.
-        name: of the attribute.
-        spec: structure of its value.
-    """
-
-    path: tuple[str, ...]
-    name: str
-    spec: pytree.TreeSpec
-
-    def apply(self, module: nn.Module, leaves: Sequence[Any]) -> None:
-        """Set the attribute; `leaves` are those of its value."""
-        setattr(module.get_submodule(".".join(self.path)), self.name, pytree.tree_unflatten(leaves, self.spec))
+    return get

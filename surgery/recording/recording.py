@@ -7,6 +7,7 @@ train or eval mode) holds one for each way through it that has been met.
 from __future__ import annotations
 
 import linecache
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,11 +17,11 @@ import torch
 from torch import fx
 
 from surgery.errors import TraceError
+from surgery.recording.attribute_change import AttributeChange
 from surgery.recording.autocast import enter_autocast
 from surgery.recording.containers import ContainerChange
 from surgery.recording.emit import emit
 from surgery.recording.guard import require
-from surgery.recording.kept import AttributeChange
 from surgery.recording.signature import Signature
 from surgery.recording.state import State
 from surgery.recording.torch_private import pytree
@@ -102,9 +103,10 @@ class Recording:
         source, namespace = emit(self.graph)
         name = f"<surgery {id(self):x}>"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        weakref.finalize(self, linecache.cache.pop, name, None).atexit = False
         exec(compile(source, name, "exec"), namespace)
-        self.function = namespace["forward"]
         self.has_autocast = any(node.target is enter_autocast for node in self.graph.nodes)
+        self.function = namespace["forward"]  # last: another thread may run it from here on
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "function": not_compiled}

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
+from surgery.recording.attribute_change import AttributeChange
 from surgery.recording.describe import Description
-from surgery.recording.kept import AttributeChange
+from surgery.recording.one_thread import uncompiled
 from surgery.recording.paths import below, is_inside, names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
@@ -104,7 +105,7 @@ class Attributes:
                 self._note(frame, module, name, value)
             return value
 
-        return read
+        return uncompiled(read)
 
     def _writer(self, set_attribute: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
         """What takes the place of `nn.Module.__setattr__`."""
@@ -115,7 +116,7 @@ class Attributes:
                 self._note_set(frame, module, name, value)
             set_attribute(module, name, value)
 
-        return write
+        return uncompiled(write)
 
     def _note_set(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Remember that `frame` sets an attribute."""

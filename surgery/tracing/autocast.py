@@ -11,6 +11,7 @@ import torch
 
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state, enter_autocast, exit_autocast
+from surgery.recording.one_thread import here
 from surgery.tracing.frame import Frame
 
 
@@ -49,7 +50,8 @@ def recorded_autocast(current: Callable[[], Frame | None], main: torch.device, c
             frame.graph.call_function(exit_autocast, (self._region,))
         return plain[2](self, *error)
 
-    with mock.patch.multiple(torch.autocast, __init__=init, __enter__=enter, __exit__=leave):
+    init_here, enter_here, leave_here = here(init, plain[0]), here(enter, plain[1]), here(leave, plain[2])
+    with mock.patch.multiple(torch.autocast, __init__=init_here, __enter__=enter_here, __exit__=leave_here):
         yield
 
 

@@ -11,10 +11,10 @@ from torch import fx, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
+from surgery.recording.attribute_change import AttributeChange
 from surgery.recording.containers import Container
 from surgery.recording.describe import Description
 from surgery.recording.guard import device_seen, layout, require
-from surgery.recording.kept import AttributeChange
 from surgery.recording.objects import Followed, is_object, origin_of
 from surgery.recording.recording import Recording
 from surgery.recording.signature import Signature

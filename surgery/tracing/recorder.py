@@ -17,6 +17,7 @@ from surgery.recording.binding import binder, unbind
 from surgery.recording.calls import call_given
 from surgery.recording.cost import Counted, FlopCounter, cost_of
 from surgery.recording.objects import is_object, made, origin_of
+from surgery.recording.one_thread import here, is_this_thread
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
@@ -103,7 +104,7 @@ class Recorder(TorchFunctionMode):
             with recorder._watching(False):
                 return recorder._call_from(frame, module, args, kwargs)
 
-        nn.Module.__call__ = call  # type: ignore[method-assign]
+        nn.Module.__call__ = here(call, _call)  # type: ignore[method-assign]
         try:
             autocast = recorded_autocast(self._current, self._devices.main, can_cast=self._values is not None)
             flex = recorded_flex(self._current, self._run_opaque)
@@ -116,7 +117,7 @@ class Recorder(TorchFunctionMode):
 
     def _current(self) -> Frame | None:
         """The frame that the model's own code is recorded in, if it is its code that runs."""
-        return self._frames[-1] if self._frames and not self._opaque else None
+        return self._frames[-1] if self._frames and not self._opaque and is_this_thread() else None
 
     # -- modules ---------------------------------------------------------------------------------------------------
 

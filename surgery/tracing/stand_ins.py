@@ -7,7 +7,6 @@ are kept by a copy of the user's object on the meta device, so that what one mod
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ def is_tracked(value: Any) -> bool:
 def stand_in(value: Any, tape: Tape, fixed: bool = False) -> Any:
     """`value`, an object or a stand-in of another tape, as `tape` sees it; one that is `fixed` is not to be changed."""
     fixed = fixed or (isinstance(value, Followed) and _held(value)[2])
-    new: Any = object.__new__(_class(type(origin_of(value))))  # type: ignore[arg-type]
+    new: Any = object.__new__(_class(type(origin_of(value))))
     object.__setattr__(new, "_surgery", (tape, origin_of(value), fixed))
     return new
 
@@ -55,9 +54,12 @@ def on_meta(value: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
     return copy.deepcopy(value, {id(real): meta for meta, real in pairs}), pairs
 
 
-@cache
-def _class(base: Any) -> type:
-    """The class of stand-ins for objects of the class `base`."""
+def _class(base: type) -> type:
+    """The class of stand-ins for objects of the class `base`, which knows it if there is one."""
+    subclasses: list[type] = base.__subclasses__()
+    known = next((cls for cls in subclasses if issubclass(cls, Followed)), None)
+    if known is not None:
+        return known
     body = {"__getattribute__": _get, "__setattr__": _set, "__delattr__": _refuse, "__reduce_ex__": _refuse}
     body["__new__"] = lambda _, *args, **kwargs: base(*args, **kwargs)  # `type(self)(...)` makes no stand-in
     return type(base.__name__, (Followed, base), {**body, "__module__": base.__module__, "__hash__": object.__hash__})

@@ -20,6 +20,8 @@ from surgery.graph.model_graph import ModelGraph
 from surgery.recording.binding import forward_signature
 from surgery.recording.generated import edit_of
 from surgery.recording.objects import is_object
+from surgery.recording.one_thread import one_thread
+from surgery.recording.own_modes import OwnDraws
 from surgery.recording.paths import relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import blank, skeleton
@@ -79,12 +81,13 @@ def record(
     A recording on meta tensors is cheap; where it fails, perhaps because the model reads values, one with values follows.
     If `alone`, only the recording of `module` itself is of use: the modules below it may read values that are not known.
     """
-    try:
-        _record(module, scopes, path, args, kwargs, leaves, alone, with_values=False)
-    except Exception:
-        if all(t.is_meta for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
-            raise
-        _record(module, scopes, path, args, kwargs, leaves, alone, with_values=True)
+    with one_thread():
+        try:
+            _record(module, scopes, path, args, kwargs, leaves, alone, with_values=False)
+        except Exception:
+            if all(t.is_meta for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
+                raise
+            _record(module, scopes, path, args, kwargs, leaves, alone, with_values=True)
 
 
 def _record(
@@ -107,10 +110,11 @@ def _record(
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
     if any(edit_of(part) is not None for part in twin.modules()):
         _cover(twin, args, kwargs)
-    # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
-    unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
+    # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording. What is saved is
+    # detached: a result that its own function saves would keep itself alive.
+    unwatched = saved_tensors_hooks(lambda x: x.detach(), lambda x: x)
     try:
-        with unwatched, torch.random.fork_rng(), patched_code(twin), recorder.recording():
+        with unwatched, OwnDraws(), torch.enable_grad(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
@@ -126,7 +130,7 @@ def _record(
 
 def _cover(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let edited graphs record, before the model is recorded around them, what they do not cover yet."""
-    with suppress(Exception), torch.random.fork_rng(), torch.no_grad():  # what fails, fails again when recorded
+    with suppress(Exception), OwnDraws(), torch.no_grad():  # what fails, fails again when recorded
         twin(*args, **kwargs)
 
 
