@@ -48,6 +48,8 @@ student = surgery.rewrite(Small(), recipe.rules, inputs)
 width: int = student.width + surgery.undo(student).width
 other: nn.Module = surgery.rewrite(surgery.trace(Small(), inputs), [mlp_ratio(6)])
 surgery.save(student, surgery.__version__)
+width = surgery.load("student", base=Small(), device="cpu").width
+other = surgery.load("student")
 print(MLP(ratio=3), NeighbourhoodAttention(window=5, grid=(8, 8)), Skip(layers=every(2)))
 """
 

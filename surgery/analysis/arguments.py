@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from surgery.analysis.roles.primitives import inputs_of
 from surgery.recording.binding import binder, unbind
@@ -24,7 +24,7 @@ def bound_arguments(scopes: Mapping[str, Scope], path: str, nodes: Sequence[fx.N
         return {"input": next(iter(entering))} if len(entering) == 1 else {}
     node = nodes[0]
     if node.op == "call_module":
-        return binder(_class(scopes, path, node))(*node.args, **node.kwargs)
+        return binder(called_class(scopes, path, node))(*node.args, **node.kwargs)
     return {str(position): value for position, value in enumerate(node.args)} | dict(node.kwargs)
 
 
@@ -36,7 +36,7 @@ def with_arguments(
     Raises:
         KeyError: the module takes no argument of that name.
     """
-    cls = _class(scopes, path, like)
+    cls = called_class(scopes, path, like)
     bound = binder(cls)(*like.args, **like.kwargs)
     for name, value in new.items():
         if name not in bound:
@@ -45,7 +45,8 @@ def with_arguments(
     return unbind(cls, bound, len(like.args))
 
 
-def _class(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> Any:
+def called_class(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> type[nn.Module]:
     """The class of the module that `node` calls, whose forward names the arguments."""
     inner = opened(scopes, path, node)
-    return scopes[inner].module_class if inner is not None else node.meta["module_class"]
+    found: type[nn.Module] = node.meta["module_class"] if inner is None else scopes[inner].module_class
+    return found

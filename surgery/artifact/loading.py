@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,23 @@ from surgery.recording.skeleton import without_weights
 from surgery.recording.state import own_class
 from surgery.rewriting.commit import record_of
 
+Model = TypeVar("Model", bound=nn.Module)
 Slots = dict[str, dict[str, Slot]]
 """By file and name."""
 MORE_TENSORS, SOME_TENSORS = 20, 1000
 """How many more tensors than the student its base may have, as edits drop and share blocks."""
 
 
+@overload
+def load(
+    folder: str | Path, *, base: Model, operators: Sequence[type[OperatorConfig]] = (),
+    device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
+) -> Model: ...  # fmt: skip
+@overload
+def load(
+    folder: str | Path, *, base: None = None, operators: Sequence[type[OperatorConfig]] = (),
+    device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
+) -> nn.Module: ...  # fmt: skip
 def load(
     folder: str | Path,
     *,

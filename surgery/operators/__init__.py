@@ -5,7 +5,7 @@ from surgery.operators.conv_mlp import ConvMLP, ConvMLPMixer
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import Dims, MixerDims, Policy
 from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
-from surgery.operators.fused import FusedLinear, LinearDims, LinearPart
+from surgery.operators.fused import FusedLinear, FusedLinearMap, LinearDims, LinearPart, Pieces
 from surgery.operators.gated_mlp import GatedMLP, GatedMLPMixer
 from surgery.operators.grouped import GroupedQueryAttention, GroupedQueryCore, GroupedQueryMixer
 from surgery.operators.hidden import HiddenDims, HiddenLinearMap, HiddenNeurons, LinearSizes
@@ -38,6 +38,7 @@ __all__ = [
     "FullAttentionCore",
     "FullAttentionMixer",
     "FusedLinear",
+    "FusedLinearMap",
     "GatedMLP",
     "GatedMLPMixer",
     "GroupedQueryAttention",
@@ -73,6 +74,7 @@ __all__ = [
     "NeighbourhoodCore",
     "NeighbourhoodMixer",
     "OperatorConfig",
+    "Pieces",
     "Policy",
     "Projections",
     "SequenceMixer",

@@ -28,9 +28,14 @@ class LinearDims(Dims):
 
 
 class FusedLinear(OperatorConfig):
-    """All maps in one matrix product: (B, N, I) -> a tuple of (B, N, outputs[i])."""
+    """All maps in one matrix product: (B, N, I) -> (B, N, O), a plain linear map to adapters and quantisers.
+
+    Attributes:
+        names: where the maps stood in their scope, for when the fused one is split again.
+    """
 
     kind: Literal["fused_linear"] = "fused_linear"
+    names: tuple[str, ...]
 
     @override
     def build(self, dims: LinearDims) -> FusedLinearMap:
@@ -41,6 +46,22 @@ class FusedLinear(OperatorConfig):
     def flops(self, dims: LinearDims, batch: int, tokens: int) -> int:
         """2 N I O for each of the batch."""
         return 2 * batch * tokens * dims.inputs * sum(dims.outputs)
+
+
+class Pieces(OperatorConfig):
+    """Hands out the result of a fused map in its pieces: (B, N, O) -> a tuple of (B, N, outputs[i])."""
+
+    kind: Literal["pieces"] = "pieces"
+
+    @override
+    def build(self, dims: LinearDims) -> FeaturePieces:
+        """Return a new FeaturePieces, which has no weights."""
+        return FeaturePieces(self, dims)
+
+    @override
+    def flops(self, dims: LinearDims, batch: int, tokens: int) -> int:
+        """None: nothing is computed."""
+        return 0
 
 
 class LinearPart(OperatorConfig):
@@ -61,7 +82,7 @@ class LinearPart(OperatorConfig):
 
 
 class FusedLinearMap(CountedByConfig, nn.Linear):
-    """A linear map whose result is handed out in pieces."""
+    """A linear map whose rows are those of several, one below the other."""
 
     config: FusedLinear
     dims: LinearDims
@@ -70,11 +91,6 @@ class FusedLinearMap(CountedByConfig, nn.Linear):
         super().__init__(dims.inputs, sum(dims.outputs), bias=dims.bias)
         self.config = config
         self.dims = dims
-
-    @override
-    def forward(self, input: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """Map (B, N, I) to a tuple of (B, N, outputs[i])."""
-        return torch.split(super().forward(input), list(self.dims.outputs), dim=-1)
 
     def inherit(self, *maps: nn.Linear, policy: Policy) -> None:
         """Take over the weights of the linear maps, one below the other; "random" keeps the fresh ones."""
@@ -85,6 +101,23 @@ class FusedLinearMap(CountedByConfig, nn.Linear):
             self.weight.copy_(torch.cat([each.weight for each in maps]))
             if self.bias is not None:
                 self.bias.copy_(torch.cat([each.bias for each in maps]))
+
+
+class FeaturePieces(CountedByConfig, nn.Module):
+    """Takes features apart; it has no weights."""
+
+    config: Pieces
+    dims: LinearDims
+
+    def __init__(self, config: Pieces, dims: LinearDims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+
+    @override
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+        """Map (B, N, O) to a tuple of (B, N, outputs[i])."""
+        return torch.split(input, list(self.dims.outputs), dim=-1)
 
 
 class LinearPartMap(CountedByConfig, nn.Linear):

@@ -13,6 +13,7 @@ from torch import nn
 from surgery.errors import GuardError
 from surgery.recording.autocast import AutocastState, autocast_state
 from surgery.recording.binding import binder
+from surgery.recording.caches import guarded_caches, require_no_shared_cache
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
 from surgery.recording.one_thread import one_thread
@@ -25,6 +26,10 @@ from surgery.recording.torch_private import pytree
 
 MAX_RECORDINGS = 64
 """Of one module; more would mean that it is recorded at nearly every call, which is an error and not a slow success."""
+
+NOT_RECORDED = (
+    "an edited module records the first call of a kind; call it once before it is compiled with fullgraph=True"
+)
 
 
 class RecordCall(Protocol):
@@ -141,9 +146,11 @@ def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         return (_blank, (base,), *base.__reduce_ex__(self, protocol)[2:])
 
-    bind = staticmethod(binder(base))
-    body = {"forward": forward, "__reduce_ex__": reduce, "_surgery": None, "_surgery_base": base, "_surgery_bind": bind}
-    body |= {"_surgery_own_forward": own, "_surgery_edit": None}
+    body: dict[str, Any] = {"forward": forward, "__reduce_ex__": reduce, **guarded_caches(base)}
+    body |= {"_surgery": None, "_surgery_edit": None, "_surgery_base": base, "_surgery_own_forward": own}
+    body["_surgery_bind"] = staticmethod(binder(base))
+    # Compiled code is left to record a call, and goes on afterwards.
+    body["_surgery_extend"] = staticmethod(torch.compiler.disable(_record, reason=NOT_RECORDED))  # type: ignore[no-untyped-call]
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), body | names)
 
@@ -208,7 +215,10 @@ def _is_recorded(inputs: list[Any]) -> bool:
 
 def _outputs(recording: Recording, module: nn.Module, inputs: list[Any]) -> list[Any]:
     """What the graph gives; no autocast region of it stays open if it ends by an error."""
-    if edit_of(module) is not None and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
+    is_edited = edit_of(module) is not None
+    if is_edited:
+        require_no_shared_cache(module, recording.blocks)
+    if is_edited and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
         outputs: list[Any] = Checkpointing(module, recording).run(*inputs)
         return outputs
     if not recording.has_autocast or torch.compiler.is_compiling():
@@ -226,14 +236,17 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
     scope = trace.scope
     if len(scope.recordings) >= MAX_RECORDINGS:
         raise GuardError(f"{scope.name}: {why}, and {MAX_RECORDINGS} other cases are recorded already")
-    if torch.compiler.is_compiling():
-        raise GuardError(f"{scope.name}: {why}; call the model once before it is compiled")
     try:
-        with one_thread():
-            trace.extend(module, args, kwargs)
+        type(module)._surgery_extend(trace, module, args, kwargs)  # type: ignore[attr-defined]
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error
+
+
+def _record(trace: Trace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A function, as `torch.compiler.disable` takes no method of each trace."""
+    with one_thread():
+        trace.extend(module, args, kwargs)
 
 
 def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

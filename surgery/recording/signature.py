@@ -73,10 +73,13 @@ def signature_of(
 
 
 def _again(leaves: list[Any]) -> list[Hashable]:
-    """Which of the tensors and objects among `leaves` are which of those before them."""
-    first: dict[int, int] = {}
-    places = ((first.setdefault(id(part), n), n) for n, part in enumerate(identities(leaves)))
-    return [pair for pair in places if pair[0] != pair[1]]
+    """Which of the tensors and objects among `leaves` are which of those before them.
+
+    It is told by `is`, as `id` binds compiled code to those of one call.
+    """
+    known = list(enumerate(identities(leaves)))
+    firsts = ((next(first for first, other in known if other is part), n) for n, part in known)
+    return [pair for pair in firsts if pair[0] != pair[1]]
 
 
 def identities(leaves: list[Any]) -> Iterator[Any]:

@@ -46,6 +46,7 @@ class New(Config):
             weights, or for how the operator starts.
         inherit: which weights it takes over.
         core: build the operator's core, which mixes queries, keys and values that others have projected.
+        at: the path in the scope that it goes to, where an earlier edit has taken a module out; None for a fresh name.
     """
 
     kind: Literal["new"] = "new"
@@ -54,6 +55,7 @@ class New(Config):
     sources: tuple[str, ...] = ()
     inherit: Policy = "projections"
     core: bool = False
+    at: str | None = None
 
     def build(self) -> nn.Module:
         """A fresh module with random weights, on torch's default device."""
@@ -117,6 +119,11 @@ class Rewiring(Config):
         if twice is not None:
             raise RewriteError(f"the name {twice!r} is given twice in a rewiring; every module and call has its own")
         return self
+
+    @property
+    def fresh(self) -> set[str]:
+        """The new modules that go where none was before."""
+        return {name for name, new in self.modules.items() if not isinstance(new, New) or new.at is None}
 
     @property
     def read(self) -> set[str]:

@@ -17,6 +17,7 @@ from surgery.rewriting.rule import Rule
 from surgery.run.prepare import Prepared
 from surgery.training.checkpoint import digest
 from surgery.training.data import LatentDataset
+from surgery.training.finetune import NOTHING_TO_TRAIN
 
 LARGEST = 2**31 - 1
 
@@ -28,11 +29,14 @@ def check_run(prepared: Prepared) -> None:
     """Raise an error if the run could not come to its end.
 
     Raises:
-        RecipeError: a number is too large, or the data has labels that the model does not know.
+        RecipeError: a number is too large, the data has labels that the model does not know, or finetuning would have
+            nothing to train.
         ArtifactError: the student could not be saved.
     """
     require_moderate(prepared.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
     _require_labels(prepared.recipe, prepared.teacher.model, prepared.data)
+    if not prepared.recipe.finetune.inherited_lr and not any(edit.new for edit in prepared.plan.edits):
+        raise RecipeError(f"finetune.{NOTHING_TO_TRAIN}")
     require_savable(prepared.teacher.model, prepared.plan.edits)
 
 

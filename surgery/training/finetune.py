@@ -11,9 +11,10 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from surgery.errors import TrainingError
 from surgery.progress import Progress, SilentProgress
 from surgery.training.batches import Batches
 from surgery.training.checkpoint import CheckpointStore, digest
@@ -22,11 +23,12 @@ from surgery.training.diffusion import NoisedBatch, denoising_loss, predict
 from surgery.training.ema import Ema
 from surgery.training.imitate import blocks_to_imitate, imitation_loss
 from surgery.training.loop import StageConfig, Task, identity_of, train
-from surgery.training.optim import frozen_behaviour, warmup_cosine
+from surgery.training.optim import frozen_behaviour, requiring_grad, warmup_cosine
 from surgery.training.record import LossRecord
 from surgery.training.scheduler import Scheduler
 
 STAGE = "finetune"
+NOTHING_TO_TRAIN = "inherited_lr is 0 and there are no new operators, so nothing is left to train; give another factor"
 
 
 class Finetune(StageConfig):
@@ -40,7 +42,7 @@ class Finetune(StageConfig):
         target: what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in, or
             to imitate the "teacher", see `surgery.training.imitate`.
         inherited_lr: a factor on the learning rate of the weights that were the teacher's, which need less of it than
-            those of new operators.
+            those of new operators; 0 freezes them, which saves their gradients, moments and averages too.
     """
 
     steps: PositiveInt = 200
@@ -48,7 +50,7 @@ class Finetune(StageConfig):
     clip: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     target: Literal["data", "teacher"] = "data"
-    inherited_lr: PositiveFloat = 1.0
+    inherited_lr: NonNegativeFloat = 1.0
 
 
 def finetune(
@@ -63,7 +65,7 @@ def finetune(
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
 ) -> list[LossRecord]:
-    """Train all parameters of the student end to end.
+    """Train the student end to end: all of its parameters, or those of its new operators.
 
     At the end the student holds the moving average of its weights. The held-out loss is measured with it too, and
     against the data whatever the target.
@@ -83,15 +85,17 @@ def finetune(
         the losses of each step.
 
     Raises:
-        TrainingError, ArtifactError: see `surgery.training.loop.train`.
+        TrainingError: all that there is to train is frozen; else see `surgery.training.loop.train`.
+        ArtifactError: see there.
     """
-    parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
+    parameters, frozen = _parted(student, new, config)
     batches = Batches(dataset, scheduler, student, stage=STAGE, batch_size=config.batch_size, seed=seed)
     ema = Ema(parameters, config.ema_decay)
     taught_by = teacher if config.target == "teacher" else None
     others = {
         "new": sorted(new),
         "buffers": digest(dict(student.named_buffers())),
+        "frozen": digest(frozen) if frozen else None,
         "teacher": None if taught_by is None else digest(taught_by.state_dict()),
     }
     blocks = () if taught_by is None else blocks_to_imitate(teacher, student, batches.training(0).inputs)
@@ -107,7 +111,7 @@ def finetune(
         ema=ema,
         scales={name: config.inherited_lr for name in parameters if _is_inherited(name, new)},
     )
-    with frozen_behaviour(teacher, student):
+    with frozen_behaviour(teacher, student), requiring_grad(frozen.values(), False):
         records = train(task, checkpoints, progress or SilentProgress())
     ema.write_to_parameters()
     return records
@@ -121,6 +125,17 @@ def _backward(
     loss = _loss(student, batch) if teacher is None else imitation_loss(teacher, student, batch.inputs, blocks)
     loss.backward()  # type: ignore[no-untyped-call]
     return {"": loss.detach()}
+
+
+def _parted(
+    student: nn.Module, new: Collection[str], config: Finetune
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The parameters that are trained, and those that are frozen, by name."""
+    parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
+    frozen = {name: p for name, p in parameters.items() if not config.inherited_lr and _is_inherited(name, new)}
+    if len(frozen) == len(parameters):
+        raise TrainingError(f"{STAGE}: {NOTHING_TO_TRAIN}")
+    return {name: p for name, p in parameters.items() if name not in frozen}, frozen
 
 
 def _is_inherited(name: str, new: Collection[str]) -> bool:

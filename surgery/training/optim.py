@@ -98,11 +98,11 @@ def frozen_behaviour(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def requiring_grad(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let the parameters take gradients inside the block; afterwards drop them and restore the flags."""
+def requiring_grad(parameters: Iterable[nn.Parameter], required: bool = True) -> Iterator[None]:
+    """Let the parameters take gradients, or none, inside the block; afterwards drop them and restore the flags."""
     flags = [(parameter, parameter.requires_grad) for parameter in parameters]
     for parameter, _ in flags:
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(required)
     try:
         yield
     finally:

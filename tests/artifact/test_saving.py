@@ -144,11 +144,12 @@ def test_an_older_artifact_is_replaced_whole_or_not_at_all(tmp_path: Path, monke
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "surgery.json"]
 
 
-def test_a_student_of_the_users_own_class_is_loaded_onto_a_fresh_model(tmp_path: Path):
-    before, base = own_student(), Net()
+@pytest.mark.parametrize("training", [False, True])
+def test_a_student_of_the_users_own_class_is_loaded_onto_a_fresh_model(tmp_path: Path, training):
+    before, base = own_student().train(training), Net()
     weights_before = copy.deepcopy(base.state_dict())
     after = surgery.load(surgery.save(before, tmp_path), base=base)
-    assert_same(before(**CALL), after(**CALL))
+    assert_same(before.eval()(**CALL), after(**CALL))
     assert_same(dict(weights_before), dict(base.state_dict()))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import surgery
 from surgery.errors import MatchError
-from surgery.operators import HyenaX
+from surgery.operators import FusedLinearMap, HyenaX
+from surgery.recording.paths import put
 from surgery.rules import fuse_projections, replace_attention, split_projections
 from tests.compat import models
 from tests.rules.students import check_student, graph, output
@@ -27,6 +31,56 @@ def test_fused(name, role, count, tmp_path):
     torch.testing.assert_close(output(student, name), output(graph(name).model, name), rtol=1e-5, atol=1e-5)
     params = [sum(p.numel() for p in m.parameters()) for m in (student, graph(name).model)]
     assert params[0] == params[1]
+
+
+@pytest.mark.parametrize(("name", "role", "count"), WHERE)
+def test_fused_trained_and_split(name, role, count, tmp_path):
+    teacher = graph(name).model
+    fused = surgery.rewrite(graph(name), [fuse_projections(count, within=role)])
+    torch.manual_seed(1)
+    for parameter in fused.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    split = surgery.rewrite(fused, [split_projections(within=role)], models.inputs(name))
+    torch.testing.assert_close(output(split, name), output(fused, name), rtol=1e-5, atol=1e-5)
+    again = surgery.rewrite(split, [fuse_projections(count, within=role)], models.inputs(name))
+    torch.testing.assert_close(output(again, name), output(fused, name), rtol=1e-5, atol=1e-5)
+    plain = copy.deepcopy(teacher)
+    plain.load_state_dict(split.state_dict())  # every name, and no other
+    torch.testing.assert_close(output(plain, name), output(split, name), rtol=1e-5, atol=1e-5)
+    loaded = surgery.load(surgery.save(split, tmp_path))
+    assert torch.equal(output(loaded, name), output(split, name))
+    kinds = [[(path, type(module)) for path, module in m.named_modules()] for m in (surgery.undo(split), teacher)]
+    assert kinds[0] == kinds[1]
+
+
+def test_adapters_on_a_fused_map():
+    student = surgery.rewrite(graph("wan"), [fuse_projections()])
+    before = output(student, "wan")
+    config = LoraConfig(r=2, init_lora_weights=False, target_modules=".*_fused")
+    adapted = get_peft_model(copy.deepcopy(student), config)
+    assert not torch.equal(output(adapted, "wan"), before)
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(output(merged, "wan"), output(adapted, "wan"), rtol=1e-5, atol=1e-5)
+
+
+def test_what_quantisers_put_in_the_place_of_a_fused_map():
+    student = surgery.rewrite(graph("wan"), [fuse_projections()])
+    before = output(student, "wan")
+    for path, module in list(student.named_modules()):
+        if isinstance(module, FusedLinearMap):
+            put(student, path, Quantised(module))
+    assert torch.equal(output(student, "wan"), before)
+
+
+class Quantised(torch.nn.Module):
+    """A linear map of another class that takes its tensor by position, as those of quantisers."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
 def fused_model() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

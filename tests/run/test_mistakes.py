@@ -46,6 +46,14 @@ def test_what_can_be_known_is_said_before_anything_is_written(capsys, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_that_freezes_all_there_is_to_train_is_refused_at_once(capsys, tmp_path, write_recipe):
+    recipe = write_recipe(rules="[drop_blocks(layers=indices(1))]", finetune="steps=6, inherited_lr=0")
+    status, _, err = run(capsys, "apply", recipe, "--out", tmp_path / "run")
+    assert status == 2
+    assert "finetune.inherited_lr is 0 and there are no new operators" in only_line(err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_plan_with_conflicts_shows_them_and_fails(capsys, write_recipe):
     status, out, err = run(capsys, "plan", write_recipe(rules=CONFLICT))
     assert status == 1

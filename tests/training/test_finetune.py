@@ -60,6 +60,23 @@ def test_inherited_weights_learn_at_their_own_rate() -> None:
     assert not tiny.same_bits(tiny.weights(one), tiny.weights(two))
 
 
+def test_a_rate_of_0_trains_new_operators_only() -> None:
+    student, store = tiny.student(), LastState()
+    before = tiny.weights(student)
+    run(student, FAST.model_copy(update={"inherited_lr": 0}), checkpoints=store)
+    after = tiny.weights(student)
+    new = {name for name in before if name.startswith(f"{tiny.SITE}.")}
+    assert {name for name in before if not torch.equal(before[name], after[name])} == new
+    assert store.states[-1].parameters.keys() == new
+    assert all(p.grad is None and p.requires_grad for p in student.parameters())
+
+
+def test_a_rate_of_0_needs_new_operators() -> None:
+    config = FAST.model_copy(update={"inherited_lr": 0})
+    with pytest.raises(TrainingError, match="nothing is left to train"):
+        finetune(tiny.teacher(), tiny.student(), (), tiny.dataset(), tiny.scheduler(), config, seed=0)
+
+
 def test_the_whole_student_trains() -> None:
     student = tiny.student().requires_grad_(False).train()
     before = tiny.weights(student)

@@ -61,8 +61,8 @@ class EditedScope(EditedTrace):
         set_edit(twin, None)
         _take_apart(twin, self.aliases[0])
         for bound in (each for step in self.steps for each in step):
-            for name in bound.modules.values():
-                delattr(twin, name)
+            for name in bound.rewiring.fresh:
+                delattr(twin, bound.modules[name])
         was_cast = dtype_of(twin) != self.dtype  # what is gone has not followed
         for path, original in self.originals.items():
             old = skeleton(original)

@@ -26,6 +26,18 @@ class Removed(nn.Module):
             setattr(self, name, value)
 
     @override
+    def __getattr__(self, name: str) -> Any:
+        """Parts and tensors went with the module: LoRA, quantisers and `fuse_projections` of diffusers ask for them.
+
+        Raises:
+            AttributeError: there is nothing called `name`.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(f"{self._path}: was taken out of this model, so it has no {name}") from None
+
+    @override
     def forward(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse.
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
-from surgery.analysis.arguments import bound_arguments, with_arguments
+from surgery.analysis.arguments import bound_arguments, called_class, with_arguments
 from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, takes
 from surgery.errors import RewriteError
 from surgery.recording.paths import child_path
@@ -19,7 +20,8 @@ from surgery.recording.recording import Recording, Scope
 from surgery.recording.torch_private import is_erased, reorder
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.graphs.anchors import Anchors, Place
-from surgery.rewriting.replacement import Call, Rewiring
+from surgery.rewriting.replacement import Call, New, Rewiring
+from surgery.rewriting.trial import built
 from surgery.rewriting.values import parse
 
 Nodes = Mapping[str, tuple[fx.Node, ...]]
@@ -186,7 +188,19 @@ class _Rewriter(Evaluator):
         target = self._bound.modules.get(call.module) or str(self._nodes[call.module][0].target)
         reads: list[fx.Node] = []
         fx.node.map_arg((args, given), reads.append)
-        return self._insert(lambda: self._graph.call_module(target, args, given), reads)
+        node = self._insert(lambda: self._graph.call_module(target, args, given), reads)
+        node.meta["module_class"] = self._class(
+            call.module
+        )  # edits of a later commit ask for the names of its arguments
+        return node
+
+    def _class(self, name: str) -> type[nn.Module]:
+        """The class of the module called `name`."""
+        new = self._rewiring.modules.get(name)
+        if isinstance(new, New):
+            return _class_of(new)
+        node = self._nodes[name if new is None else new.of][0]
+        return called_class(self._scopes, self._path, node)
 
     def where(self, name: str) -> str:
         """The path of a matched node."""
@@ -225,6 +239,12 @@ class _Rewriter(Evaluator):
         for node in reversed(matched):
             if not is_erased(node):
                 _erase(self._graph, node)
+
+
+@functools.cache
+def _class_of(new: New) -> type[nn.Module]:
+    """The class that `new` builds."""
+    return type(built(new.operator.kind, new, None))
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:

@@ -76,7 +76,7 @@ class Rewire(Edit):
             replaced=", ".join(dict.fromkeys(i.part.module_class or i.node.name for i in site.items.values())),
             replacement=rewiring,
             place=_place(application, site),
-            modules={name: _fresh(application, site, name, number) for name in rewiring.modules},
+            modules={name: _path(application, site, rewiring, name, number) for name in rewiring.modules},
             removed=tuple(path for path, _ in removed),
             loss=rule.loss,
             params=Change(before=sum(count for _, count in removed), after=new.params),
@@ -96,8 +96,8 @@ class Rewire(Edit):
 
     @property
     def added(self) -> dict[str, str]:
-        """All new modules."""
-        return self.modules
+        """The new modules that go where none was before."""
+        return {name: path for name, path in self.modules.items() if name in self.replacement.fresh}
 
     @property
     def rewired(self) -> Bound:
@@ -186,6 +186,20 @@ def _place(application: Application, site: Site) -> Place:
     graphs = application.rule.pattern.graphs()
     edges = next((graph.edges for graph in graphs if set(graph.nodes) == set(site.items)), ())
     return Place(scope=site.scope, nodes=nodes, edges=edges)
+
+
+def _path(application: Application, site: Site, rewiring: Rewiring, name: str, number: int) -> str:
+    """The path of the new module called `name`."""
+    new = rewiring.modules[name]
+    if not isinstance(new, New) or new.at is None:
+        return _fresh(application, site, name, number)
+    path = below(site.scope, new.at)
+    try:
+        if isinstance(application.facts.module(path), Removed):
+            return path
+    except AttributeError:  # no such place
+        pass
+    raise RewriteError(f"{application.where(site)}: {name} is to go to {path}, where no module was taken out")
 
 
 def _fresh(application: Application, site: Site, name: str, number: int) -> str:
