@@ -39,8 +39,10 @@ def start(folder: Path) -> int:
     """Fill the store in a forked child, which has all libraries loaded; return its process id."""
     child = os.fork()
     if child == 0:
-        fill_slowly(folder)
-        os._exit(0)
+        try:
+            fill_slowly(folder)
+        finally:
+            os._exit(0)
     return child
 
 
@@ -53,9 +55,9 @@ def fill_with_kills(folder: Path, kills: int) -> int:
             time.sleep(chance.uniform(0, 0.05))
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
-        if status == 0:
+        if not os.WIFSIGNALED(status):
             return killed
-        killed += os.WIFSIGNALED(status)
+        killed += 1
 
 
 def main() -> None:
