@@ -50,7 +50,7 @@ class ConfigError(SurgeryError, ValueError):
 
 
 class ArtifactError(SurgeryError):
-    """A saved artifact or checkpoint is missing, truncated, altered or of another kind."""
+    """A saved artifact, checkpoint or sample store is missing, truncated, altered or of another kind."""
 
 
 class TrainingError(SurgeryError):

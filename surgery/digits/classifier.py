@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from surgery.digits import FOLDER
 from surgery.errors import ArtifactError
-from surgery.training.data import LatentDataset, seeded
+from surgery.store.order import seeded
+from surgery.training.data import LatentDataset
 
 FILE = FOLDER / "features.safetensors"
 FEATURES = 48

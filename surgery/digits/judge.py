@@ -22,7 +22,8 @@ from surgery.errors import RecipeError
 from surgery.evaluate.frechet import fit_gaussian, frechet_distance, gaussian_distance
 from surgery.evaluate.sample import balanced_labels, sample
 from surgery.evaluate.sampling import PROTOCOL
-from surgery.training.data import LatentDataset, load_data, seeded
+from surgery.store.order import seeded
+from surgery.training.data import LatentDataset, load_data
 from surgery.training.scheduler import Scheduler
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from surgery.errors import SurgeryError
 from surgery.evaluate.sampling import PROTOCOL
-from surgery.training.data import seeded
+from surgery.store.order import seeded
 from surgery.training.diffusion import null_label, predict, without_sigma
 from surgery.training.scheduler import Scheduler
 

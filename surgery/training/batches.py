@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from surgery.recording.parameters import first_floating
-from surgery.training.data import LatentDataset, seeded
+from surgery.store.order import seeded
+from surgery.training.data import LatentDataset
 from surgery.training.diffusion import NoisedBatch, noised_batch, null_label
 from surgery.training.scheduler import Scheduler
 

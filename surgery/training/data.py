@@ -5,7 +5,6 @@ Shapes: N samples, C channels, H x W latent size, B batch size.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from surgery.errors import RecipeError
+from surgery.store.order import seeded
 
 DIGITS = "digits"
 
@@ -92,12 +92,6 @@ def _digits() -> LatentDataset:
     images_NHW = torch.from_numpy(digits.images).float() / 8 - 1
     labels_N = torch.from_numpy(digits.target).long()
     return LatentDataset(images_NHW.unsqueeze(1), {"class_labels": labels_N})
-
-
-def seeded(*keys: int | str) -> torch.Generator:
-    """A generator on the CPU whose stream depends on `keys` alone, for example (seed, stage, step)."""
-    digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def batch_indices(size: int, batch_size: int, step: int, seed: int) -> Tensor:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgery.errors import TrainingError
-from surgery.training.data import LatentDataset, batch_indices, seeded
+from surgery.store.order import seeded
+from surgery.training.data import LatentDataset, batch_indices
 from surgery.training.scheduler import Scheduler
 
 

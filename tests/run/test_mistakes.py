@@ -33,7 +33,7 @@ def labels_out_of_range(folder: Path) -> str:
     [
         (["--device", "foo"], "the device 'foo' cannot be used"),
         (["--device", "meta"], "the device 'meta' holds no values"),
-        (["--set", "evaluate.samples=20"], "Evaluate.samples: 20 are too few"),
+        (["--set", "evaluate.samples=20"], "evaluate: metric 'frechet': 20 samples are too few"),
         (["--set", f"distil.steps={10**30}"], "distil.steps: 1000000000000000000000000000000 is too large"),
         (["--set", "data=LABELS"], "has class_labels from 0 to 99"),
     ],

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from surgery.errors import RecipeError
-from surgery.training.data import LatentDataset, batch_indices, load_data, seeded
+from surgery.store.order import seeded
+from surgery.training.data import LatentDataset, batch_indices, load_data
 
 small = st.integers(1, 40)
 

@@ -1,0 +1,183 @@
+"""Filling a store, so that a crash at any moment loses at most the last seconds of work, and nothing is taken twice.
+
+A shard that is still growing is written again and again, each time under another name; the manifest says which one is
+valid. What a shard holds does not depend on when it was written, so neither do the files of a full store.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from surgery.errors import ArtifactError, SurgeryError
+from surgery.progress import Progress, SilentProgress
+from surgery.store.growing import Growing
+from surgery.store.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest, require_identity, write_manifest
+from surgery.store.sample import Skipped, Source
+from surgery.store.shard import Contents, open_shard, write_shard
+from surgery.store.store import Store
+
+SHARD_BYTES, SHARD_SOURCES = 64 * 2**20, 4096
+"""A shard is full once it has so many bytes of rows, or took so many samples."""
+SECONDS_BETWEEN_WRITES = 30.0
+LOCK = ".lock"
+LEFT_BEHIND = re.compile(rf"{SHARD_NAME}|\.({SHARD_NAME}|{re.escape(MANIFEST)})\.\d+\.tmp")
+
+
+def fill(folder: str | Path, identity: Mapping[str, str], source: Source, progress: Progress | None = None) -> Store:
+    """The store in `folder` with all samples of `source`; those that it holds already are not made again.
+
+    Args:
+        folder: of the store, which is begun there if there is none.
+        identity: what the source is made from, such as the model, the scheduler, digests of images and captions, the
+            version of diffusers: whatever changes the samples.
+        source: of the samples.
+        progress: shows how many are done, and about how many bytes all will take, by those made so far.
+
+    Raises:
+        ArtifactError: the store is damaged or was made from something else; a sample cannot be stored; or none could be
+            made.
+        SurgeryError: the disk is full, or too small for the latents that are still to come; what is written is kept. Or
+            another process is filling the store.
+    """
+    folder = Path(folder)
+    found = _found(folder, identity, len(source))
+    if found is None or found.done < found.sources:  # a full one need not be writable
+        with _alone(folder):
+            _fill_up(folder, _begun(folder, identity, len(source)), source, progress or SilentProgress())
+    store = Store(folder)
+    if not len(store):
+        raise ArtifactError(f"{folder}: no sample could be made; the first: {', '.join(store.skipped[:1]) or 'none'}")
+    return store
+
+
+def _found(folder: Path, identity: Mapping[str, str], sources: int) -> Manifest | None:
+    """The manifest in `folder`, if there is one; then it must be of this source."""
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = read_manifest(folder)
+    require_identity(folder, manifest, identity, sources)
+    return manifest
+
+
+def _begun(folder: Path, identity: Mapping[str, str], sources: int) -> Manifest:
+    """The manifest in `folder`, a new one if there is none."""
+    found = _found(folder, identity, sources)
+    if found is not None:
+        return found
+    if any(re.fullmatch(SHARD_NAME, path.name) for path in folder.iterdir()):
+        raise ArtifactError(f"{folder / MANIFEST}: is missing beside its shards; restore it, or delete the folder")
+    manifest = Manifest(identity=dict(identity), sources=sources)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While open, no other process fills the store in `folder`. The lock goes with its process, however that ends."""
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise SurgeryError(f"{folder}: another process is filling this store; wait for it, or end it") from error
+    except OSError as error:
+        raise SurgeryError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill_up(folder: Path, manifest: Manifest, source: Source, progress: Progress) -> None:
+    filling = _Filling(folder, manifest)
+    first = filling.done
+    if first == len(source):
+        return
+    filling.take(source)
+    filling.require_space()
+    with progress.stage(filling.title, len(source), first) as stage:
+        stage.advance()
+        while filling.done < len(source):
+            filling.take(source)
+            stage.advance()
+    filling.write()
+
+
+class _Filling:
+    """A store that is being filled: the manifest with all full shards, and the contents of the one that grows."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        _tidy(folder, manifest)
+        shards = [open_shard(folder, file) for file in manifest.shards]
+        numbers = {row: i for i, row in enumerate(row for shard in shards for row in shard.rows)}
+        last = shards[-1].contents(manifest.shards[-1].sources) if shards else Contents()
+        if _is_full(last):
+            last = Contents()
+        elif shards:
+            manifest = manifest.model_copy(update={"shards": manifest.shards[:-1]})
+        self._manifest, self._growing = manifest, Growing(last, numbers)
+        self._written = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """How many samples of the source have been taken."""
+        return self._manifest.done + self._growing.contents.sources
+
+    @property
+    def title(self) -> str:
+        """What the stage is called: it says how large the store will be, by the samples so far."""
+        so_far = self._manifest.size + self._growing.contents.nbytes
+        return f"cache, about {so_far / self.done * self._manifest.sources / 1e6:,.1f} MB"
+
+    def take(self, source: Source) -> None:
+        """Make the next sample and keep it, on the disk before long."""
+        try:
+            self._growing.add(source[self.done])
+        except Skipped as reason:
+            self._growing.skip(str(reason))
+        full = _is_full(self._growing.contents)
+        if full or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Have everything that was taken on the disk."""
+        contents = self._growing.contents
+        if not contents.sources:
+            return
+        file = write_shard(self._folder, len(self._manifest.shards), contents)
+        grown = self._manifest.model_copy(update={"shards": (*self._manifest.shards, file)})
+        write_manifest(self._folder, grown)
+        _tidy(self._folder, grown)
+        if _is_full(contents):
+            self._manifest, self._growing = grown, self._growing.next()
+        self._written = time.monotonic()
+
+    def require_space(self) -> None:
+        """Refuse to go on where the disk has no room for latents like those of the last sample."""
+        needed = self._growing.last_latents * (self._manifest.sources - self.done)
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise SurgeryError(
+                f"{self._folder}: at least {needed / 1e6:,.1f} MB are still to be written, and {free / 1e6:,.1f} MB "
+                "are free; free some space, or take fewer or smaller samples"
+            )
+
+
+def _is_full(contents: Contents) -> bool:
+    return contents.nbytes >= SHARD_BYTES or contents.sources >= SHARD_SOURCES
+
+
+def _tidy(folder: Path, manifest: Manifest) -> None:
+    """Remove earlier versions of shards, and what a killed write has left."""
+    valid = {file.name for file in manifest.shards}
+    for path in list(folder.iterdir()):
+        if path.name not in valid and LEFT_BEHIND.fullmatch(path.name):
+            path.unlink(missing_ok=True)

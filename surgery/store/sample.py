@@ -1,0 +1,46 @@
+"""What a store holds, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample.
+
+    Attributes:
+        latents: x0, of any shape.
+        conditions: whatever else the model is given: tensors and plain data in dicts, lists and tuples.
+    """
+
+    latents: Tensor
+    conditions: Any
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its tensors take; a store takes fewer where rows are equal."""
+        conditions = (leaf for leaf in pytree.tree_leaves(self.conditions) if isinstance(leaf, Tensor))
+        return self.latents.nbytes + sum(tensor.nbytes for tensor in conditions)
+
+
+class Skipped(Exception):
+    """Raised by a source instead of giving a sample that cannot be made; its text names the sample and says why."""
+
+
+class Source(Protocol):
+    """Samples that can be made anew at any time, by number, always the same."""
+
+    def __len__(self) -> int:
+        """How many there are, those included that turn out to be `Skipped`."""
+
+    def __getitem__(self, number: int) -> Sample:
+        """Make the sample.
+
+        Raises:
+            Skipped: it cannot be made; the store goes on with the next one.
+        """
