@@ -15,6 +15,8 @@ from surgery.recording.describe import Describer, Description
 
 State = tuple[tuple[tuple[str, ...], str, Description], ...]  # path below the module, attribute, description
 
+STANDS_FOR = "_surgery_stands_for"
+"""Names, in a function that takes the place of another one while a model is recorded, that other one."""
 MISSING = ("missing",)  # describes an attribute that is not there
 
 
@@ -29,7 +31,7 @@ class _StateDescriber(Describer):
     def other(self, value: Any, depth: int) -> Description:
         """A module by its class, as what the forward reads of it is an entry of its own; a method by its function."""
         if isinstance(value, MethodType):
-            return ("method", value.__func__)
+            return ("method", getattr(value.__func__, STANDS_FOR, value.__func__))
         return ("module", own_class(value)) if isinstance(value, nn.Module) else super().other(value, depth)
 
 

@@ -38,7 +38,9 @@ class Devices:
     def of(self, tensor: torch.Tensor, owned: Owned | None) -> torch.device:
         """Where the real tensor is that `tensor` stands for; `owned` says what it is if it is the model's own."""
         device = self._owned(owned) if owned is not None else self._inputs.get(id(tensor), self.main)
-        return self.main if device.type == "meta" or device == self.main else device  # offloaded weights come when called
+        return (
+            self.main if device.type == "meta" or device == self.main else device
+        )  # offloaded weights come when called
 
     def _owned(self, owned: Owned) -> torch.device:
         """The device of a tensor of the real module; it may be deep in an attribute."""

@@ -37,7 +37,7 @@ def refuse_kept(where: str, before: Description, value: Any, node_of: Callable[[
     if now == before:
         return
     refuse_counter(where, before, now)
-    if holds_data(value, node_of):
+    if _holds_tensors(value, node_of):
         raise TraceError(
             f"the forward keeps tensors in {where}; set an attribute instead, or declare the module a leaf"
         )
@@ -45,12 +45,17 @@ def refuse_kept(where: str, before: Description, value: Any, node_of: Callable[[
 
 def holds_data(value: Any, node_of: Callable[[Any], fx.Node]) -> bool:
     """Whether `value` depends on more than sizes: on tensors that the forward is given, or on a number of its own."""
-    for part in parts(value, is_leaf=is_tracked):
-        if is_tracked(part) and any(map(_is_data, _ancestors(node_of(part)))):
-            return True
-        if isinstance(part, bool | int | float):
-            return True
-    return False
+    return _holds_tensors(value, node_of) or any(isinstance(part, bool | int | float) for part in _parts(value))
+
+
+def _holds_tensors(value: Any, node_of: Callable[[Any], fx.Node]) -> bool:
+    """Whether a part of `value` is computed from tensors that the forward is given."""
+    tracked = (part for part in _parts(value) if is_tracked(part))
+    return any(_is_data(source) for part in tracked for source in _ancestors(node_of(part)))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    yield from parts(value, is_leaf=is_tracked)
 
 
 def _is_data(node: fx.Node) -> bool:
@@ -64,9 +69,17 @@ def _ancestors(node: fx.Node) -> Iterator[fx.Node]:
         found = stack.pop()
         yield found
         is_kind = found.target is getattr and found.args[1] in OF_KIND
-        if not is_kind and called_name(found) not in OF_KIND:
+        if not is_kind and called_name(found) not in OF_KIND and not _reads_integers(found):
             stack += [source for source in found.all_input_nodes if source not in seen]
             seen.update(found.all_input_nodes)
+
+
+def _reads_integers(node: fx.Node) -> bool:
+    """Whether `node` takes whole numbers out of a tensor, such as sizes of a grid, by which caches are kept too."""
+    if called_name(node) not in ("item", "tolist") or not node.all_input_nodes:
+        return False
+    value = node.all_input_nodes[0].meta.get("val")
+    return isinstance(value, torch.Tensor) and not value.is_floating_point()
 
 
 def _counts(before: Description, now: Description) -> bool:

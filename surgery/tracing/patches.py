@@ -23,6 +23,7 @@ from torch import nn
 
 from surgery.recording.kept import kept
 from surgery.recording.one_thread import here, is_this_thread
+from surgery.recording.state import STANDS_FOR
 from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
 
 
@@ -114,6 +115,7 @@ def _cached(space: ModuleType) -> Iterator[tuple[Any, str, Any]]:
 def _uncached(cached: Any) -> Callable[..., Any]:
     """`cached` without its cache in the thread that records; for the others it is what it was."""
     plain = here(cached.__wrapped__, cached)
+    setattr(plain, STANDS_FOR, cached)
     for name in ("cache_info", "cache_clear"):
         if hasattr(cached, name):
             setattr(plain, name, getattr(cached, name))
