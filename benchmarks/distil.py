@@ -12,6 +12,7 @@ last line with --json is {"setting": {...}, "teacher": {"frechet": f}, "rows": {
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
@@ -131,7 +132,7 @@ def held_out_loss(run: Prepared, student: nn.Module | None, setting: Setting) ->
         losses.append(LOSSES[site.loss](torch.zeros_like(old) if student is None else new, old).item())
 
     with ExitStack() as hooks, torch.no_grad():
-        for site in sites_of(run.plan.edits, teacher, student or teacher):
+        for site in sites_of(run.plan.edits, teacher, student or copy.deepcopy(teacher)):
             site.lesson.watch(hooks, partial(compare, site))
         predict(teacher, batch.inputs)
     return sum(losses)

@@ -62,7 +62,7 @@ def inputs(model: Any, device: str, dtype: torch.dtype) -> dict[str, Any]:
 def compare(changes: dict[str, Any], device: str) -> dict[str, dict[str, float]]:
     """The best of several interleaved passes of each, and how many times faster than the original it is."""
     import torch
-    from operators import seconds_of
+    from growth import seconds_of
 
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

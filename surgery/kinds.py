@@ -41,7 +41,7 @@ class Kinded(Config):
     known: ClassVar[dict[str, type[Any]]]
     """The classes of the family by their kinds."""
 
-    kind: str
+    kind: str = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -46,7 +46,7 @@ def write_recipe(tmp_path: Path, tiny_dit: Path) -> Callable[..., Path]:
             from surgery.operators import HyenaX, SlidingWindow
             from surgery.recipe import Distil, Evaluate, Finetune, Recipe
             from surgery.rewriting import every, indices
-            from surgery.rules import replace_attention
+            from surgery.rules import drop_blocks, replace_attention
 
             recipe = Recipe(
                 model={str(tiny_dit)!r},

@@ -32,7 +32,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
 
     yield imported
     for name in (
-        "operators",
+        "growth",
         "growth_page",
         "growth_plot",
         "pixart",
@@ -45,7 +45,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_growth_of_all_operators(load, tmp_path) -> None:
-    operators = load("operators")
+    operators = load("growth")
     configs = {name: each for name, each in operators.operators().items() if name != "grouped_query"}
     rows = operators.in_this_process(operators.with_kernels(configs, WIDTH, "cpu"), (64, 256), WIDTH, "cpu")
     operators.add_speedups(rows)

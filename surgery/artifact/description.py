@@ -87,7 +87,7 @@ def read_description(folder: Path) -> Description:
         return _validated(path, content)
     except ValidationError as error:
         first = error.errors()[0]
-        if first["type"] == UNKNOWN:
+        if first["type"] == UNKNOWN and "unknown kind" in first["msg"]:
             advice = "or pass its class: surgery.load(..., operators=[...])"
             raise ArtifactError(f"{path}: {first['msg']}, {advice}") from None
         where = ".".join(map(str, first["loc"]))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from surgery.errors import ArtifactError
+from surgery.recording.own_modes import OnMeta, OwnDraws
 from surgery.recording.skeleton import owned_tensors, skeleton
 from surgery.rewriting import Edit
 from surgery.rewriting.commit import Record, make_modules, rewire, rewired_aliases, set_record
@@ -68,8 +69,8 @@ def from_config(model_class: Any, config: Mapping[str, Any], most: int = MOST_TE
         ArtifactError: the class does not take the config, or makes more than `most` tensors of it.
     """
     try:
-        with torch.random.fork_rng(devices=[]):
-            with torch.device("meta"), _WithoutWeights(most):
+        with OwnDraws():
+            with OnMeta(), _WithoutWeights(most):
                 _require_moderate(model_class.from_config(config))
             with _WithoutWeights():
                 model: nn.Module = model_class.from_config(config)

@@ -89,6 +89,6 @@ def _frames(path: Path, folder_fps: float) -> Iterator[tuple[Image.Image, float]
             yield frame, float(frame.info.get("duration") or DEFAULT_MILLISECONDS)
 
 
-def _by_number(path: Path) -> list[tuple[int, str]]:
+def _by_number(path: Path) -> list[tuple[str, int]]:
     """A key that sorts "frame 9" before "frame 10"."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", path.name)]
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.name)]

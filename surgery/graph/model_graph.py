@@ -21,6 +21,7 @@ from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
 from surgery.recording.generated import RecordCall, forget, generate
 from surgery.recording.paths import child_path, outers
 from surgery.recording.recording import Scope
+from surgery.recording.skeleton import computed_tensors
 
 
 class ModelGraph:
@@ -163,8 +164,8 @@ class ModelGraph:
         Raises (when called):
             GuardError: the model itself does not accept the inputs; the message names input, size and condition.
         """
-        tensors = (*self.model.parameters(), *self.model.buffers())
-        twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        tensors = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        twin = copy.deepcopy(self.model, computed_tensors(self.model) | tensors)
         for module in twin.modules():
             forget(module)
         generate(twin, self.scopes, "", self._record)

@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from surgery.artifact import is_artifact, load
 from surgery.digits import FOLDER as DIGITS_DIT
 from surgery.errors import ArtifactError, RecipeError
 from surgery.models.presets import preset, presets
+from surgery.recording.own_modes import OnMeta
 from surgery.training.scheduler import Scheduler
 
 BUILT_IN = {"digits-dit": DIGITS_DIT}
@@ -33,7 +33,7 @@ def load_skeleton(name: str) -> nn.Module:
         return load_pretrained(name).model
     import diffusers
 
-    with torch.device("meta"):
+    with OnMeta():
         model: nn.Module = getattr(diffusers, config["_class_name"]).from_config(config)
     return model.eval()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from surgery.recording.kept import kept
 
-@functools.cache
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+Function = Callable[..., Any]
+
+
+@kept
+def _signature(forward: Function) -> inspect.Signature:
     """Kept for each forward, as `inspect.signature` is slow."""
     signature = inspect.signature(forward)
     return signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -40,8 +43,8 @@ def binder(module_class: type[torch.nn.Module]) -> Callable[..., dict[str, Any]]
     return _binder(module_class.forward)
 
 
-@functools.cache
-def _binder(forward: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+@kept
+def _binder(forward: Function) -> Callable[..., dict[str, Any]]:
     """Compiles what `binder` gives, once for each forward."""
     parameters = _signature(forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}

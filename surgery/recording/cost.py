@@ -12,7 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from surgery.recording.torch_private import TorchDispatchMode, pytree
+from surgery.recording.one_thread import OneThreadMode
+from surgery.recording.torch_private import pytree
 
 SOFTMAX_FLOPS = 3
 _SOFTMAX = {torch.ops.aten._softmax, torch.ops.aten._safe_softmax}
@@ -60,11 +61,11 @@ def _projections(module: torch.nn.MultiheadAttention, arguments: Any) -> int:
     return flops
 
 
-class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlopCounter(OneThreadMode):  # type: ignore[no-untyped-call]
     """Adds up the operations of all that runs inside it."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

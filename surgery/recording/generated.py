@@ -16,6 +16,7 @@ from surgery.recording.binding import binder
 from surgery.recording.caches import guarded_caches, require_no_shared_cache
 from surgery.recording.checkpointing import Checkpointing
 from surgery.recording.guard import GuardFailed
+from surgery.recording.one_thread import one_thread
 from surgery.recording.paths import below
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
@@ -29,8 +30,6 @@ MAX_RECORDINGS = 64
 NOT_RECORDED = (
     "an edited module records the first call of a kind; call it once before it is compiled with fullgraph=True"
 )
-
-_generated: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 class RecordCall(Protocol):
@@ -64,7 +63,13 @@ class Trace:
         """Record `module` on inputs, or with attributes, that no recording of its scope covers."""
         carried = [t.scope for t in map(trace_of, module.modules()) if t is not None]
         scopes = {inner.path: inner for inner in carried}
-        self.record(module, scopes, self.scope.path, args, kwargs)
+        found: dict[str, Scope] = {}
+        self.record(module, found, self.scope.path, args, kwargs)
+        for path, new in found.items():
+            known = scopes.setdefault(path, Scope(path, new.module_class, params=new.params))
+            for recording in new.recordings:
+                recording.compile()  # before other threads see it
+                known.add(recording)
         generate(module, scopes, self.scope.path, self.record)
 
 
@@ -115,9 +120,9 @@ def forget(module: nn.Module) -> None:
 
 def generated_class(base: type[nn.Module]) -> type[nn.Module]:
     """A subclass of `base` under the same name whose `forward` runs the recordings that the module carries."""
-    if base not in _generated:
-        _generated[base] = _generate_class(base)
-    return _generated[base]
+    with one_thread():
+        known = (cls for cls in base.__subclasses__() if vars(cls).get("_surgery_base") is base)
+        return next(known, None) or _generate_class(base)
 
 
 def _generate_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -199,7 +204,7 @@ def _attempt(module: Any, trace: Trace, args: tuple[Any, ...], kwargs: dict[str,
             if before is not None:
                 before.restore()
         else:
-            return True, recording.result(result, arguments)
+            return True, recording.result(result, arguments, module)
     return False, failure
 
 
@@ -240,7 +245,8 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
 
 def _record(trace: Trace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A function, as `torch.compiler.disable` takes no method of each trace."""
-    trace.extend(module, args, kwargs)
+    with one_thread():
+        trace.extend(module, args, kwargs)
 
 
 def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

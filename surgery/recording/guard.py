@@ -50,7 +50,7 @@ class _LayoutDescriber(Describer):
 
     def other(self, value: Any, depth: int) -> Description:  # noqa: ARG002
         """An object by its class, as reads of its attributes are guarded themselves; all else is a constant."""
-        return type(value).__name__ if is_object(value) else value
+        return type(value).__name__ if is_object(value) or isinstance(value, torch.nn.Module) else value
 
 
 _LAYOUTS = _LayoutDescriber()
@@ -59,3 +59,9 @@ _LAYOUTS = _LayoutDescriber()
 def layout(value: Any) -> Description:
     """The containers in `value` and what stands in them: constants as they are, tensors by rank, numbers by kind."""
     return _LAYOUTS.describe(value)
+
+
+def device_seen(value: torch.Tensor | torch.device, traced: str) -> str:
+    """The device of a tensor, or a device, for a guard; on the meta device any recording holds."""
+    device = value.device if isinstance(value, torch.Tensor) else value
+    return traced if device.type == "meta" else str(device)

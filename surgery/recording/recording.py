@@ -7,14 +7,17 @@ train or eval mode) holds one for each way through it that has been met.
 from __future__ import annotations
 
 import linecache
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import fx
 
 from surgery.errors import TraceError
+from surgery.recording.attribute_change import AttributeChange
 from surgery.recording.autocast import enter_autocast
 from surgery.recording.containers import ContainerChange
 from surgery.recording.emit import emit
@@ -37,9 +40,10 @@ class Recording:
 
     `graph` has one placeholder for each tensor, number and device among the flattened inputs; its output is the flat
     list of the output's leaves, which `out_spec` puts together again, and then of the leaves of `changes`, made to lists
-    and dicts among the arguments. `state` is what the forward read of the module, and `function` the graph as a function
-    of the module and the graph's inputs. A forward with effects changes inputs or buffers, or draws random numbers;
-    guards are late if they come after. `blocks` are the paths, in the module, of the model's blocks.
+    and dicts among the arguments, and of `kept`, attributes that the forward sets. `state` is what the forward read of
+    the module, and `function` the graph as a function of the module and the graph's inputs. A forward with effects
+    changes inputs or buffers, or draws random numbers; guards are late if they come after. `blocks` are the paths, in
+    the module, of the model's blocks.
     """
 
     signature: Signature
@@ -53,6 +57,7 @@ class Recording:
     has_effects: bool = False
     has_late_guards: bool = False
     changes: tuple[ContainerChange, ...] = ()
+    kept: tuple[AttributeChange, ...] = ()
     blocks: frozenset[str] = frozenset()
     has_autocast: bool = field(default=False, init=False, repr=False, compare=False)
     function: Function = field(default_factory=lambda: not_compiled, init=False, repr=False, compare=False)
@@ -67,14 +72,18 @@ class Recording:
         ours, theirs = ((r.signature, r.state) for r in (self, other))
         return self is other or (ours == theirs and self.code == other.code)
 
-    def result(self, outputs: list[Any], arguments: Mapping[str, Any]) -> Any:
-        """What the forward returns, from the outputs of the graph; containers among `arguments` get their new items."""
-        start = self.out_spec.num_leaves
+    def result(self, outputs: list[Any], arguments: Mapping[str, Any], module: torch.nn.Module) -> Any:
+        """What the forward returns, from the outputs of the graph.
+
+        Containers among `arguments` get their new items, and `module` the attributes that the forward sets.
+        """
+        rest = iter(outputs)
+        leaves = list(islice(rest, self.out_spec.num_leaves))
         for change in self.changes:
-            end = start + change.spec.num_leaves
-            change.apply(arguments, outputs[start:end])
-            start = end
-        return pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
+            change.apply(arguments, list(islice(rest, change.spec.num_leaves)))
+        for attribute in self.kept:
+            attribute.apply(module, list(islice(rest, attribute.spec.num_leaves)))
+        return pytree.tree_unflatten(leaves, self.out_spec)
 
     @property
     def assumed_result(self) -> Hashable:
@@ -94,9 +103,10 @@ class Recording:
         source, namespace = emit(self.graph)
         name = f"<surgery {id(self):x}>"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        weakref.finalize(self, linecache.cache.pop, name, None).atexit = False
         exec(compile(source, name, "exec"), namespace)
-        self.function = namespace["forward"]
         self.has_autocast = any(node.target is enter_autocast for node in self.graph.nodes)
+        self.function = namespace["forward"]  # last: another thread may run it from here on
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "function": not_compiled}

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.recording.describe import Describer, Description
-from surgery.recording.objects import is_object
+from surgery.recording.objects import is_object, parts
+from surgery.recording.state import own_class
 from surgery.recording.torch_private import pytree
 
 Signature = tuple[Any, ...]
 
 
 def is_input(leaf: Any) -> bool:
-    """Whether an argument's leaf is an input of the graph: a tensor, number, device, block mask of FlexAttention, object.
+    """Whether an argument's leaf is an input of the graph; others are in the signature.
 
-    Others are in the signature.
+    Inputs are tensors, numbers, devices, block masks of FlexAttention, modules and objects.
     """
-    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask
+    kinds = torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.device | BlockMask | torch.nn.Module
     return (isinstance(leaf, kinds) and not isinstance(leaf, bool)) or is_object(leaf)
 
 
@@ -39,9 +40,11 @@ class _KindDescriber(Describer):
         return ("device",) if isinstance(value, torch.device) else super().constant(value)
 
     def other(self, value: Any, depth: int) -> Description:  # noqa: ARG002
-        """An object by the name of its class, which stands for it while it is recorded; else a constant."""
+        """An object by the name of its class, which stands for it while it is recorded; a module by it; or a constant."""
         if is_object(value):
             return ("object", type(value).__module__, type(value).__name__)
+        if isinstance(value, torch.nn.Module):
+            return ("module", own_class(value))
         try:
             hash(value)
         except TypeError:
@@ -61,18 +64,26 @@ def leaf_kind(leaf: Any) -> Hashable:
 def signature_of(
     module_class: type[torch.nn.Module], leaves: list[Any], spec: pytree.TreeSpec, autocast: Hashable
 ) -> Signature:
-    """The key under which a recording is found: the class, structure and kinds of the inputs, and autocast around it.
+    """The key under which a recording is found: the class and its forward, the inputs' kinds, and autocast around it.
 
     One tensor that is given twice is another kind of input than two: a graph does not tell which of its readers reads
     which.
     """
-    return (module_class, autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
+    return ((module_class, module_class.forward), autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
 
 
 def _again(leaves: list[Any]) -> list[Hashable]:
-    """Which of the tensors among `leaves` are which of those before them: told by `is`, as `id` binds compiled code to
-    the tensors of one call.
+    """Which of the tensors and objects among `leaves` are which of those before them.
+
+    It is told by `is`, as `id` binds compiled code to those of one call.
     """
-    tensors = [(n, leaf) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-    firsts = ((next(first for first, other in tensors if other is leaf), n) for n, leaf in tensors)
+    known = list(enumerate(identities(leaves)))
+    firsts = ((next(first for first, other in known if other is part), n) for n, part in known)
     return [pair for pair in firsts if pair[0] != pair[1]]
+
+
+def identities(leaves: list[Any]) -> Iterator[Any]:
+    """The tensors and objects among `leaves`, and those in objects: it matters whether two are the same one."""
+    for leaf in leaves:
+        inside = parts(leaf) if is_object(leaf) else (leaf,)
+        yield from (part for part in inside if isinstance(part, torch.Tensor) or is_object(part))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.overrides import TorchFunctionMode
 
+from surgery.errors import TraceError
 from surgery.recording.describe import DEEPEST
 from surgery.recording.generated import forget
 from surgery.recording.paths import below
@@ -48,8 +49,26 @@ def skeleton(model: nn.Module) -> nn.Module:
     Generated classes are taken back to those that they were generated from, and hooks are left out: they run when a
     module is called, recorded or not.
     """
+    for path, module in model.named_modules():
+        _refuse_computed(path, module)
     with _MetaCopies():
-        return _copied(model, {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+        return _copied(model, _generators(model) | {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def _generators(model: nn.Module) -> dict[int, Any]:
+    """The generators that modules hold, by id: they stay, as their states cannot be on the meta device."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    return {id(value): value for value in values if isinstance(value, torch.Generator)}
+
+
+def _refuse_computed(path: str, module: nn.Module) -> None:
+    """Raise TraceError if a hook computes a tensor of `module` before each call; without hooks it would be constant."""
+    tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    if tensors and module._forward_pre_hooks:
+        raise TraceError(
+            f"module {path!r}: a hook computes its {tensors[0]} before each call, as torch.nn.utils.weight_norm does; "
+            "use torch.nn.utils.parametrizations, or remove the hook"
+        )
 
 
 def without_weights(model: nn.Module) -> nn.Module:
@@ -91,6 +110,12 @@ def _hooks(module: nn.Module) -> dict[str, Any]:
     return {} if list(found) == ["forward"] else found
 
 
+def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Copies of the tensors that a forward has computed and kept, by the id of the old ones; `copy` refuses these."""
+    owned = (each.tensor for each in owned_tensors(model).values() if isinstance(each.tensor, torch.Tensor))
+    return {id(tensor): tensor.detach().clone() for tensor in owned if not tensor.is_leaf}
+
+
 class Attribute(str):
     """A key that is the name of an attribute of a plain object."""
 
@@ -99,7 +124,7 @@ class Attribute(str):
 
 @dataclass(frozen=True)
 class Owned:
-    """A tensor, or a block mask, that a module holds.
+    """A tensor, or a block mask, that a module holds; or a module below it.
 
     `path` is that of the attribute; `keys` lead further if that is a list, tuple, dict or plain object.
     """
@@ -119,6 +144,12 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
                 for keys, tensor in _tensors(value):
                     found.setdefault(id(tensor), Owned(below(path, name), keys, tensor))
     return found
+
+
+def owned_parts(model: nn.Module, root: str = "") -> dict[int, Owned]:
+    """As `owned_tensors`, and the modules below `model`."""
+    modules = {id(part): Owned(path, (), part) for path, part in model.named_modules(prefix=root) if part is not model}
+    return owned_tensors(model, root) | modules
 
 
 def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

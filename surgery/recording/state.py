@@ -6,6 +6,7 @@ shape and dtype of a tensor, the class of a module, and the contents of a contai
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,8 @@ from surgery.recording.describe import Describer, Description
 
 State = tuple[tuple[tuple[str, ...], str, Description], ...]  # path below the module, attribute, description
 
+STANDS_FOR = "_surgery_stands_for"
+"""Names, in a function that takes the place of another one while a model is recorded, that other one."""
 MISSING = ("missing",)  # describes an attribute that is not there
 
 
@@ -26,7 +29,9 @@ class _StateDescriber(Describer):
     """Describes attributes of modules."""
 
     def other(self, value: Any, depth: int) -> Description:
-        """A module by its class, as what the forward reads of it is an entry of its own."""
+        """A module by its class, as what the forward reads of it is an entry of its own; a method by its function."""
+        if isinstance(value, MethodType):
+            return ("method", getattr(value.__func__, STANDS_FOR, value.__func__))
         return ("module", own_class(value)) if isinstance(value, nn.Module) else super().other(value, depth)
 
 
@@ -52,4 +57,9 @@ def _describe_at(module: nn.Module, path: tuple[str, ...], name: str) -> Descrip
         if part not in module._modules:
             return MISSING
         module = module._modules[part]  # type: ignore[assignment]
+    return attribute_seen(module, name)
+
+
+def attribute_seen(module: nn.Module, name: str) -> Description:
+    """As `describe`, of an attribute of `module` that need not be there."""
     return describe(getattr(module, name)) if hasattr(module, name) else MISSING

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 try:
-    from torch._C import DisableTorchFunction
+    from torch._C import DisableTorchFunction, ScriptFunction
     from torch._C import _set_grad_enabled as set_grad_enabled
     from torch.amp.autocast_mode import _enter_autocast as enter_autocast_region
     from torch.amp.autocast_mode import _exit_autocast as exit_autocast_region
@@ -22,6 +22,7 @@ try:
     from torch.utils import _pytree as pytree
     from torch.utils._device import _device_constructors as device_constructors
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.checkpoint import CheckpointFunction
 except ImportError as error:
     raise ImportError(
         f"surgery does not know PyTorch {torch.__version__} yet; install an older one: {error}"
@@ -29,9 +30,11 @@ except ImportError as error:
 
 __all__ = [
     "BatchNormBase",
+    "CheckpointFunction",
     "ConvBase",
     "DisableTorchFunction",
     "DropoutBase",
+    "ScriptFunction",
     "TorchDispatchMode",
     "device_constructors",
     "enter_autocast_region",

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-import torch
 from torch import nn
 
 from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
 from surgery.recording.generated import set_edit
+from surgery.recording.one_thread import one_thread
 from surgery.recording.paths import is_inside, parent_and_name, put, relative
 from surgery.recording.recording import Scope
 from surgery.recording.skeleton import skeleton
@@ -77,7 +77,7 @@ def rewrite(
         MatchError, RewriteError: see `plan`; also if two rules claim the same module.
     """
     graph = graph_of(model, inputs, "rewrite")
-    with without_collection():
+    with one_thread(), without_collection():
         planned, recordings = prove(graph, rules)
         require_no_conflicts(planned)
         return commit(graph, planned.edits, seed, recordings)
@@ -121,14 +121,13 @@ def make_modules(student: nn.Module, edits: Sequence[Edit], seed: int | None) ->
     """
     replaced: dict[str, nn.Module] = {}
     maker = Maker(student, seed)
-    with torch.random.fork_rng(devices=[]):
-        for edit in edits:
-            for path, new in edit.make(maker).items():
-                parent, name = parent_and_name(path)
-                old = student.get_submodule(parent)._modules.get(name)
-                if old is not None:
-                    replaced.setdefault(path, old)
-                put(student, path, new)
+    for edit in edits:
+        for path, new in edit.make(maker).items():
+            parent, name = parent_and_name(path)
+            old = student.get_submodule(parent)._modules.get(name)
+            if old is not None:
+                replaced.setdefault(path, old)
+            put(student, path, new)
     return replaced
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import RewriteError
+from surgery.recording.own_modes import OwnDraws
 from surgery.recording.parameters import first_floating
 from surgery.rewriting.replacement import New, Replacement
 
@@ -63,7 +64,11 @@ class Maker:
         Raises:
             RewriteError: it cannot inherit from them.
         """
-        torch.default_generator.manual_seed(_stream(self._seed or 0, path))  # torch.manual_seed takes a millisecond
+        with OwnDraws(_stream(self._seed or 0, path)):
+            return self._initialised(where, new, sources, like)
+
+    def _initialised(self, where: str, new: Replacement | New, sources: Sequence[nn.Module], like: Tensor) -> nn.Module:
+        """See `initialised`."""
         module = new.build()
         device = like.device if self.inherits else None  # tables keep their values until weights are loaded
         if any((p.device, p.dtype) != (like.device, like.dtype) for p in (*module.parameters(), *module.buffers())):

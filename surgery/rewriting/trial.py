@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from surgery.errors import RewriteError
 from surgery.recording.cost import FlopCounter, cost_of
 from surgery.recording.describe import Describer, Description
+from surgery.recording.own_modes import OnMeta
 from surgery.recording.parameters import first_floating
 from surgery.rewriting.replacement import New, Replacement
 from surgery.rewriting.site import Site
@@ -77,7 +78,7 @@ def built(path: str, new: Replacement | New, like: nn.Parameter | None) -> nn.Mo
         RewriteError: it cannot be built.
     """
     try:
-        with torch.device("meta"):
+        with OnMeta():
             module = new.build()
     except Exception as error:
         raise RewriteError(f"{path}: {new.operator.kind} cannot be built: {first_line(error)}") from error

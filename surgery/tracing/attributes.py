@@ -5,16 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
 from surgery.errors import TraceError
-from surgery.recording.paths import names_of, relative
+from surgery.recording.attribute_change import AttributeChange
+from surgery.recording.describe import Description
+from surgery.recording.one_thread import uncompiled
+from surgery.recording.paths import below, is_inside, names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
+from surgery.recording.torch_private import DisableTorchFunction, pytree
 from surgery.tracing.frame import Frame
+from surgery.tracing.kept import holds_data, refuse_counter, refuse_kept
+from surgery.tracing.randomness import GENERATORS, INSTEAD
 from surgery.tracing.sizes import Number
 
 # Read by `nn.Module.__call__`, or of no effect on the result (checkpointing: see `codegen`).
@@ -35,13 +42,39 @@ class Attributes:
         self._frame = frame
         self._paths = paths
         self._owned = owned
-        self._reads: dict[Frame, dict[tuple[str, str], Any]] = {}
+        self._reads: dict[Frame, dict[tuple[str, str], tuple[Description, Any]]] = {}
         self._set_in: dict[tuple[int, str], Frame] = {}
+        self._sets: dict[Frame, dict[tuple[str, str], Any]] = {}
 
     def state(self, frame: Frame) -> State:
         """What `frame` has read, with paths that start at its module."""
-        reads = self._reads.pop(frame, {}).items()
-        return tuple((names_of(relative(path, frame.path)), name, description) for (path, name), description in reads)
+        found = self._reads.pop(frame, {}).items()
+        return tuple(
+            (names_of(relative(path, frame.path)), name, description) for (path, name), (description, _) in found
+        )
+
+    def kept(self, frame: Frame) -> list[tuple[AttributeChange, list[Any]]]:
+        """What `frame` has set in its modules, with the leaves of the values; none if all of it is a cache by size.
+
+        Raises:
+            TraceError: it counts, or keeps data in a container.
+        """
+        for (path, name), (before, value) in self._reads.get(frame, {}).items():
+            refuse_kept(below(path, name), before, value, frame.node_of)
+        found = self._sets.pop(frame, {})
+        if not any(holds_data(value, frame.node_of) for value in found.values()):
+            return []
+        return [self._change(frame, path, name, value) for (path, name), value in found.items()]
+
+    @staticmethod
+    def _change(frame: Frame, path: str, name: str, value: Any) -> tuple[AttributeChange, list[Any]]:
+        leaves, spec = pytree.tree_flatten(value)
+        return AttributeChange(names_of(relative(path, frame.path)), name, spec), leaves
+
+    @property
+    def written(self) -> int:
+        """How many attributes have been set so far."""
+        return len(self._set_in)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -67,11 +100,12 @@ class Attributes:
             except AttributeError:
                 self._note(frame, module, name, MISSING)
                 raise
-            if not _is_code(type(module), name) or name in vars(module):
+            is_method = isinstance(value, MethodType | FunctionType)
+            if is_method or not _is_code(type(module), name) or name in vars(module):
                 self._note(frame, module, name, value)
             return value
 
-        return read
+        return uncompiled(read)
 
     def _writer(self, set_attribute: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
         """What takes the place of `nn.Module.__setattr__`."""
@@ -79,10 +113,20 @@ class Attributes:
         def write(module: nn.Module, name: str, value: Any) -> None:
             frame = self._frame()
             if frame is not None:
-                self._set_in[id(module), name] = frame
+                self._note_set(frame, module, name, value)
             set_attribute(module, name, value)
 
-        return write
+        return uncompiled(write)
+
+    def _note_set(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
+        """Remember that `frame` sets an attribute."""
+        path = self._paths.get(id(module))
+        if path is None or not is_inside(path, frame.path):
+            raise TraceError(f"the forward sets {name!r} of a {type(module).__name__}, which is not below it")
+        before, _ = self._reads.get(frame, {}).get((path, name), (MISSING, None))
+        refuse_counter(below(path, name), before, describe(value))
+        self._set_in[id(module), name] = frame
+        self._sets.setdefault(frame, {})[path, name] = value
 
     def _note(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Add a read of `frame`, if it is one of state and not of what the forward computes itself."""
@@ -90,11 +134,27 @@ class Attributes:
         writer = self._set_in.get((id(module), name), frame)
         if writer is not frame:
             raise TraceError(f"module {path!r}: reads {name!r}, which the forward of {writer.path!r} sets as it runs")
-        if path is None or (id(module), name) in self._set_in or self._is_data(value):
+        if (id(module), name) in self._set_in or self._is_data(value):
             return
+        if path is None or not is_inside(path, frame.path):
+            self._note_given(frame, module, name, value)
+            return
+        if isinstance(value, GENERATORS):
+            raise TraceError(f"module {path!r}: draws random numbers from a generator of its own, {name!r}; {INSTEAD}")
         reads = self._reads.setdefault(frame, {})
         if (path, name) not in reads:
-            reads[path, name] = value if value is MISSING else describe(value)
+            reads[path, name] = (value if value is MISSING else describe(value)), value
+
+    def _note_given(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
+        """Guard a read of a module that is not below that of `frame`, but among its arguments."""
+        path = self._paths.get(id(module))
+        if frame.gives(module):
+            with DisableTorchFunction():
+                frame.guard_given(module, name, value if value is MISSING else describe(value))
+        elif path is not None:
+            raise TraceError(
+                f"module {frame.path!r}: reads {name!r} of {path!r}, which is not below it; pass it as an argument"
+            )
 
     def _is_data(self, value: Any) -> bool:
         """Whether `value` was computed during the recording, so that the graph follows it."""

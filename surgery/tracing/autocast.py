@@ -11,17 +11,22 @@ import torch
 
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state, enter_autocast, exit_autocast
+from surgery.recording.one_thread import here
 from surgery.tracing.frame import Frame
-from surgery.tracing.known_values import KnownValues
 
 
 @contextmanager
-def recorded_autocast(current: Callable[[], Frame | None], values: KnownValues | None) -> Iterator[None]:
+def recorded_autocast(current: Callable[[], Frame | None], main: torch.device, can_cast: bool) -> Iterator[None]:
     """While this context is open, autocast regions are written to the frame that `current` gives, if any.
 
-    The device that a region names is "meta" if the model asked a tensor for it; the graph then asks at run time.
+    The device that a region names is "meta" if the model asked a tensor for it and none is known; the graph then asks
+    at run time.
+
+    Args:
+        main: the device that the model runs on.
+        can_cast: whether real values are at hand, as nothing is cast on the meta device.
     """
-    device = values.device.type if values else "cpu"
+    device = "cpu" if main.type == "meta" else main.type
     plain = torch.autocast.__init__, torch.autocast.__enter__, torch.autocast.__exit__
 
     def init(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: Any = None) -> None:
@@ -33,7 +38,7 @@ def recorded_autocast(current: Callable[[], Frame | None], values: KnownValues |
         if frame is not None:
             asked = getattr(self, "_asked", (self.device, self.fast_dtype, self._enabled, self._cache_enabled))
             self._region = frame.graph.call_function(enter_autocast, (_device_type(frame, asked[0]), *asked[1:]))
-        if values is None and self._enabled and self.device == device:
+        if not can_cast and self._enabled and self.device == device:
             raise TraceError(
                 "the model casts by torch.autocast, which the meta device cannot; trace it with real inputs"
             )
@@ -45,7 +50,8 @@ def recorded_autocast(current: Callable[[], Frame | None], values: KnownValues |
             frame.graph.call_function(exit_autocast, (self._region,))
         return plain[2](self, *error)
 
-    with mock.patch.multiple(torch.autocast, __init__=init, __enter__=enter, __exit__=leave):
+    init_here, enter_here, leave_here = here(init, plain[0]), here(enter, plain[1]), here(leave, plain[2])
+    with mock.patch.multiple(torch.autocast, __init__=init_here, __enter__=enter_here, __exit__=leave_here):
         yield
 
 

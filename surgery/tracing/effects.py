@@ -27,7 +27,7 @@ def has_effects(node: fx.Node) -> bool:
     """
     if node.op == "call_module":
         return issubclass(node.meta.get("module_class", nn.Module), (DropoutBase, BatchNormBase))
-    name = _name(node)
+    name = called_name(node)
     if name.strip("_") in RANDOM or name.startswith("random_"):
         return name != "scaled_dot_product_attention" or bool(node.kwargs.get("dropout_p"))
     return writes(name, node.kwargs) and _is_there_before(node.args[0])
@@ -45,12 +45,12 @@ def _is_there_before(value: object) -> bool:
     while isinstance(value, fx.Node):
         if value.op in ("placeholder", "get_attr"):
             return True
-        if _name(value).strip("_") not in VIEWS or not value.args:
+        if called_name(value).strip("_") not in VIEWS or not value.args:
             return False
         value = value.args[0]
     return False
 
 
-def _name(node: fx.Node) -> str:
+def called_name(node: fx.Node) -> str:
     """The name of what `node` calls, underscores and all: they tell what writes."""
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from surgery.recording.describe import Describer, Description
+from surgery.recording.objects import Followed
+from surgery.recording.signature import identities
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.tracing.sizes import Number
-from surgery.tracing.stand_ins import Followed
 
 
 class Unique(Exception):
@@ -56,8 +57,9 @@ def call_key(module: nn.Module, leaves: list[Any], spec: Any, cache: dict[int, A
     """
     try:
         first: dict[int, int] = {}
-        inputs = tuple((first.setdefault(id(leaf), i), _exact(leaf)) for i, leaf in enumerate(leaves))
-        return (_module(module, cache), str(spec), inputs)
+        inputs = tuple(id(leaf) if isinstance(leaf, nn.Module) else _exact(leaf) for leaf in leaves)
+        same = tuple(first.setdefault(id(part), i) for i, part in enumerate(identities(leaves)))
+        return (_module(module, cache), str(spec), inputs, same)
     except Unique:
         return None
 

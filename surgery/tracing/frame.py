@@ -7,71 +7,71 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.errors import TraceError
+from surgery.recording.attribute_change import AttributeChange
 from surgery.recording.containers import Container
-from surgery.recording.guard import layout, require
-from surgery.recording.objects import is_object
-from surgery.recording.paths import is_inside, relative
+from surgery.recording.describe import Description
+from surgery.recording.guard import device_seen, layout, require
+from surgery.recording.objects import Followed, is_object, origin_of
 from surgery.recording.recording import Recording
 from surgery.recording.signature import Signature
-from surgery.recording.skeleton import Attribute, Owned
+from surgery.recording.skeleton import Owned
+from surgery.recording.state import attribute_seen
 from surgery.recording.torch_private import fx_globals, pytree
 from surgery.tracing.arithmetic import drop_unused_sizes, tells_floats, text_of
+from surgery.tracing.bindings import Bindings
+from surgery.tracing.devices import Devices
 from surgery.tracing.effects import has_effects
 from surgery.tracing.lent import LentContainers
 from surgery.tracing.sizes import Number, Ratio, Size, concrete
-from surgery.tracing.stand_ins import is_tracked, origin_of, stand_in
+from surgery.tracing.stand_ins import is_followed_inside, is_tracked, stand_in
 
 
-class Frame:
+class Frame(Bindings):
     """Writes one `torch.fx.Graph`.
 
     Args:
         path: the module's path in the model, "" for the root.
-        owned: the model's own tensors by id, see `skeleton.owned_tensors`.
+        owned: the model's own tensors and modules by id, see `skeleton.owned_parts`.
+        devices: where the user's tensors are.
         is_kept: whether the graph is of use; if not, only the sizes of its results are, so values may be guessed.
     """
 
-    def __init__(self, path: str, owned: dict[int, Owned], is_kept: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: str, owned: dict[int, Owned], devices: Devices, is_kept: bool = True) -> None:
+        super().__init__(path, owned, devices)
         self.is_kept = is_kept
-        self.graph = fx.Graph()
         self.flops = 0
-        self._owned = owned
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive = list[Any]()
-        self._known: dict[Any, Any] = {}
-        self._devices: dict[torch.device, fx.Node] = {}
-        self._lent = LentContainers(self._where)
         self.has_effects = False
+        self.generators = list[torch.Generator]()
+        self._known: dict[Any, Any] = {}
+        self._lent = LentContainers(self._where)
+        self.failure: Exception | None = None
         self._has_late_guards = False
 
-    # -- values and nodes ------------------------------------------------------------------------------------------
+    # -- inputs ----------------------------------------------------------------------------------------------------
 
-    def bind(self, value: Any, node: fx.Node) -> None:
-        """Let `value` be the result of `node`. The value is kept alive, so that its id stays its own."""
-        self._nodes[id(value)] = node
-        self._alive.append(value)
-
-    def placeholder(self, name: str, leaf: Any) -> Any:
-        """A new input of the graph; numbers come back tracked."""
+    def placeholder(self, name: str, leaf: Any, of_model: bool) -> Any:
+        """A new input of the graph; numbers come back tracked. `of_model` says that no user gave it, but a module."""
         # What generated code calls by such a name must not be shadowed.
         node = self.graph.placeholder(f"{name}_" if name in fx_globals else name)
         node.meta["text"] = name
         if isinstance(leaf, torch.device):
-            self._devices.setdefault(leaf, node)
+            self._devices.setdefault(id(leaf), node)
+            self._guard_device(node, leaf, name)
             return leaf
-        value = leaf if isinstance(leaf, torch.Tensor | BlockMask) else self._own(leaf)
+        value = leaf if isinstance(leaf, torch.Tensor | BlockMask | nn.Module) else self._own(leaf, of_model)
         self._describe(node, value)
         self.bind(value, node)
         return value
 
-    def _own(self, leaf: Any) -> Any:
-        """A number or an object of the caller as this frame follows it."""
-        return stand_in(leaf, self) if is_object(origin_of(leaf)) else self.track(concrete(leaf))
+    def _own(self, leaf: Any, of_model: bool) -> Any:
+        """A number or an object of the caller as this frame follows it; only objects of the user may be changed."""
+        if is_object(origin_of(leaf)):
+            return stand_in(leaf, self, fixed=of_model and not isinstance(leaf, Followed))
+        return self.track(concrete(leaf))
 
     def lend(self, text: str, container: Container, path: tuple[Any, ...] = ()) -> None:
         """Remember what is in `container`, which the model gets.
@@ -80,77 +80,14 @@ class Frame:
         """
         self._lent.lend(text, container, path)
 
-    def node_of(self, value: Any) -> fx.Node:
-        """The node that made `value`; one of the module's own tensors becomes a `get_attr` node on first use."""
-        node = self._nodes.get(id(value))
-        if node is not None:
-            return node
-        if isinstance(value, Number) and isinstance(value.tape, Frame):
-            raise TraceError(
-                f"{self._where}: uses a size computed in {value.tape._where} that is not among its arguments; "
-                "pass it as an argument, or declare the module a leaf"
-            )
-        owned = self._owned.get(id(value))
-        if owned is None or not is_inside(owned.path, self.path):
-            what = f"the tensor {owned.path!r}" if owned else f"a tensor of shape {tuple(value.shape)}"
-            raise TraceError(
-                f"{self._where}: uses {what} that is neither an argument nor a parameter or buffer below it; "
-                "pass it as an argument, or register it as a buffer"
-            )
-        node = self.graph.get_attr(relative(owned.path, self.path))
-        for key in owned.keys:
-            read = getattr if isinstance(key, Attribute) else operator.getitem
-            node = self.graph.call_function(read, (node, str(key) if read is getattr else key))
-        self._describe(node, value)
-        self.bind(value, node)
-        return node
+    def device_of(self, tensor: torch.Tensor) -> torch.device:
+        """Where `tensor` is, as the forward asks for it; it may do anything with that, so the recording holds there."""
+        device, source = self._where_is.of(tensor, self._owned.get(id(tensor))), self.node_of(tensor)
+        self._guard_device(source, device, f"{source.meta['text']}.device")
+        return device
 
-    def is_input(self, value: torch.Tensor) -> bool:
-        """Whether `value` is an argument, whose rank and dtype the signature holds, or the module's own."""
-        return self.is_own(value) or self.node_of(value).op == "placeholder"
-
-    def is_own(self, value: torch.Tensor) -> bool:
-        """Whether `value` is a parameter or buffer, whose sizes are part of the module and thus constant."""
-        return id(value) in self._owned
-
-    @property
-    def _where(self) -> str:
-        return f"module {self.path!r}" if self.path else "the model's forward"
-
-    def argument(self, value: Any) -> Any:
-        """`value` as a node's argument: tracked values become nodes, the tracing device becomes the run-time one."""
-        if is_tracked(value):
-            return self.node_of(value)
-        if isinstance(value, torch.device):
-            return self.device() if value.type == "meta" else self._devices.get(value, value)
-        if isinstance(value, slice):
-            return slice(*map(self.argument, (value.start, value.stop, value.step)))
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(self.argument, value))
-        if isinstance(value, tuple):
-            return tuple(map(self.argument, value))
-        if isinstance(value, list):
-            return [self.argument(item) for item in value]
-        if isinstance(value, dict):
-            return {key: self.argument(item) for key, item in value.items()}
-        return value
-
-    def device(self) -> fx.Node:
-        """The device that the module runs on: its argument, or at run time that of its first tensor."""
-        here = torch.device("meta")
-        if here not in self._devices:
-            self._devices[here] = self.graph.call_function(getattr, (self._anchor(), "device"))
-        return self._devices[here]
-
-    def _anchor(self) -> fx.Node:
-        """A tensor on the device that the module runs on."""
-        known: fx.Node | None = next((n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)), None)
-        if known is not None:
-            return known
-        own = next((o.tensor for o in self._owned.values() if is_inside(o.path, self.path)), None)
-        if own is None:
-            raise TraceError(f"{self._where}: creates a tensor but has no tensor to take its device from")
-        return self.node_of(own)
+    def _guard_device(self, node: fx.Node, device: torch.device, text: str) -> None:
+        self.guard(device_seen, (node, str(device)), str(device), text)
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -181,16 +118,20 @@ class Frame:
         elif isinstance(result, dict):
             for key, item in result.items():
                 self._follow_item(node, key, item)
+        elif is_object(result):
+            self._follow_object(node, result)
+
+    def _follow_object(self, node: fx.Node, result: Any) -> None:
+        """Follow the attributes of an object that a module made; those that are constants are guarded."""
+        attributes = self.graph.call_function(vars, (node,))
+        text = f"the attributes of {node.name}"
+        self.guard(layout, (attributes,), layout(pytree.tree_map(concrete, vars(result))), text)
+        self.follow(attributes, vars(result))
 
     def _follow_item(self, node: fx.Node, key: Any, item: Any) -> None:
         """Follow an item of a result, unless there is nothing in it to follow."""
-        if any(map(is_tracked, pytree.tree_leaves(item))):
+        if is_object(item) or is_followed_inside(item):
             self.follow(self.graph.call_function(operator.getitem, (node, key)), item)
-
-    def _describe(self, node: fx.Node, value: Any) -> None:
-        """Note the value of `node`, by which analyses know its shape, and how messages call it."""
-        node.meta["val"] = value if isinstance(value, torch.Tensor) else pytree.tree_map(concrete, value)
-        node.meta.setdefault("text", node.name)
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 
@@ -239,6 +180,17 @@ class Frame:
             self._known[key] = True
             self.require(self.graph.call_function(function, nodes), value, text)
 
+    def guard_attributes(self, tensor: torch.Tensor, *names: str) -> None:
+        """Require at run time that attributes of `tensor` are what they are now."""
+        source = self.node_of(tensor)
+        for name in names:
+            self.guard(getattr, (source, name), getattr(tensor, name), f"{source.meta['text']}.{name}")
+
+    def guard_given(self, module: nn.Module, name: str, seen: Description) -> None:
+        """Require at run time that an attribute of a module among the arguments is what was `seen` of it."""
+        source = self.node_of(module)
+        self.guard(attribute_seen, (source, name), seen, f"{source.meta['text']}.{name}")
+
     def require(self, node: fx.Node, value: Any, text: str) -> None:
         """Require at run time that the result of `node` equals `value`; `text` says what the node computes."""
         self._has_late_guards = self._has_late_guards or self.has_effects
@@ -277,11 +229,27 @@ class Frame:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def finish(self, signature: Signature, in_spec: Any, in_leaves: list[Any], result: Any) -> Recording:
-        """Close the graph with `result` as its output."""
+    def require_success(self) -> None:
+        """Raise TraceError, at the line that failed, if the forward has caught an error of what is recorded."""
+        if self.failure is not None:
+            reason = str(self.failure).partition("\n")[0]
+            raise TraceError(
+                f"the forward catches an error ({reason}), so no graph holds where there is none; let it ask for the "
+                "sizes instead, or declare the module a leaf"
+            ).with_traceback(self.failure.__traceback__)
+
+    def finish(
+        self,
+        signature: Signature,
+        in_spec: Any,
+        in_leaves: list[Any],
+        result: Any,
+        kept: list[tuple[AttributeChange, list[Any]]],
+    ) -> Recording:
+        """Close the graph with `result` as its output, and what is `kept` in modules."""
         out_leaves, out_spec = pytree.tree_flatten(result)
         changes = list(self._lent.changes())
-        new_items = [leaf for _, leaves in changes for leaf in leaves]
+        new_items = [leaf for _, leaves in (*changes, *kept) for leaf in leaves]
         self.graph.output([self.argument(leaf) for leaf in (*out_leaves, *new_items)])
         drop_unused_sizes(self.graph)
         self.graph.lint()
@@ -296,4 +264,5 @@ class Frame:
             has_effects=self.has_effects,
             has_late_guards=self._has_late_guards,
             changes=tuple(change for change, _ in changes),
+            kept=tuple(change for change, _ in kept),
         )

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
+from surgery.recording.calls import apply_function, run_scripted
 from surgery.recording.torch_private import set_grad_enabled
+from surgery.tracing.devices import OF_TYPE
 from surgery.tracing.frame import Frame
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.on_meta import run_on_meta
+from surgery.tracing.randomness import refuse_generators
 from surgery.tracing.reads import READERS, read
 from surgery.tracing.sizes import concrete
 
@@ -19,10 +22,8 @@ Unrecorded = Callable[[Callable[[], Any]], tuple[Any, int]]
 """Runs a function without recording it; gives its result, and the floating point operations that it took."""
 
 # Reads that a recording's signature already covers, or that say nothing about the computation.
-FREE_ATTRIBUTES = {"device", "layout", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized",
-                   "is_nested", "itemsize", "grad", "grad_fn", "is_leaf", "names", "requires_grad"}  # fmt: skip
-FREE_METHODS = {"__hash__", "__repr__", "__format__", "is_floating_point", "is_complex",
-                "get_device", "element_size"}  # fmt: skip
+FREE_ATTRIBUTES = {"layout", "is_sparse", "is_quantized", "is_nested", "itemsize", "names"}
+FREE_METHODS = {"__hash__", "__repr__", "__format__", "is_floating_point", "is_complex", "element_size"}
 # Functions that give as many pieces as a size says: a loop over them is unrolled, so their number is guarded.
 COUNTED_PIECES = {
     "unbind",
@@ -35,6 +36,7 @@ COUNTED_PIECES = {
     "unsafe_chunk",
     "unsafe_split",
 }
+OPAQUE = {apply_function, run_scripted}
 MODES = {set_grad_enabled}
 COVERED = {"dtype", "ndim"}  # of an input, by the signature
 GUARDED_METHODS = {"dim", "ndimension", "stride", "is_contiguous", "storage_offset"}
@@ -54,6 +56,14 @@ class FunctionRecorder:
 
     def record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of `func(*args, **kwargs)`, which is written to `frame`."""
+        try:
+            return self._record(frame, func, args, kwargs)
+        except Exception as error:
+            frame.failure = error  # the forward may catch it
+            raise
+
+    def _record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See `record`."""
         if getattr(func, "__name__", "") == "__get__":
             return self._read(frame, func.__self__.__name__, args[0], func)
         method = _method_name(func)
@@ -61,6 +71,9 @@ class FunctionRecorder:
             return self._measure(frame, method, args, kwargs)
         if method in GUARDED_METHODS:
             return self._guarded(frame, method, args, kwargs)
+        if method == "get_device":
+            index = frame.device_of(args[0]).index
+            return -1 if index is None else index
         if method in FREE_METHODS:
             return func(*concrete(args), **concrete(kwargs))
         if method in READERS:
@@ -71,12 +84,16 @@ class FunctionRecorder:
         """An attribute of a tensor."""
         if name == "shape":
             return torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
+        if name == "device" or name in OF_TYPE:
+            device = frame.device_of(tensor)
+            return device if name == "device" else device.type == OF_TYPE[name]
         value = func(tensor)
         if isinstance(value, torch.Tensor):
             frame.call("call_function", getattr, (tensor, name), {}, value)
+        elif name == "grad_fn":  # no constant; whether there is one is what a forward asks
+            frame.guard_attributes(tensor, "requires_grad", "is_leaf")
         elif name not in FREE_ATTRIBUTES and not (name in COVERED and frame.is_input(tensor)):
-            source = frame.node_of(tensor)
-            frame.guard(getattr, (source, name), value, f"{source.meta['text']}.{name}")
+            frame.guard_attributes(tensor, name)
         return value
 
     def _measure(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
@@ -102,9 +119,12 @@ class FunctionRecorder:
 
     def _compute(self, frame: Frame, func: Any, method: str | None, args: Any, kwargs: Any) -> Any:
         """A call that computes: it becomes one node."""
+        if func in MODES:  # who leaves a region sets the mode that was there before it: a constant of the recording
+            frame.guard(torch.is_grad_enabled, (), torch.is_grad_enabled(), "torch.is_grad_enabled()")
+        refuse_generators(frame.generators, *args, *kwargs.values())
         result, flops = self._unrecorded(lambda: self._execute(frame, func, concrete(args), concrete(kwargs)))
         kind, target = ("call_method", method) if method else ("call_function", func)
-        guarded = getattr(func, "__name__", "") in COUNTED_PIECES
+        guarded = getattr(func, "__name__", "") in COUNTED_PIECES or func in OPAQUE
         node = frame.call(kind, target, args, kwargs, result, flops, guarded)
         return frame.read(node, result) if isinstance(result, bool | int | float) else result
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import builtins
 import functools
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +21,9 @@ from unittest import mock
 import torch
 from torch import nn
 
+from surgery.recording.kept import kept
+from surgery.recording.one_thread import here, is_this_thread
+from surgery.recording.state import STANDS_FOR
 from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
 
 
@@ -27,6 +32,12 @@ class _Meta(type):
 
     kinds: tuple[type, ...]
     convert: Callable[..., Any]
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.kinds[0]
+
+    def __hash__(cls) -> int:
+        return hash(cls.kinds[0])
 
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, cls.kinds)
@@ -38,12 +49,12 @@ class _Meta(type):
         return cls.convert(*args, **kwargs)
 
 
-def _number(builtin: type, *args: Any) -> Any:
+def _number(builtin: type, *args: Any, **options: Any) -> Any:
     """What `int` or `float` gives, tracked if the argument is."""
-    value = args[0].item() if len(args) == 1 and isinstance(args[0], torch.Tensor) else args[0] if args else 0
-    if isinstance(value, Number):
-        return value.tape.compute(builtin, value)
-    return builtin(value, *args[1:])
+    if len(args) != 1 or options or not is_this_thread():
+        return builtin(*args, **options)
+    value = args[0].item() if isinstance(args[0], torch.Tensor) else args[0]
+    return value.tape.compute(builtin, value) if isinstance(value, Number) else builtin(value)
 
 
 class TrackedInt(int, metaclass=_Meta):
@@ -62,6 +73,9 @@ class TrackedFloat(float, metaclass=_Meta):
 
 STAND_INS = {"int": TrackedInt, "float": TrackedFloat}
 
+_ITSELF = re.compile(r"\bis (?:not )?(int|float)\b|\bdtype=(int|float)\b|\.(?:to|type|astype)\((int|float)\b")
+"""Code that no stand-in can deceive, `type(x) is int`, and code that gives the builtin to PyTorch or NumPy as a dtype."""
+
 
 @contextmanager
 def patched_code(model: nn.Module) -> Iterator[None]:
@@ -72,20 +86,40 @@ def patched_code(model: nn.Module) -> Iterator[None]:
         stack.enter_context(recorded_code([vars(space) for space in spaces]))
         for space in spaces:
             for name, stand_in in STAND_INS.items():
-                if name not in vars(space):
+                if name not in vars(space) and name not in _asked_for(space):
                     stack.enter_context(mock.patch.object(space, name, stand_in, create=True))
             for owner, name, function in _cached(space):
                 stack.enter_context(mock.patch.object(owner, name, function))
         yield
 
 
+@kept
+def _asked_for(space: ModuleType) -> set[str]:
+    """The builtins that the code of a Python module needs as they are; `int(x)` there is a bare number, and guarded."""
+    try:
+        source = inspect.getsource(space)
+    except (OSError, TypeError):  # there is none
+        return set()
+    return {name for match in _ITSELF.finditer(source) for name in match.groups() if name}
+
+
 def _cached(space: ModuleType) -> Iterator[tuple[Any, str, Any]]:
-    """Every cached function in a Python module and in the classes that it defines: owner, name, the plain function."""
+    """Every cached function in a Python module and in the classes that it defines: owner, name, what replaces it."""
     classes = [c for c in vars(space).values() if isinstance(c, type) and c.__module__ == space.__name__]
     for owner in (space, *classes):
         for name, value in list(vars(owner).items()):
             if _has_cache(value):
-                yield owner, name, value.__wrapped__
+                yield owner, name, _uncached(value)
+
+
+def _uncached(cached: Any) -> Callable[..., Any]:
+    """`cached` without its cache in the thread that records; for the others it is what it was."""
+    plain = here(cached.__wrapped__, cached)
+    setattr(plain, STANDS_FOR, cached)
+    for name in ("cache_info", "cache_clear"):
+        if hasattr(cached, name):
+            setattr(plain, name, getattr(cached, name))
+    return plain
 
 
 def _has_cache(value: Any) -> bool:

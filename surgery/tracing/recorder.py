@@ -8,31 +8,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 from surgery.errors import TraceError
 from surgery.recording.autocast import autocast_state
 from surgery.recording.binding import binder, unbind
+from surgery.recording.calls import call_given
 from surgery.recording.cost import Counted, FlopCounter, cost_of
+from surgery.recording.objects import is_object, made, origin_of
+from surgery.recording.one_thread import here, is_this_thread
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
-from surgery.recording.skeleton import owned_tensors
+from surgery.recording.skeleton import owned_parts
 from surgery.recording.state import own_class
 from surgery.recording.stock import stock_class
 from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
+from surgery.tracing.devices import Devices
 from surgery.tracing.effects import has_effects
 from surgery.tracing.fingerprint import call_key
 from surgery.tracing.flex import recorded_flex
 from surgery.tracing.frame import Frame
 from surgery.tracing.functions import FunctionRecorder
+from surgery.tracing.handing_back import handed_back
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
-from surgery.tracing.sizes import Number, concrete
-from surgery.tracing.stand_ins import Followed, origin_of, stand_in
+from surgery.tracing.randomness import drawing_nothing, seeding_refused
+from surgery.tracing.sizes import concrete
+from surgery.tracing.unseen import recorded_unseen
 
 _call = nn.Module.__call__
 
@@ -49,6 +55,7 @@ class Recorder(TorchFunctionMode):
     Args:
         model: the skeleton of the user's model.
         scopes: scopes by path; new ones are added.
+        devices: where the user's tensors are.
         root: the path of `model` in the user's model, "" for the whole.
         leaves: paths of modules that are not opened.
         values: what is known of the values of tensors; None records without any.
@@ -59,16 +66,18 @@ class Recorder(TorchFunctionMode):
         self,
         model: nn.Module,
         scopes: dict[str, Scope],
+        devices: Devices,
         root: str = "",
         leaves: frozenset[str] = frozenset(),
         values: KnownValues | None = None,
         alone: bool = False,
     ):
         super().__init__()
-        self._owned = owned_tensors(model, root)
+        self._owned = owned_parts(model, root)
         if values is not None:
             values.learn_owned(self._owned, root)
         self._values = values
+        self._devices = devices
         self._alone = alone
         self._local = {id(m): path for path, m in model.named_modules()}
         self._paths = {key: below(root, path) for key, path in self._local.items()}
@@ -88,51 +97,92 @@ class Recorder(TorchFunctionMode):
         recorder = self
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if recorder._opaque or id(module) not in recorder._paths:
+            frame = recorder._current()
+            is_given = frame is not None and frame.gives(module)
+            if recorder._opaque or not (is_given or id(module) in recorder._paths):
                 return _call(module, *args, **kwargs)
             with recorder._watching(False):
-                return recorder._call_module(module, args, kwargs)
+                return recorder._call_from(frame, module, args, kwargs)
 
-        nn.Module.__call__ = call  # type: ignore[method-assign]
+        nn.Module.__call__ = here(call, _call)  # type: ignore[method-assign]
         try:
-            autocast = recorded_autocast(self._current, self._values)
+            autocast = recorded_autocast(self._current, self._devices.main, can_cast=self._values is not None)
             flex = recorded_flex(self._current, self._run_opaque)
-            with self, self._flops, self._attributes.watched(), autocast, flex:
+            unseen = recorded_unseen(self._current, self._functions.record)
+            seeding = seeding_refused(lambda: self._current() is not None)
+            with self, self._flops, self._attributes.watched(), autocast, flex, unseen, seeding:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
 
     def _current(self) -> Frame | None:
         """The frame that the model's own code is recorded in, if it is its code that runs."""
-        return self._frames[-1] if self._frames and not self._opaque else None
+        return self._frames[-1] if self._frames and not self._opaque and is_this_thread() else None
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
+    def _call_from(self, frame: Frame | None, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As `_call_module`; `frame` remembers an error, as its forward may catch it."""
+        try:
+            return self._call_module(module, args, kwargs)
+        except Exception as error:
+            if frame is not None:
+                frame.failure = error
+            raise
+
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module as one node of the caller's frame."""
-        path = self._paths[id(module)]
-        if self._is_leaf(module, path):
+        path = self._paths.get(id(module))  # none: it is an argument of what is recorded
+        mixing = None
+        if path is None or self._is_leaf(module, path):
+            if path is not None:
+                self._refuse_exchanged(module, path)
             result, flops = self._run_opaque(lambda: self._call_leaf(module, concrete(args), concrete(kwargs)))
             flops, mixing = cost_of(module, (args, kwargs), flops)
         else:
-            mixing = None
             result, flops = self._call_scope(module, path, args, kwargs)
-        if not self._frames:
-            return result
-        frame = self._frames[-1]
-        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
-        node = frame.call("call_module", self._target(frame, path), args, kwargs, result, flops, guarded)
-        node.meta["module_class"] = own_class(module)
-        frame.has_effects = frame.has_effects or path in self._leaves or has_effects(node)
-        node.meta["params"] = sum(p.numel() for p in module.parameters())
-        if mixing is not None:
-            node.meta["flops_mixing"] = mixing
+        if self._frames:
+            node = self._write_call(self._frames[-1], module, path, args, kwargs, result, flops)
+            if mixing is not None:
+                node.meta["flops_mixing"] = mixing
         return result
+
+    def _write_call(
+        self, frame: Frame, module: nn.Module, path: str | None, args: Any, kwargs: Any, result: Any, flops: int
+    ) -> fx.Node:
+        """The node of a call of a module, which is below that of `frame` or among its arguments."""
+        guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
+        if path is not None and is_inside(path, frame.path):
+            node = frame.call("call_module", relative(path, frame.path), args, kwargs, result, flops, guarded)
+        elif frame.gives(module):
+            node = frame.call("call_function", call_given, (module, *args), kwargs, result, flops, guarded=True)
+        else:
+            raise TraceError(
+                f"module {frame.path!r} calls {path!r}, which is neither below it nor an argument; pass it as an "
+                f"argument, or declare {frame.path!r} a leaf"
+            )
+        node.meta["module_class"] = own_class(module)
+        node.meta["params"] = sum(p.numel() for p in module.parameters())
+        frame.has_effects = frame.has_effects or path is None or path in self._leaves or has_effects(node)
+        return node
+
+    def _refuse_exchanged(self, module: nn.Module, path: str) -> None:
+        """Raise TraceError if a module is called with other weights than its own, which a call of it would not tell."""
+        if any(id(tensor) not in self._owned for tensor in (*module.parameters(), *module.buffers())):
+            raise TraceError(
+                f"module {path!r} is called with other weights than its own, as torch.func.functional_call does; call "
+                "the function of the module on them instead, or declare the module that does it a leaf"
+            )
 
     def _call_leaf(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module that is not opened; with values, if its arguments and weights are known."""
-        path = self._local[id(module)]
-        if self._values is not None and self._values.know(args, kwargs) and self._values.know_module(path):
+        path = self._local.get(id(module))
+        if (
+            self._values is not None
+            and path is not None
+            and self._values.know(args, kwargs)
+            and self._values.know_module(path)
+        ):
             return self._values.call(path, args, kwargs)
         return _call(module, *args, **kwargs)
 
@@ -140,14 +190,6 @@ class Recorder(TorchFunctionMode):
         """Whether a module is called as a whole: those of torch, counted operators, and what the user names."""
         in_torch = stock_class(type(module)) is not None and not isinstance(module, STACKS)
         return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
-
-    def _target(self, frame: Frame, path: str) -> str:
-        """How the frame of the caller calls the module at `path`."""
-        if not is_inside(path, frame.path):
-            raise TraceError(
-                f"module {frame.path!r} calls {path!r}, which is not below it; declare {frame.path!r} a leaf"
-            )
-        return relative(path, frame.path)
 
     def _call_scope(
         self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -163,8 +205,9 @@ class Recorder(TorchFunctionMode):
             self._reuse(origin, path)
             result = self._replay(recording, leaves)
         else:
+            written = self._attributes.written
             recording, result = self._record(module, path, arguments, len(args), leaves, spec)
-            if key is not None:
+            if key is not None and self._attributes.written == written:
                 self._done[key] = path, recording
         scope.add(recording)
         if self._frames and recording.has_effects:
@@ -180,36 +223,28 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         """Run a module in a frame of its own; its recording, and the result for the caller."""
-        frame = Frame(path, self._owned, is_kept=not (self._alone and self._frames))
-        signature = signature_of(own_class(module), leaves, spec, autocast_state())
+        frame = Frame(path, self._owned, self._devices, is_kept=not (self._alone and self._frames))
+        signature = signature_of(own_class(module), list(map(origin_of, leaves)), spec, autocast_state())
         names = _leaf_names(arguments)
-        inner = [frame.placeholder(n, v) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
+        of_model = bool(self._frames)
+        inner = [frame.placeholder(n, v, of_model) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
+        frame.generators = [leaf for leaf in leaves if isinstance(leaf, torch.Generator)]
         self._frames.append(frame)
         try:
             given = pytree.tree_unflatten(inner, spec)
             for keys, container in containers(given):
                 frame.lend(keys[0] + "".join(f"[{key!r}]" for key in keys[1:]), container, () if path else keys)
             args, kwargs = unbind(type(module), given, positional)
-            with self._watching(True):
+            with drawing_nothing(type(module).__name__), self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:
             self._frames.pop()
-        recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result)
+        frame.require_success()
+        kept = self._attributes.kept(frame)
+        recording = frame.finish(signature, spec, [origin_of(concrete(leaf)) for leaf in leaves], result, kept)
         recording.state = self._attributes.state(frame)
-        return recording, self._hand_back(result, inner, leaves)
-
-    def _hand_back(self, result: Any, inner: list[Any], leaves: list[Any]) -> Any:
-        """`result` for the caller: numbers lose the inner frame's tape; the caller's frame follows them anew."""
         outer = {id(i): leaf for i, leaf in zip(inner, leaves, strict=True)}
-        return pytree.tree_map(lambda v: outer.get(id(v)) if id(v) in outer else self._fresh(v), result)
-
-    def _fresh(self, value: Any) -> Any:
-        """A value of the inner frame as the caller's follows it."""
-        if isinstance(value, torch.Size):
-            return torch.Size(map(self._fresh, value))
-        if isinstance(value, Followed) and self._frames:
-            return stand_in(value, self._frames[-1])
-        return self._frames[-1].track(value.value) if isinstance(value, Number) and self._frames else concrete(value)
+        return recording, handed_back(result, outer, self._frames[-1] if self._frames else None)
 
     def _reuse(self, origin: str, path: str) -> None:
         """Give the modules below `path` the recordings of those below `origin`, an identical module."""
@@ -233,6 +268,8 @@ class Recorder(TorchFunctionMode):
                 return inputs[id(value)]
             blank = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
             return blank.requires_grad_(value.requires_grad) if value.requires_grad else blank
+        if is_object(value):
+            return made(type(value), pytree.tree_map(lambda each: self._twin(concrete(each), inputs), vars(value)))
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return self._frames[-1].track(value) if number and self._frames else value
 

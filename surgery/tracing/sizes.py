@@ -68,9 +68,16 @@ class Number:
         return format(self.bare(), spec)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        if method != "__call__" or options or not all(isinstance(v, int | float | Number) for v in inputs):
-            return NotImplemented
-        return self.tape.compute(ufunc, *inputs)
+        if method == "__call__" and not options and all(isinstance(v, int | float | Number) for v in inputs):
+            return self.tape.compute(ufunc, *inputs)
+        bare = [v.bare() if isinstance(v, Number) else v for v in inputs]  # an array of NumPy follows no sizes
+        return getattr(ufunc, method)(*bare, **options)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
     def __hash__(self) -> int:
         if not is_recorded(sys._getframe(1).f_globals):

@@ -20,6 +20,8 @@ from surgery.graph.model_graph import ModelGraph
 from surgery.recording.binding import forward_signature
 from surgery.recording.generated import edit_of
 from surgery.recording.objects import is_object
+from surgery.recording.one_thread import one_thread
+from surgery.recording.own_modes import OwnDraws
 from surgery.recording.paths import relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import blank, skeleton
@@ -27,6 +29,7 @@ from surgery.recording.state import changed
 from surgery.recording.torch_private import pytree
 from surgery.tracing.autocast import without_autocast
 from surgery.tracing.computed_tensors import require_own_tensors
+from surgery.tracing.devices import Devices
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.patches import patched_code
 from surgery.tracing.recorder import Recorder
@@ -78,12 +81,13 @@ def record(
     A recording on meta tensors is cheap; where it fails, perhaps because the model reads values, one with values follows.
     If `alone`, only the recording of `module` itself is of use: the modules below it may read values that are not known.
     """
-    try:
-        _record(module, scopes, path, args, kwargs, leaves, alone, with_values=False)
-    except Exception:
-        if all(t.is_meta for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
-            raise
-        _record(module, scopes, path, args, kwargs, leaves, alone, with_values=True)
+    with one_thread():
+        try:
+            _record(module, scopes, path, args, kwargs, leaves, alone, with_values=False)
+        except Exception:
+            if all(t.is_meta for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
+                raise
+            _record(module, scopes, path, args, kwargs, leaves, alone, with_values=True)
 
 
 def _record(
@@ -101,14 +105,16 @@ def _record(
     inputs, spec = pytree.tree_flatten((args, kwargs))
     stand_ins, pairs = _stand_ins(inputs)
     found: dict[str, Scope] = {}
-    recorder = Recorder(twin, found, path, leaves, KnownValues(module, pairs) if with_values else None, alone)
+    values = KnownValues(module, pairs) if with_values else None
+    recorder = Recorder(twin, found, Devices(module, path, pairs), path, leaves, values, alone)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
     if any(edit_of(part) is not None for part in twin.modules()):
         _cover(twin, args, kwargs)
-    # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording.
-    unwatched = saved_tensors_hooks(lambda x: x, lambda x: x)
+    # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording. What is saved is
+    # detached: a result that its own function saves would keep itself alive.
+    unwatched = saved_tensors_hooks(lambda x: x.detach(), lambda x: x)
     try:
-        with unwatched, torch.random.fork_rng(), torch.enable_grad(), patched_code(twin), recorder.recording():
+        with unwatched, OwnDraws(), torch.enable_grad(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
@@ -124,7 +130,7 @@ def _record(
 
 def _cover(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let edited graphs record, before the model is recorded around them, what they do not cover yet."""
-    with suppress(Exception), torch.random.fork_rng(), torch.no_grad():  # what fails, fails again when recorded
+    with suppress(Exception), OwnDraws(), torch.no_grad():  # what fails, fails again when recorded
         twin(*args, **kwargs)
 
 
@@ -143,6 +149,9 @@ def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, t
         if isinstance(value, torch.Tensor):
             meta = known.setdefault(id(value), blank(value).requires_grad_(value.requires_grad))
             pairs.append((meta, value))
+        elif isinstance(value, nn.Module):
+            stand_ins.append(skeleton(value))
+            continue
         elif is_object(value):
             meta, inside = on_meta(value)
             pairs += inside

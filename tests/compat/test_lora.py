@@ -7,11 +7,23 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
 
+import surgery
+from surgery.operators import FullAttention, HyenaX
+from surgery.rewriting import indices
+from surgery.rules import drop_blocks, fuse_projections, mlp_ratio, parallel_pairs, replace_attention
 from tests.compat.models import FAMILIES, MAKERS, inputs, original, pair
 from tests.compat.pipelines import pipeline
 from tests.tracing.test_exact import assert_same
 
 CONFIG = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v", "proj_out"])
+EDITS = [
+    replace_attention(HyenaX(kernel=3)),
+    replace_attention(FullAttention()),
+    mlp_ratio(6),
+    fuse_projections(),
+    drop_blocks(layers=indices(1)),
+    parallel_pairs(),
+]
 LOADABLE = ["sd3", "flux", "wan"]  # what diffusers has a LoRA loader for
 
 
@@ -32,6 +44,19 @@ def test_an_adapter_put_on_after_tracing(name, maker):
     for module in (model, twin):
         module(**inputs(name)).sample.square().sum().backward()
     assert_same([p.grad for p in model.parameters()], [p.grad for p in twin.parameters()])
+
+
+@pytest.mark.parametrize("rule", EDITS, ids=["hyena", "full", "wider", "fused", "dropped", "parallel"])
+def test_every_linear_layer_of_a_student_takes_an_adapter(rule):
+    student = surgery.rewrite(original("dit"), [rule], inputs("dit"))
+    layers = [path for path, module in student.named_modules() if isinstance(module, nn.Linear)]
+    inject_adapter_in_model(LoraConfig(r=2, init_lora_weights=False, target_modules=layers), student)
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    student(**inputs("dit")).sample.square().sum().backward()
+    adapters = {name: p.grad for name, p in student.named_parameters() if ".lora_" in name}
+    assert len(adapters) == 2 * len(layers)
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in adapters.values())
 
 
 @pytest.mark.parametrize("name", ["dit", "pixart"])

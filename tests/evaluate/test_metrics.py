@@ -100,10 +100,10 @@ def test_an_unknown_kind_says_what_to_do():
 
 
 def test_a_kind_belongs_to_one_class():
-    with pytest.raises(ConfigError, match=r"Latency has the kind 'latency_ms' too; choose another"):
+    with pytest.raises(ConfigError, match=r"the kind 'latency_ms' is that of .*Latency; choose another"):
 
         class Mine(Latency):
-            pass
+            kind: Literal["latency_ms"] = "latency_ms"
 
     def again():
         class Same(Brightness):

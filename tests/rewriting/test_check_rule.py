@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -101,7 +102,7 @@ def another_weight_changes(patch: pytest.MonkeyPatch, case: Case) -> None:
 
 
 def the_teacher_is_not_copied(patch: pytest.MonkeyPatch, case: Case) -> None:
-    patch.setattr(committing.copy, "deepcopy", lambda model, *_: model)
+    patch.setattr(committing, "copy", SimpleNamespace(deepcopy=lambda model, *_: model))
 
 
 def the_teacher_is_in_train_mode_meanwhile(patch: pytest.MonkeyPatch, case: Case) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import surgery
 from surgery.rewriting import indices
 from surgery.rules import drop_blocks
@@ -26,3 +28,11 @@ def test_a_block_that_nothing_else_uses_goes_whole():
     model, example = original("dit"), inputs("dit")
     student = surgery.rewrite(model, [drop_blocks(layers=indices(1))], example)
     assert not [name for name in student.state_dict() if name.startswith("transformer_blocks.1.")]
+
+
+def test_what_asks_for_a_part_of_it_is_told_that_it_is_gone():
+    model, example = original("dit"), inputs("dit")
+    student = surgery.rewrite(model, [drop_blocks(layers=indices(1))], example)
+    assert not hasattr(student.transformer_blocks[1], "attn1")
+    with pytest.raises(AttributeError, match=r"transformer_blocks\.1: was taken out of this model, so it has no attn1"):
+        _ = student.transformer_blocks[1].attn1

@@ -33,7 +33,7 @@ def labels_out_of_range(folder: Path) -> str:
     [
         (["--device", "foo"], "the device 'foo' cannot be used"),
         (["--device", "meta"], "the device 'meta' holds no values"),
-        (["--set", "evaluate.samples=20"], "Evaluate.samples: 20 are too few"),
+        (["--set", "evaluate.samples=20"], "evaluate: metric 'frechet': 20 samples are too few"),
         (["--set", f"distil.steps={10**30}"], "distil.steps: 1000000000000000000000000000000 is too large"),
         (["--set", "data=LABELS"], "has class_labels from 0 to 99"),
     ],
@@ -43,6 +43,14 @@ def test_what_can_be_known_is_said_before_anything_is_written(capsys, tmp_path, 
     status, _, err = run(capsys, "apply", write_recipe(), "--out", tmp_path / "run", *arguments)
     assert status == 2
     assert words in only_line(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_freezes_all_there_is_to_train_is_refused_at_once(capsys, tmp_path, write_recipe):
+    recipe = write_recipe(rules="[drop_blocks(layers=indices(1))]", finetune="steps=6, inherited_lr=0")
+    status, _, err = run(capsys, "apply", recipe, "--out", tmp_path / "run")
+    assert status == 2
+    assert "finetune.inherited_lr is 0 and there are no new operators" in only_line(err)
     assert not (tmp_path / "run").exists()
 
 

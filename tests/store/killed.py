@@ -1,6 +1,6 @@
 """Fills a store in processes that are killed at random moments, then another one without interruption.
 
-Usage: python -m tests.store.killed FOLDER KILLS. Prints JSON: {"kills": n, "times": by sample, how often it was made}.
+Usage: python -m tests.store.killed FOLDER KILLS. Prints JSON: {"kills": n, "made": [which samples, in order]}.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from surgery.store import Sample, fill
 from surgery.store import filling as filling_module
 from tests.store.fake import Made, plain
 
-COUNT = 60
+COUNT = 150
 IDENTITY = {"model": "m"}
 
 
@@ -39,9 +39,25 @@ def start(folder: Path) -> int:
     """Fill the store in a forked child, which has all libraries loaded; return its process id."""
     child = os.fork()
     if child == 0:
-        fill_slowly(folder)
-        os._exit(0)
+        try:
+            fill_slowly(folder)
+        finally:
+            os._exit(0)
     return child
+
+
+def kill_soon(child: int, log: Path, chance: random.Random) -> None:
+    """Kill a child that has made a few samples, in the middle of whatever it does then."""
+    made = count(log) + chance.randint(1, 3)
+    while count(log) < made and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.0005)
+    time.sleep(chance.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+
+
+def count(log: Path) -> int:
+    """How many samples were made so far."""
+    return log.read_text().count("\n") if log.exists() else 0
 
 
 def fill_with_kills(folder: Path, kills: int) -> int:
@@ -50,12 +66,11 @@ def fill_with_kills(folder: Path, kills: int) -> int:
     while True:
         child = start(folder)
         if killed < kills:
-            time.sleep(chance.uniform(0, 0.05))
-            os.kill(child, signal.SIGKILL)
+            kill_soon(child, folder.with_suffix(".log"), chance)
         status = os.waitpid(child, 0)[1]
-        if status == 0:
+        if not os.WIFSIGNALED(status):
             return killed
-        killed += os.WIFSIGNALED(status)
+        killed += 1
 
 
 def main() -> None:
@@ -64,8 +79,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     kills = fill_with_kills(folder / "killed", int(sys.argv[2]))
     os.waitpid(start(folder / "whole"), 0)
-    made = (folder / "killed.log").read_text().split()
-    print(json.dumps({"kills": kills, "times": {number: made.count(number) for number in set(made)}}))
+    print(json.dumps({"kills": kills, "made": (folder / "killed.log").read_text().split()}))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from torch.nn.attention import flex_attention as flex
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from surgery.recording.one_thread import here, one_thread
+
 META, CPU = torch.device("meta"), torch.device("cpu")
 LONGEST = 30_000  # functions that a forward may run: on inputs that it is not made for it may never return
 LARGEST = 1 << 22  # elements of a tensor that is given values, all zero, as its values are asked for
@@ -157,12 +159,12 @@ def unarithmetic() -> Iterator[None]:
             device_type, args, kwargs = "cpu", (), {"enabled": False}
         plain(self, device_type, *args, **kwargs)
 
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(torch.autocast, "__init__", autocast))
+    with one_thread(), ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch.autocast, "__init__", here(autocast, plain)))
         for space in list(sys.modules.values()):
             for function, stand_in in stand_ins.items():
                 if getattr(space, "__dict__", {}).get(function.__name__) is function:
-                    stack.enter_context(mock.patch.object(space, function.__name__, stand_in))
+                    stack.enter_context(mock.patch.object(space, function.__name__, here(stand_in, function)))
         stack.enter_context(torch.no_grad())
         yield
 

@@ -19,6 +19,7 @@ from surgery.models.inputs.sizes import ModelConfig, candidate_sizes
 from surgery.models.inputs.slots import is_known, is_required, slots
 from surgery.models.inputs.widths import MARKS, solve
 from surgery.recording.binding import forward_signature
+from surgery.recording.own_modes import OwnDraws
 from surgery.recording.parameters import first_floating
 from surgery.rewriting.commit import skeleton_before
 
@@ -43,7 +44,7 @@ def example_inputs(model: nn.Module, batch: int = 1) -> dict[str, Any]:
     """
     parameter = first_floating(model)
     like = torch.empty(0) if parameter is None else parameter
-    with unarithmetic(), torch.random.fork_rng(devices=()):
+    with unarithmetic(), OwnDraws():
         found = Search(model, batch, like.dtype).find()
     return {name: pytree.tree_map(lambda leaf: _real(leaf, like), value) for name, value in found.items()}
 

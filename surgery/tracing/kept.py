@@ -1,0 +1,91 @@
+"""What a forward keeps in its modules for later calls: what holds data is written back, a cache by size is not.
+
+A counter is refused, as each of its values would be another recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from surgery.errors import TraceError
+from surgery.recording.describe import Description
+from surgery.recording.objects import parts
+from surgery.recording.state import describe
+from surgery.tracing.effects import called_name
+from surgery.tracing.stand_ins import is_tracked
+
+OF_KIND = {"size", "dim", "numel", "device", "dtype", "device_seen", "layout"}
+"""Nodes of these names tell sizes and kinds of a tensor, not its data."""
+
+
+def refuse_counter(where: str, before: Description, now: Description) -> None:
+    """Raise TraceError if a number in the attribute `where` was `before` and is another one `now`."""
+    if _counts(before, now):
+        raise TraceError(
+            f"the forward counts in {where}, which each call finds changed; keep the number in a buffer, or declare the "
+            "module a leaf"
+        )
+
+
+def refuse_kept(where: str, before: Description, value: Any, node_of: Callable[[Any], fx.Node]) -> None:
+    """Raise TraceError if the forward has put data, or counts, into `value`, a container in the attribute `where`."""
+    now = describe(value)
+    if now == before:
+        return
+    refuse_counter(where, before, now)
+    if _holds_tensors(value, node_of):
+        raise TraceError(
+            f"the forward keeps tensors in {where}; set an attribute instead, or declare the module a leaf"
+        )
+
+
+def holds_data(value: Any, node_of: Callable[[Any], fx.Node]) -> bool:
+    """Whether `value` depends on more than sizes: on tensors that the forward is given, or on a number of its own."""
+    return _holds_tensors(value, node_of) or any(isinstance(part, bool | int | float) for part in _parts(value))
+
+
+def _holds_tensors(value: Any, node_of: Callable[[Any], fx.Node]) -> bool:
+    """Whether a part of `value` is computed from tensors that the forward is given."""
+    tracked = (part for part in _parts(value) if is_tracked(part))
+    return any(_is_data(source) for part in tracked for source in _ancestors(node_of(part)))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    yield from parts(value, is_leaf=is_tracked)
+
+
+def _is_data(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "call_module") and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _ancestors(node: fx.Node) -> Iterator[fx.Node]:
+    """`node` and all that it is computed from, but for tensors of which it only tells the size or kind."""
+    stack, seen = [node], {node}
+    while stack:
+        found = stack.pop()
+        yield found
+        is_kind = found.target is getattr and found.args[1] in OF_KIND
+        if not is_kind and called_name(found) not in OF_KIND and not _reads_integers(found):
+            stack += [source for source in found.all_input_nodes if source not in seen]
+            seen.update(found.all_input_nodes)
+
+
+def _reads_integers(node: fx.Node) -> bool:
+    """Whether `node` takes whole numbers out of a tensor, such as sizes of a grid, by which caches are kept too."""
+    if called_name(node) not in ("item", "tolist") or not node.all_input_nodes:
+        return False
+    value = node.all_input_nodes[0].meta.get("val")
+    return isinstance(value, torch.Tensor) and not value.is_floating_point()
+
+
+def _counts(before: Description, now: Description) -> bool:
+    """Whether a number in a description is another one than `before`."""
+    if not isinstance(before, tuple) or not isinstance(now, tuple):
+        return False
+    if before[:1] in ((int,), (float,)):
+        return now[:1] in ((int,), (float,)) and before != now
+    return any(map(_counts, before, now))

@@ -1,0 +1,114 @@
+"""From prompts, or labels, to a student that runs in its pipeline."""
+
+from __future__ import annotations
+
+import json
+import string
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import surgery
+from surgery.data import Generated
+from surgery.errors import RecipeError
+from surgery.evaluate.settings import Evaluate
+from surgery.operators import GatedMLP
+from surgery.pipelines.generated import Calls
+from surgery.pipelines.load import load_pipeline
+from surgery.recipe import Distil, Finetune, Recipe
+from surgery.rules import replace_mlp
+from surgery.run.prepare import plan_recipe, prepare
+from tests.pipelines.tiny import PIPELINES
+from tests.training.tiny import InterruptError, Interrupting, same_bits
+
+STEPS = {"steps": 6, "batch_size": 4, "warmup": 0, "checkpoint_every": 2}
+TRAINED = {"distil": Distil(**STEPS), "finetune": Finetune(**STEPS, lr=1e-2, ema_decay=0.0)}
+
+
+@cache
+def built(name: str) -> tuple[Any, dict[str, Any]]:
+    tiny = next(tiny for tiny in PIPELINES if tiny.name == name)
+    return tiny.build(), tiny.call
+
+
+def recipe(folder: Path, name: str, prompts: tuple[str | int, ...], **more: Any) -> Recipe:
+    pipeline, call = built(name)
+    pipeline.save_pretrained(folder)
+    given = {key: value for key, value in call.items() if key not in ("prompt", "class_labels")}
+    data = Generated(prompts=prompts, samples=24, steps=2, call=given)
+    rules = (replace_mlp(GatedMLP(ratio=2), inherit="random"),)
+    return Recipe(model=str(folder), data=data, rules=rules, **{**TRAINED, **more})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return surgery.load(run / "model").state_dict()
+
+
+def test_from_prompts_to_a_student_in_its_pipeline_also_if_interrupted(tmp_path):
+    asked = recipe(
+        tmp_path / "pipeline", "PixArtSigmaPipeline", ("a cat", "two birds"), evaluate=Evaluate(samples=2, steps=2)
+    )
+    run = surgery.apply(asked, tmp_path / "run")
+    stages = {stage.stage: stage.values for stage in run.metrics.stages}
+    assert stages["finetuned"]["held_out_loss"] < stages["distilled"]["held_out_loss"]
+    assert stages["teacher"]["teacher_distance"] == 0 < stages["rewritten"]["teacher_distance"]
+    assert (tmp_path / "run" / "samples" / "finetuned.png").exists()
+    for after in (10, 33):  # while samples are made, and while the student is trained
+        with pytest.raises(InterruptError):
+            surgery.apply(asked, tmp_path / "again", resume=after != 10, progress=Interrupting(after))
+    surgery.apply(asked, tmp_path / "again", resume=True)
+    assert same_bits(weights(tmp_path / "run"), weights(tmp_path / "again"))
+    pipeline, (_, call) = load_pipeline(tmp_path / "pipeline"), built("PixArtSigmaPipeline")
+    pipeline.transformer = surgery.load(tmp_path / "run" / "model")
+    assert len(pipeline(**call, num_inference_steps=2).images) == 1
+
+
+def test_labels_are_taken_where_the_pipeline_takes_classes(tmp_path):
+    asked = recipe(tmp_path / "pipeline", "DiTPipeline", (3, "7"), evaluate=None)
+    prepared = prepare(asked)
+    conditional = prepared.data.wiring.conditional
+    labels = [int(prepared.data.samples[number].conditions[conditional]["class_labels"]) for number in range(3)]
+    assert labels == [3, 7, 3]
+    assert plan_recipe(asked) == prepared.plan
+
+
+def test_guidance_is_the_pipelines_own(tmp_path):
+    asked = recipe(tmp_path / "pipeline", "DiTPipeline", (3,), evaluate=Evaluate(guidance=2.0))
+    with pytest.raises(RecipeError, match=r"evaluate\.guidance: .* put it into data\.call"):
+        surgery.apply(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "call", "words"),
+    [
+        ((), {}, "there is no prompt"),
+        (("cat",), {}, "'cat' is no whole number, and class_labels takes these"),
+        ((1,), {"hight": 8}, "DiTPipeline has no keyword 'hight'"),
+        (Path("nowhere.txt"), {}, "nowhere.txt cannot be read"),
+    ],
+)
+def test_mistakes_are_named(prompts, call, words):
+    with pytest.raises(RecipeError, match=words):
+        Calls(built("DiTPipeline")[0], Generated(prompts=prompts, samples=1, steps=1, call=call))
+
+
+lines = st.text(string.printable.strip(), min_size=1)
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=3)
+
+
+@given(st.lists(lines, min_size=1), st.integers(1, 99), st.dictionaries(st.text(min_size=1), values))
+def test_it_is_read_back_and_a_file_holds_a_prompt_a_line(tmp_path_factory, prompts, samples, call):
+    data = Generated(prompts=prompts, samples=samples, steps=3, call=call)
+    asked = Recipe(model="x", rules=(), data=data)
+    assert Recipe.model_validate(json.loads(json.dumps(asked.model_dump(mode="json")))) == asked
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n\n".join(prompts))
+    named = Generated(prompts=file, samples=samples, steps=3)
+    assert Generated.from_data(json.loads(named.model_dump_json())) == named
+    assert surgery.data.read_prompts(named) == tuple(prompts)

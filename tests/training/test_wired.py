@@ -1,0 +1,85 @@
+"""Batches of a wired pipeline are what its own code would feed, and their loss is the one by hand."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from surgery.pipelines import measure
+from surgery.store import Sample
+from surgery.training.source import batch_loss, predict
+from surgery.training.wired import WiredData
+from tests.pipelines.tiny import PIPELINES
+
+NAMES = ("DiTPipeline", "FluxPipeline", "WanPipeline")
+
+
+@cache
+def wired(name: str, samples: int = 40) -> tuple[nn.Module, WiredData]:
+    """The model of a pipeline, and samples which are all of their own number."""
+    tiny = next(tiny for tiny in PIPELINES if tiny.name == name)
+    pipeline = tiny.build()
+    wiring = measure(pipeline, tiny.call)
+    conditions = [condition.arguments for condition in wiring.conditions]
+    made = [Sample(torch.full(wiring.shape, float(number)), conditions) for number in range(samples)]
+    return pipeline.transformer, WiredData(wiring, made, {})
+
+
+def inputs_of(forwards: Any) -> list[torch.Tensor]:
+    return [
+        leaf for f in forwards for leaf in torch.utils._pytree.tree_leaves(f.inputs) if isinstance(leaf, torch.Tensor)
+    ]
+
+
+@given(st.sampled_from(NAMES), st.integers(0, 10**6), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_a_batch_depends_on_its_number_alone_and_is_whole(name, step, size, seed):
+    model, data = wired(name)
+    first, again, other = (
+        data.source(model, stage="x", batch_size=size, seed=seed).training(number) for number in (step, step, step + 1)
+    )
+    assert sum(forward.share for forward in first) == pytest.approx(1)
+    assert sum(len(forward.target) for forward in first) == size
+    assert all(map(torch.equal, inputs_of(first), inputs_of(again)))
+    assert not torch.equal(first[0].target[0], other[0].target[0])
+
+
+@given(st.sampled_from(NAMES), st.integers(0, 99))
+@settings(max_examples=6, deadline=None)
+def test_the_loss_of_a_batch_is_that_of_its_samples_one_by_one(name, seed):
+    model, data = wired(name)
+    batch = data.source(model, stage="x", batch_size=3, seed=seed).training(0)
+    errors = []
+    with torch.no_grad():
+        for forward in batch:
+            output = data.wiring.model_output(predict(model, forward.inputs), len(forward.target))
+            errors += list((output - forward.target).square().flatten(1).mean(1))
+    assert batch_loss(model, batch) == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_what_is_held_out_is_never_trained_on(count, size, seed):
+    model, data = wired("FluxPipeline")
+    asked: list[int] = []
+
+    class Noting(list[Sample]):
+        def __getitem__(self, number: Any) -> Any:
+            asked.append(number)
+            return super().__getitem__(number)
+
+    few = WiredData(data.wiring, Noting([data.samples[0]] * count), {})
+    batches = few.source(model, stage="x", batch_size=size, seed=seed)
+    held = bool(batches.held_out())
+    kept = set(asked)
+    asked.clear()
+    for step in range(-(-count // size) + 1):
+        batches.training(step)
+    assert held == (count >= 20)
+    assert set(asked) == set(range(count)) - kept
