@@ -111,7 +111,7 @@ class Attributes:
         """What takes the place of `nn.Module.__setattr__`."""
 
         def write(module: nn.Module, name: str, value: Any) -> None:
-            frame = self._frame()
+            frame = None if name.startswith(("__", "_surgery")) else self._frame()
             if frame is not None:
                 self._note_set(frame, module, name, value)
             set_attribute(module, name, value)

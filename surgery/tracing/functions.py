@@ -22,7 +22,7 @@ Unrecorded = Callable[[Callable[[], Any]], tuple[Any, int]]
 """Runs a function without recording it; gives its result, and the floating point operations that it took."""
 
 # Reads that a recording's signature already covers, or that say nothing about the computation.
-FREE_ATTRIBUTES = {"layout", "is_sparse", "is_quantized", "is_nested", "itemsize", "names"}
+FREE_ATTRIBUTES = {"_version", "layout", "is_sparse", "is_quantized", "is_nested", "itemsize", "names"}
 FREE_METHODS = {"__hash__", "__repr__", "__format__", "is_floating_point", "is_complex", "element_size"}
 # Functions that give as many pieces as a size says: a loop over them is unrolled, so their number is guarded.
 COUNTED_PIECES = {

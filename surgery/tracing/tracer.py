@@ -28,7 +28,6 @@ from surgery.recording.skeleton import blank, skeleton
 from surgery.recording.state import changed
 from surgery.recording.torch_private import pytree
 from surgery.tracing.autocast import without_autocast
-from surgery.tracing.computed_tensors import require_own_tensors
 from surgery.tracing.devices import Devices
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.patches import patched_code
@@ -56,7 +55,6 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, leaf: Iterable[str] = 
     for path in leaf:
         if path not in known:
             raise TraceError(f"leaf={path!r}: {type(model).__name__} has no such module")
-    require_own_tensors(model)
     unknown = set(inputs) - set(forward_signature(type(model)).parameters)
     if unknown and not _takes_any(model):
         names = ", ".join(forward_signature(type(model)).parameters)
@@ -114,7 +112,7 @@ def _record(
     # detached: a result that its own function saves would keep itself alive.
     unwatched = saved_tensors_hooks(lambda x: x.detach(), lambda x: x)
     try:
-        with unwatched, OwnDraws(), torch.enable_grad(), patched_code(twin), recorder.recording():
+        with unwatched, OwnDraws(), patched_code(twin), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
