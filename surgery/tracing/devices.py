@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -17,6 +20,19 @@ OF_TYPE = {f"is_{kind}": kind for kind in ("cpu", "cuda", "mps", "xpu", "meta")}
 """Attributes of a tensor that tell the type of its device."""
 
 
+_outer: ContextVar[torch.device | None] = ContextVar("outer", default=None)
+
+
+@contextmanager
+def standing_for(device: torch.device) -> Iterator[None]:
+    """While open, what is recorded of meta tensors alone is so for tensors on `device`: they are stand-ins already."""
+    token = _outer.set(device)
+    try:
+        yield
+    finally:
+        _outer.reset(token)
+
+
 class Devices:
     """The devices of one recording.
 
@@ -25,15 +41,17 @@ class Devices:
         inputs: pairs of a meta tensor and the real tensor that the caller gave.
 
     Attributes:
-        main: that of the inputs, or of the weights. Graphs ask for it at run time wherever this object is used.
+        main: that of the inputs, or of the weights; without any tensor the default one. Graphs ask for it at run time
+            wherever this object is used.
     """
 
     def __init__(self, real: nn.Module, root: str, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._real, self._root = real, root
         self._inputs = {id(meta): tensor.device for meta, tensor in inputs}
-        known = (device for device in self._inputs.values() if device.type != "meta")
-        weights = (tensor.device for tensor in (*real.parameters(), *real.buffers()) if not tensor.is_meta)
-        self.main = next(known, None) or next(weights, META)
+        weights = [tensor.device for tensor in (*real.parameters(), *real.buffers())]
+        there = [*self._inputs.values(), *weights]
+        known = next((device for device in there if device.type != "meta"), None)
+        self.main = known or _outer.get() or (META if there else torch.get_default_device())
 
     def of(self, tensor: torch.Tensor, owned: Owned | None) -> torch.device:
         """Where the real tensor is that `tensor` stands for; `owned` says what it is if it is the model's own."""

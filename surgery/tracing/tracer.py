@@ -28,7 +28,7 @@ from surgery.recording.skeleton import blank, skeleton
 from surgery.recording.state import changed
 from surgery.recording.torch_private import pytree
 from surgery.tracing.autocast import without_autocast
-from surgery.tracing.devices import Devices
+from surgery.tracing.devices import Devices, standing_for
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.patches import patched_code
 from surgery.tracing.recorder import Recorder
@@ -104,15 +104,17 @@ def _record(
     stand_ins, pairs = _stand_ins(inputs)
     found: dict[str, Scope] = {}
     values = KnownValues(module, pairs) if with_values else None
-    recorder = Recorder(twin, found, Devices(module, path, pairs), path, leaves, values, alone)
+    devices = Devices(module, path, pairs)
+    recorder = Recorder(twin, found, devices, path, leaves, values, alone)
     args, kwargs = pytree.tree_unflatten(stand_ins, spec)
     if any(edit_of(part) is not None for part in twin.modules()):
-        _cover(twin, args, kwargs)
+        with standing_for(devices.main):
+            _cover(twin, args, kwargs)
     # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording. What is saved is
     # detached: a result that its own function saves would keep itself alive.
     unwatched = saved_tensors_hooks(lambda x: x.detach(), lambda x: x)
     try:
-        with unwatched, OwnDraws(), patched_code(twin), recorder.recording():
+        with unwatched, OwnDraws(), patched_code(twin), standing_for(devices.main), recorder.recording():
             twin(*args, **kwargs)
     except Exception as error:
         raise TraceError(f"{_where(error, type(module))}: {_reason(error)}") from error
