@@ -198,10 +198,13 @@ def test_a_thread_that_runs_a_model_while_another_one_traces(monkeypatch: pytest
     torch.manual_seed(0)
     expected = [look(own), torch.get_rng_state()]
 
+    def seeded() -> Any:
+        torch.manual_seed(0)
+        return look(own)
+
     def meet() -> None:
         MEETINGS.remove(meet)
-        torch.manual_seed(0)
-        found.append([in_threads([lambda: look(own)])[0], torch.get_rng_state()])
+        found.append([in_threads([seeded])[0], torch.get_rng_state()])
 
     model = Net().eval()
     for record in (lambda: surgery.trace(model, call()), lambda: rewritten(model, 0)):
