@@ -28,8 +28,6 @@ from surgery.training.record import LossRecord
 
 SHOWN = 100
 """Samples in a grid."""
-MOST = 100_000
-"""Samples that `surgery sample` draws at most into one picture."""
 
 
 @dataclass(frozen=True)
