@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from surgery.training.muon import Muon
+
 
 def warmup_constant(step: int, lr: float, warmup: int) -> float:
     """The learning rate of `step`, counted from 0: linear to `lr` in `warmup` steps, then constant."""
@@ -22,10 +24,7 @@ def warmup_cosine(step: int, lr: float, warmup: int, steps: int) -> float:
 
 
 class Optimizer:
-    """AdamW without weight decay, as in the paper; for some matrices Muon (Jordan et al. 2024).
-
-    Muon makes each update of a matrix orthogonal; its step is scaled to the size of AdamW's (Liu et al. 2025, arXiv
-    2502.16982), so that both take the same learning rate.
+    """AdamW without weight decay, as in the paper; for some matrices Muon, at the same learning rate.
 
     Args:
         parameters: what is trained, by name.
@@ -75,7 +74,7 @@ class Optimizer:
 
 def _optimizer(is_matrix: bool, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if is_matrix:
-        return torch.optim.Muon(parameters, lr=0.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        return Muon(parameters)
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
 
 
