@@ -40,6 +40,9 @@ class Progress(Protocol):
     def stage(self, name: str, total: int, done: int = 0) -> AbstractContextManager[Stage]:
         """Open a stage of `total` steps, `done` of which were done before, by a run that is resumed."""
 
+    def say(self, line: str) -> None:
+        """Show a line, between stages."""
+
 
 class SilentProgress:
     """Shows nothing."""
@@ -48,6 +51,9 @@ class SilentProgress:
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Stage]:  # noqa: ARG002
         """Open a stage that is not shown."""
         yield _SilentStage()
+
+    def say(self, line: str) -> None:
+        """Show nothing."""
 
 
 class RichProgress:
@@ -74,6 +80,10 @@ class RichProgress:
             return
         with Bars(*_columns(), console=console) as bars:
             yield _BarStage(bars, bars.add_task(name, total=total, completed=done, loss=""))
+
+    def say(self, line: str) -> None:
+        """Show a line, between stages."""
+        print(line, file=self._stream or sys.stderr, flush=True)
 
 
 class _SilentStage:

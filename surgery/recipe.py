@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 import surgery.rules  # noqa: F401  # its kinds are known then
 from surgery.config import Config
-from surgery.data import Generated
+from surgery.data import AnyData, Generated, Images, Latents, Videos
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.recipe_loader import run_file
@@ -21,7 +21,7 @@ from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
 from surgery.wording import did_you_mean, nearest
 
-__all__ = ["Distil", "Evaluate", "Finetune", "Generated", "Recipe", "load_recipe"]
+__all__ = ["Distil", "Evaluate", "Finetune", "Generated", "Images", "Latents", "Recipe", "Videos", "load_recipe"]
 
 
 class Recipe(Config):
@@ -33,7 +33,8 @@ class Recipe(Config):
         model: a built-in name, a folder written by diffusers, or a hub id.
         rules: applied together to the model.
         data: `digits`, or a safetensors file with `latents` (N, C, H, W) and conditions named like forward's keywords; or
-            `Generated(...)`, which the pipeline in the folder `model` makes itself.
+            of a pipeline in the folder `model`: `Generated(...)`, which it makes itself, `Images(...)`, `Videos(...)` or
+            `Latents(...)`.
         distil: stage 1, new operators learn the old ones' outputs.
         finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged; None judges none, and measures only what they cost.
@@ -42,7 +43,7 @@ class Recipe(Config):
 
     model: str
     rules: Annotated[Sequence[AnyRule], AfterValidator(tuple)]
-    data: str | Generated = "digits"
+    data: str | AnyData = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()
     evaluate: Evaluate | None = Evaluate()

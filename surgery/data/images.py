@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 from torch import Tensor
 
 from surgery.data.base import Data
@@ -26,9 +26,12 @@ class Pictured(Data):
         folder: where they are.
         size: side of the square whose area they get, in pixels; None: they all get the size of the pipeline's own.
         step: what their sides are multiples of where `size` is given: each gets the height and width that fit it best.
+        call: keywords of the pipeline besides captions and sizes, such as `guidance_scale`; where there are no captions,
+            the prompt that all pictures have.
     """
 
     folder: str
+    call: dict[str, JsonValue] = Field(default={})
     size: int | None = Field(default=None, ge=1)
     step: int = Field(default=64, ge=1, validate_default=True)
 
@@ -71,13 +74,18 @@ def read_images(images: Images, own: Size) -> Pictures:
             raise RecipeError(f"{folder}: holds {mixed.name} beside folders; put all images into folders, or none")
         entries += _of_classes(folders)
     require_any(folder, entries, is_image, "image")
-    return Pictures(folder, entries, partial(_pixels, sizes=images.sizes(own)))
+    return Pictures(folder, entries, partial(_size, sizes=images.sizes(own)), _pixels)
 
 
 def _of_classes(folders: Sequence[Path]) -> list[Entry]:
     return [Entry(path, label=label) for label, folder in enumerate(folders) for path in contents(folder)[0]]
 
 
-def _pixels(path: Path, sizes: Sequence[Size]) -> Tensor:
+def _size(path: Path, sizes: Sequence[Size]) -> Size:
     with Image.open(path) as image:
-        return pixels_of(image, nearest(sizes, upright_size(image)))
+        return nearest(sizes, upright_size(image))
+
+
+def _pixels(path: Path, size: Size) -> Tensor:
+    with Image.open(path) as image:
+        return pixels_of(image, size)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field, JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,12 +23,18 @@ LATENTS = "latents"
 class Latents(Data):
     """Latents in a safetensors file, or in all such files of a folder, as training data.
 
-    The tensor `latents` (N, ...) holds a sample in each row; every other tensor (N, ...) is a condition, named like a
-    keyword of the model's forward.
+    The tensor `latents` (N, ...) holds a sample in each row, as the pipeline's scheduler has them; every other tensor
+    (N, ...) is a condition, named like a keyword of the model's forward. What is not given is as in the call.
+
+    Attributes:
+        path: of the file, or the folder.
+        call: keywords of the pipeline for one sample of this size, such as `height`; with a prompt, or a class, by
+            default.
     """
 
     kind: Literal["latents"] = "latents"
     path: str
+    call: dict[str, JsonValue] = Field(default={})
 
 
 class LatentRows:

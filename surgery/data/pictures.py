@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from surgery.data.buckets import Size
 from surgery.data.entries import Entry, identity
+from surgery.data.generated import Prompt
 from surgery.errors import RecipeError
 from surgery.store.sample import Skipped
 
@@ -38,12 +42,14 @@ class Pictures:
     Attributes:
         folder: where they are.
         entries: of each file; some may turn out to be no pictures.
-        read: gives the pixels of one.
+        size: the height and width that one gets, of which no more is read than it takes.
+        read: gives the pixels of one in that size.
     """
 
     folder: Path
     entries: Sequence[Entry]
-    read: Callable[[Path], Tensor]
+    size: Callable[[Path], Size]
+    read: Callable[[Path, Size], Tensor]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -56,12 +62,25 @@ class Pictures:
         """
         entry = self.entries[number]
         try:
-            pixels = self.read(entry.path)
+            pixels = self.read(entry.path, self.size(entry.path))
         except Skipped as reason:
             raise Skipped(f"{entry.path}: {reason}") from None
         except Exception as error:  # Pillow's readers raise errors of any class where a file is damaged
             raise Skipped(f"{entry.path}: {_reason(error)}") from error
         return Picture(entry.path.name, pixels, entry.text, entry.label)
+
+    def sizes(self) -> list[Size]:
+        """The sizes that pictures get, the most frequent first."""
+        found: Counter[Size] = Counter()
+        for entry in self.entries:
+            with suppress(Exception):  # see __getitem__, which skips it
+                found[self.size(entry.path)] += 1
+        return [size for size, _ in found.most_common()]
+
+    def prompts(self) -> list[Prompt]:
+        """The captions, or the labels, in order; none of pictures that have neither."""
+        found = [entry.text if entry.label is None else entry.label for entry in self.entries]
+        return [prompt for prompt in found if prompt is not None]
 
     def identity(self) -> dict[str, str]:
         """What tells them from others: digests of all files, and of texts and labels. Reads all files."""

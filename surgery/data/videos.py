@@ -52,19 +52,25 @@ def read_videos(videos: Videos, own: Size) -> Pictures:
     files, folders = contents(folder)
     entries = captioned(folder, sorted([*files, *folders]), _is_video)
     require_any(folder, entries, _is_video, "video")
-    return Pictures(folder, entries, partial(_pixels, videos=videos, sizes=videos.sizes(own)))
+    return Pictures(folder, entries, partial(_size, sizes=videos.sizes(own)), partial(_pixels, videos=videos))
 
 
 def _is_video(path: Path) -> bool:
     return any(map(is_image, contents(path)[0])) if path.is_dir() else is_image(path)
 
 
-def _pixels(path: Path, videos: Videos, sizes: Sequence[Size]) -> Tensor:
+def _size(path: Path, sizes: Sequence[Size]) -> Size:
+    """The one that fits the first frame best."""
+    for image, _ in _frames(path, DEFAULT_MILLISECONDS):
+        return nearest(sizes, upright_size(image))
+    raise Skipped("holds no frame")
+
+
+def _pixels(path: Path, size: Size, videos: Videos) -> Tensor:
     """(3, F, H, W): at each time that the video is to have a frame, the one that is shown then."""
     times = [1000 * number / videos.fps for number in range(videos.frames)]
-    shown, found, size = 0.0, list[Tensor](), None
+    shown, found = 0.0, list[Tensor]()
     for image, milliseconds in _frames(path, videos.folder_fps or videos.fps):
-        size = size or nearest(sizes, upright_size(image))
         shown += milliseconds
         due = sum(time < shown - SMALLEST for time in times) - len(found)
         if due:

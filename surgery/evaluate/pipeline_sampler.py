@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from surgery.evaluate.sampling import Drawn, Sampling
+from surgery.pipelines.calls import Calls
 from surgery.pipelines.drive import attribute_set
-from surgery.pipelines.generated import Calls
+from surgery.pipelines.load import PipelineFolder
 from surgery.pipelines.record import run_to_end
 from surgery.store.order import seeded
 
@@ -26,27 +27,28 @@ class PipelineSampler:
     """Runs a pipeline with a model in the place of its own; a `surgery.evaluate.sampling.Sampler`.
 
     Attributes:
-        pipeline: of diffusers.
+        folder: of the pipeline, all of which is in memory while samples are drawn.
         component: the name of the model's place.
         calls: what it is called with.
     """
 
-    pipeline: Any
+    folder: PipelineFolder
     component: str
     calls: Calls
 
     def draw(self, model: nn.Module, settings: Sampling, seed: int, advance: Callable[[int], None]) -> Drawn:
         """See `Sampler`. Of a video, the first frame is the picture."""
-        latents, pictures = [], []
-        with attribute_set(self.pipeline, self.component, model):
+        latents, pictures, pipeline = [], [], self.folder.pipeline
+        with attribute_set(pipeline, self.component, model):
             for number in range(settings.samples):
                 call = self.calls(
                     number, steps=settings.steps, generator=seeded(seed, "sample", number), output_type="pil"
                 )
-                last, output = run_to_end(self.pipeline, call)
+                last, output = run_to_end(pipeline, call)
                 latents.append(last[0].float().cpu())
                 pictures += _pictures_in(output)[:1]
                 advance(1)
+        self.folder.release()
         return Drawn(torch.stack(latents), pictures)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from surgery.errors import WiringError
 from surgery.pipelines.affine import Affine, digits_of, learn
 from surgery.pipelines.drive import Done, Forward, Listener, Step, attribute_set, drive, modules
-from surgery.pipelines.tree import Arguments
+from surgery.pipelines.tree import Arguments, prediction
 
 TOLERANCE = 1e-4
 
@@ -26,12 +26,14 @@ class Encoder:
     Attributes:
         autoencoder: name of the component.
         shape: of the latents of one sample in the scheduler.
+        pixels: shape of what the autoencoder decodes one sample to: (3, H, W), or (3, F, H, W) of a video.
         affine: from these to what the autoencoder decodes, without what is added.
         offset: what is added, flat, float64.
     """
 
     autoencoder: str
     shape: tuple[int, ...]
+    pixels: tuple[int, ...]
     affine: Affine
     offset: Tensor
 
@@ -108,7 +110,7 @@ def encoder_of(pipeline: Any, call: Mapping[str, Any], shape: tuple[int, ...]) -
         raise WiringError(f"{decoding.autoencoder} decodes something that is no affine map of the latents")
     if torch.bincount(affine.index, minlength=elements).eq(0).any() or int(affine.index.max()) >= elements:
         raise WiringError(f"{decoding.autoencoder} decodes a part of the latents only")
-    return Encoder(decoding.autoencoder, shape, affine, offset)
+    return Encoder(decoding.autoencoder, shape, decoding.pixels, affine, offset)
 
 
 def _digit(place: int, elements: int) -> Tensor:
@@ -118,11 +120,12 @@ def _digit(place: int, elements: int) -> Tensor:
 class _Decoding(Listener):
     """Runs that give the scheduler's latents some content, and end with what the autoencoder is to decode.
 
-    Models run in the first one only; later ones get the same outputs again.
+    Models run in the first one only, the decoder too; later ones get the same outputs again.
     """
 
     def __init__(self, pipeline: Any, call: Mapping[str, Any]) -> None:
         self.autoencoder, self.elements = "", 0
+        self.pixels: tuple[int, ...] = ()
         self._pipeline = pipeline
         self._call = {key: value for key, value in call.items() if key != "output_type"}
         self._outputs: list[Any] = []
@@ -135,8 +138,9 @@ class _Decoding(Listener):
         self._content, self._calls, self._decoded = content, 0, []
         with ExitStack() as stack:
             for name, module in modules(self._pipeline).items():
-                if callable(getattr(module, "decode", None)):
-                    stack.enter_context(attribute_set(module, "decode", self._decode(name)))
+                own = getattr(module, "decode", None)
+                if callable(own):
+                    stack.enter_context(attribute_set(module, "decode", self._decode(name, own)))
             drive(self._pipeline, self._call, self)
         if not self._decoded:
             raise WiringError(f"{type(self._pipeline).__name__} decodes its latents with no autoencoder")
@@ -152,10 +156,11 @@ class _Decoding(Listener):
         self.elements = previous.numel()
         return self._content(previous.numel()).reshape(previous.shape).to(previous)
 
-    def _decode(self, name: str) -> Callable[..., Any]:
-        def decode(latents: Tensor, *_: Any, **__: Any) -> Any:
+    def _decode(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
             self.autoencoder = name
             self._decoded.append(latents.detach().clone())
+            self.pixels = self.pixels or tuple(prediction(own(latents, *args, **kwargs)).shape[1:])
             raise Done
 
         return decode

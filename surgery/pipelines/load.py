@@ -1,31 +1,115 @@
-"""Pipelines from folders, and a call for one of which nothing else is known."""
+"""Pipelines from folders, as a whole or their denoiser alone, and a call for one of which nothing else is known."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from surgery.errors import WiringError
 
+INDEX = "model_index.json"
 SIMPLE: dict[str, Any] = {"prompt": "a photograph", "class_labels": [0]}
 
 
-def load_pipeline(folder: str | Path) -> Any:
-    """The pipeline that diffusers saved in `folder`.
+def load_pipeline(folder: str | Path, **given: Any) -> Any:
+    """The pipeline that diffusers saved in `folder`, with the components that are `given` instead of its own.
 
     Raises:
         WiringError: there is none, or it cannot be loaded.
     """
     from diffusers import DiffusionPipeline
 
-    if not (Path(folder) / "model_index.json").is_file():
-        raise WiringError(f"{folder} holds no model_index.json: give a folder written by a pipeline's save_pretrained")
+    if not (Path(folder) / INDEX).is_file():
+        raise WiringError(f"{folder} holds no {INDEX}: give a folder written by a pipeline's save_pretrained")
     try:
-        return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+        with _without_bars():
+            return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **given)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise WiringError(f"the pipeline in {folder} cannot be loaded: {error}") from error
+
+
+class PipelineFolder:
+    """A pipeline in a folder whose parts are in memory only while they are needed; what was taken from it stays."""
+
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        """Load nothing yet.
+
+        Raises:
+            WiringError: the folder holds no pipeline.
+        """
+        self.folder, self._device = Path(folder), device
+        self._taken: dict[str, Any] = {}
+        self._pipeline: Any = None
+        try:
+            self._index = json.loads((self.folder / INDEX).read_text())
+        except (OSError, ValueError) as error:
+            raise WiringError(
+                f"{folder} holds no {INDEX}: give a folder written by a pipeline's save_pretrained"
+            ) from error
+
+    @property
+    def pipeline(self) -> Any:
+        """The whole pipeline, on the device."""
+        if self._pipeline is None:
+            self._pipeline = load_pipeline(self.folder, **self._taken).to(self._device)
+        return self._pipeline
+
+    def take(self, name: str) -> Any:
+        """A component, which stays in memory; without the others if these are not.
+
+        Raises:
+            WiringError: it cannot be loaded.
+        """
+        if name not in self._taken:
+            self._taken[name] = self._alone(name) if self._pipeline is None else getattr(self._pipeline, name)
+        return self._taken[name]
+
+    def release(self) -> None:
+        """Let go of all that was not taken."""
+        self._pipeline = None
+
+    def identity(self) -> dict[str, str]:
+        """What tells the pipeline from others: digests of its files, those of the scheduler apart."""
+        digests = {"model": hashlib.sha256(), "scheduler": hashlib.sha256()}
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self.folder)
+            digest = digests["scheduler" if name.parts[0] == "scheduler" else "model"]
+            with path.open("rb") as file:
+                digest.update(f"{name.as_posix()} ".encode() + hashlib.file_digest(file, "sha256").digest())
+        return {name: digest.hexdigest() for name, digest in digests.items()}
+
+    def _alone(self, name: str) -> Any:
+        import diffusers
+
+        _, class_name = self._index[name]
+        component = getattr(diffusers, class_name, None)
+        if component is None:
+            raise WiringError(f"{self.folder}: {name} is a {class_name}, which is no class of diffusers")
+        found = component.from_pretrained(str(self.folder), subfolder=name, local_files_only=True)
+        return found.to(self._device) if isinstance(found, nn.Module) else found
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bars of other libraries beside those of a run."""
+    import diffusers
+    import transformers
+
+    shown = [each for each in (diffusers.logging, transformers.logging) if each.is_progress_bar_enabled()]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()
 
 
 def call_of(pipeline: Any, file: Path | None = None) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from surgery.errors import WiringError
-from surgery.pipelines.drive import Listener, Step, drive
+from surgery.pipelines.drive import Done, Forward, Listener, Step, drive
 from surgery.pipelines.experiment import split_calls
-from surgery.pipelines.parts import Condition
-from surgery.pipelines.tree import cloned
+from surgery.pipelines.tree import Arguments, cloned, moved
 from surgery.pipelines.wiring import Wiring
+from surgery.store.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,6 @@ class Trajectory:
 
     steps: tuple[Step, ...]
     latents: Tensor
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample of a pipeline.
-
-    Attributes:
-        latents: z, of `Wiring.shape`.
-        conditions: by branch.
-    """
-
-    latents: Tensor
-    conditions: tuple[Condition, ...]
 
 
 def record(pipeline: Any, call: Mapping[str, Any]) -> Trajectory:
@@ -72,25 +59,66 @@ def run_to_end(pipeline: Any, call: Mapping[str, Any]) -> tuple[Tensor, Any]:
     return listener.latents, output
 
 
+def first_step(pipeline: Any, call: Mapping[str, Any]) -> Step:
+    """The first step of `pipeline(**call)`, where the run ends.
+
+    Raises:
+        WiringError: the run makes no step.
+    """
+    return _first(pipeline, call, _Recorder(keep=1, ends=True))
+
+
 def sample(pipeline: Any, call: Mapping[str, Any], wiring: Wiring) -> Sample:
-    """The sample that `pipeline(**call)` makes, before it is decoded, and its conditions.
+    """The sample that `pipeline(**call)` makes, before it is decoded; its conditions are arguments, by branch.
 
     Raises:
         WiringError: the run's first step is not wired as `wiring` is: its latents are of another size, for example.
     """
-    rows = [sum(b.call == call for b in wiring.branches) for call in range(wiring.branches[-1].call + 1)]
     listener = _Recorder(keep=1)
-    drive(pipeline, _undecoded(pipeline, call), listener)
-    if listener.latents is None:
+    conditions = _conditions_in(_first(pipeline, _undecoded(pipeline, call), listener), wiring)
+    assert listener.latents is not None
+    return Sample(listener.latents[0].cpu(), moved(conditions, "cpu"))
+
+
+class Conditioning:
+    """What a pipeline gives its denoiser besides latents and the time.
+
+    The denoiser runs for the first call only; for later ones its output is that one again, which no condition rests on.
+    """
+
+    def __init__(self, pipeline: Any, wiring: Wiring) -> None:
+        self._pipeline, self._wiring = pipeline, wiring
+        self._outputs: dict[str, Any] = {}
+
+    def __call__(self, call: Mapping[str, Any]) -> list[Arguments]:
+        """The conditions of a call by branch, on the CPU.
+
+        Raises:
+            WiringError: the call's first step is not wired as that which was measured.
+        """
+        denoisers = {name for branch in self._wiring.branches for name in branch.models}
+        listener = _Recorder(keep=1, ends=True, standing_in=(denoisers, self._outputs))
+        found: list[Arguments] = moved(_conditions_in(_first(self._pipeline, call, listener), self._wiring), "cpu")
+        return found
+
+
+def _first(pipeline: Any, call: Mapping[str, Any], listener: _Recorder) -> Step:
+    drive(pipeline, call, listener)
+    if not listener.steps:
         raise WiringError(f"{type(pipeline).__name__} made no step of its scheduler")
-    first = listener.steps[0]
-    if tuple(first.sample.shape[1:]) != wiring.shape:
-        raise WiringError(f"latents of shape {tuple(first.sample.shape[1:])} where the wiring is of {wiring.shape}")
-    parts = split_calls([c.arguments for c in first.calls[-len(rows) :]], rows, wiring.batching)
+    return listener.steps[0]
+
+
+def _conditions_in(step: Step, wiring: Wiring) -> list[Arguments]:
+    """The conditions of a run's first step, once what comes from the latents has been compared."""
+    rows = [sum(b.call == call for b in wiring.branches) for call in range(wiring.branches[-1].call + 1)]
+    if tuple(step.sample.shape[1:]) != wiring.shape:
+        raise WiringError(f"latents of shape {tuple(step.sample.shape[1:])} where the wiring is of {wiring.shape}")
+    parts = split_calls([c.arguments for c in step.calls[-len(rows) :]], rows, wiring.batching)
     conditions = wiring.conditions_of(parts)
     for part, condition in zip(parts, conditions, strict=True):
-        wiring.require_latents(part, first.sample[0], condition)
-    return Sample(listener.latents[0], conditions)
+        wiring.require_latents(part, step.sample[0], condition)
+    return [condition.arguments for condition in conditions]
 
 
 def _undecoded(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,17 +127,32 @@ def _undecoded(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Recorder(Listener):
-    """Keeps the first `keep` steps, all without, and the latents of the last."""
+    """Keeps the first `keep` steps, all without, and the latents of the last.
 
-    def __init__(self, keep: int | None = None) -> None:
+    `ends` ends the run with the first step. The models named in `standing_in` run once; then the outputs there serve.
+    """
+
+    def __init__(
+        self, keep: int | None = None, ends: bool = False, standing_in: tuple[set[str], dict[str, Any]] = (set(), {})
+    ) -> None:
         self.steps: list[Step] = []
         self.latents: Tensor | None = None
-        self._keep = keep
+        self._keep, self._ends = keep, ends
+        self._stood_in, self._outputs = standing_in
+
+    def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:
+        if model not in self._stood_in:
+            return forward(**arguments)
+        if model not in self._outputs:
+            self._outputs[model] = forward(**arguments)
+        return self._outputs[model]
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         if self._keep is None or len(self.steps) < self._keep:
             for call in seen.calls:
                 call.output = cloned(call.output)
             self.steps.append(seen)
+        if self._ends:
+            raise Done
         self.latents = previous.detach().clone()
         return previous

@@ -60,7 +60,7 @@ def identity_of(prepared: Prepared) -> Identity:
         "the plan": _sha(prepared.plan.model_dump_json()),
         "the code of its rules": _sha(code),
         "the teacher's weights": digest(prepared.teacher.model.state_dict()),
-        "the data": prepared.data.identity["data"],
+        **{f"the {name}": sha for name, sha in prepared.data.identity.items()},
     }
 
 

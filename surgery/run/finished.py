@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import surgery.artifact
-from surgery.data import Generated
+from surgery.data import Data
 from surgery.errors import RecipeError
 from surgery.evaluate.metrics.latency import latency_ms
 from surgery.evaluate.sample import grid_png
@@ -66,7 +66,7 @@ def _recipe_of(run: Path) -> dict[str, Any]:
 
 def _subject_of(recipe: dict[str, Any]) -> Subject:
     data = recipe["data"]
-    return load_subject(recipe["model"], Generated.from_data(data) if isinstance(data, dict) else data, recipe["seed"])
+    return load_subject(recipe["model"], Data.from_data(data), recipe["seed"])
 
 
 def _sampling_of(recipe: dict[str, Any]) -> Sampling:

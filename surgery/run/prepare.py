@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from surgery.data import Generated
+from surgery.data import Data
 from surgery.device import require_device
 from surgery.digits.metrics import METRICS, not_digits
 from surgery.errors import RecipeError
@@ -48,14 +49,19 @@ class Prepared:
     metrics: tuple[Metric, ...]
 
 
-def prepare(recipe: Recipe, device: str = "cpu") -> Prepared:
+def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Prepared:
     """Load the model and the data of a recipe, trace the model and plan the rules; nothing is written.
+
+    Args:
+        recipe: to prepare for.
+        device: where the model goes.
+        made: where its data may have been made already, see `load_subject`.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
     require_device(device)
-    subject = load_subject(recipe.model, recipe.data, recipe.seed, device)
+    subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made)
     graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
     planned, recordings = prove(graph, recipe.rules)
     require_no_conflicts(planned)
@@ -71,7 +77,7 @@ def plan_recipe(recipe: Recipe) -> Plan:
     Raises:
         SurgeryError: of the kind that fits.
     """
-    if isinstance(recipe.data, Generated):
+    if isinstance(recipe.data, Data):
         subject = load_subject(recipe.model, recipe.data, recipe.seed)
         return plan(subject.teacher.model, recipe.rules, subject.data.example(recipe.seed, "cpu"))
     model = load_skeleton(recipe.model)

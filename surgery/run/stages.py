@@ -72,7 +72,7 @@ def apply(
     """
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    prepared = prepare(recipe, device)
+    prepared = prepare(recipe, device, RunFolder(out).data)
     check_run(prepared)
     with locked(out):
         folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity_of(prepared))

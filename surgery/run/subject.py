@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
 
-from surgery.data import Generated, read_prompts
+from surgery.data import Data
 from surgery.errors import RecipeError
 from surgery.evaluate.pipeline_sampler import PipelineSampler
 from surgery.evaluate.sample import LatentSampler
 from surgery.evaluate.sampling import Sampler
 from surgery.models import Pretrained, load_pretrained
-from surgery.pipelines.drive import modules
-from surgery.pipelines.generated import Calls, GeneratedSamples
-from surgery.pipelines.load import load_pipeline
-from surgery.pipelines.probe import measure
-from surgery.pipelines.wiring import Wiring
+from surgery.pipelines.feed import feed_of, identity_of, stored_feed
+from surgery.pipelines.load import PipelineFolder
 from surgery.training.batches import LatentData
-from surgery.training.checkpoint import digest
 from surgery.training.data import load_data
 from surgery.training.source import TrainingData
 from surgery.training.wired import WiredData
@@ -40,7 +35,7 @@ class Subject:
     sampler: Sampler
 
 
-def load_subject(model: str, data: str | Generated, seed: int, device: str = "cpu") -> Subject:
+def load_subject(model: str, data: str | Data, seed: int, device: str = "cpu", made: Path | None = None) -> Subject:
     """Load a model and find out how it is fed.
 
     Args:
@@ -48,37 +43,25 @@ def load_subject(model: str, data: str | Generated, seed: int, device: str = "cp
         data: see `Recipe`.
         seed: of what is made.
         device: where the model goes, and all else that has to run to make data.
+        made: where data may have been made already; then nothing but the model is loaded.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
-    if isinstance(data, Generated):
-        return _of_pipeline(model, data, seed, device)
+    if isinstance(data, Data):
+        return _of_pipeline(model, data, seed, device, made)
     teacher = load_pretrained(model, device)
     return Subject(teacher, LatentData(load_data(data), teacher.scheduler), LatentSampler(teacher.scheduler))
 
 
-def _of_pipeline(name: str, generated: Generated, seed: int, device: str) -> Subject:
-    pipeline = load_pipeline(name).to(device)
-    calls = Calls(pipeline, generated)
-    wiring = measure(pipeline, calls(0)).to(device)
-    samples = GeneratedSamples(pipeline, calls, wiring, generated.samples, seed)
-    data = WiredData(wiring, samples, _identity(pipeline, wiring, generated, seed))
-    model = getattr(pipeline, data.model)
+def _of_pipeline(name: str, data: Data, seed: int, device: str, made: Path | None) -> Subject:
+    folder = PipelineFolder(name, device)
+    identity = {"diffusers": version("diffusers"), **folder.identity(), **identity_of(data, seed)}
+    feed = (stored_feed(made, identity) if made else None) or feed_of(data, folder, seed)
+    model = folder.take(feed.model)
     if not type(model).__module__.startswith("diffusers.models.transformers"):
-        raise RecipeError(f"model {name!r}: {data.model} is a {type(model).__name__}, no diffusion transformer")
-    data.process  # noqa: B018  # a scheduler of no known process is refused before anything is made
-    return Subject(Pretrained(name, model, pipeline.scheduler), data, PipelineSampler(pipeline, data.model, calls))
-
-
-def _identity(pipeline: Any, wiring: Wiring, generated: Generated, seed: int) -> dict[str, str]:
-    """What the samples of a pipeline depend on."""
-    weights = {f"{name}.{key}": t for name, part in modules(pipeline).items() for key, t in part.state_dict().items()}
-    schedule = wiring.schedule
-    made_by = [generated.model_dump(mode="json"), read_prompts(generated), seed, version("diffusers"), wiring.pipeline]
-    return {
-        "data": digest(weights, json.dumps(made_by)),
-        "scheduler": digest(
-            {"timesteps": schedule.timesteps}, f"{schedule.scheduler} {sorted(schedule.config.items())}"
-        ),
-    }
+        raise RecipeError(f"model {name!r}: {feed.model} is a {type(model).__name__}, no diffusion transformer")
+    wired = WiredData(feed.to(device), identity, folder.release)
+    wired.processes  # noqa: B018  # a scheduler of no known process is refused before anything is made
+    sampler = PipelineSampler(folder, feed.model, feed.calls)
+    return Subject(Pretrained(name, model, folder.take("scheduler")), wired, sampler)

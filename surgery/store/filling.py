@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +28,9 @@ SHARD_BYTES, SHARD_SOURCES = 64 * 2**20, 4096
 """A shard is full once it has so many bytes of rows, or took so many samples."""
 SECONDS_BETWEEN_WRITES = 30.0
 LOCK = ".lock"
+STAGE = "cache"
+NAMED = 3
+"""So many skipped samples are named."""
 LEFT_BEHIND = re.compile(rf"{SHARD_NAME}|\.({SHARD_NAME}|{re.escape(MANIFEST)})\.\d+\.tmp")
 
 
@@ -38,7 +42,8 @@ def fill(folder: str | Path, identity: Mapping[str, str], source: Source, progre
         identity: what the source is made from, such as the model, the scheduler, digests of images and captions, the
             version of diffusers: whatever changes the samples.
         source: of the samples.
-        progress: shows how many are done, and about how many bytes all will take, by those made so far.
+        progress: says before about how many bytes and how long it will take, by the first sample; shows how many are
+            done; and says which were skipped.
 
     Raises:
         ArtifactError: the store is damaged or was made from something else; a sample cannot be stored; or none could be
@@ -54,7 +59,24 @@ def fill(folder: str | Path, identity: Mapping[str, str], source: Source, progre
     store = Store(folder)
     if not len(store):
         raise ArtifactError(f"{folder}: no sample could be made; the first: {', '.join(store.skipped[:1]) or 'none'}")
+    if store.skipped and progress is not None:
+        named = ", ".join([*store.skipped[:NAMED], *(["..."] if len(store.skipped) > NAMED else [])])
+        progress.say(f"{STAGE}: {len(store.skipped):,} of {len(source):,} skipped: {named}")
     return store
+
+
+def filled(folder: str | Path, identity: Mapping[str, str]) -> Store | None:
+    """The store in `folder` if it is full; None if there is none, or it has to be filled first.
+
+    Raises:
+        ArtifactError: it is damaged, or was made from something else, which is named.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = read_manifest(folder)
+    require_identity(folder, manifest, identity, manifest.sources)
+    return Store(folder) if manifest.done == manifest.sources else None
 
 
 def _found(folder: Path, identity: Mapping[str, str], sources: int) -> Manifest | None:
@@ -100,9 +122,12 @@ def _fill_up(folder: Path, manifest: Manifest, source: Source, progress: Progres
     first = filling.done
     if first == len(source):
         return
+    start = time.monotonic()
     filling.take(source)
+    seconds = time.monotonic() - start
     filling.require_space()
-    with progress.stage(filling.title, len(source), first) as stage:
+    progress.say(filling.estimate(seconds))
+    with progress.stage(STAGE, len(source), first) as stage:
         stage.advance()
         while filling.done < len(source):
             filling.take(source)
@@ -131,11 +156,12 @@ class _Filling:
         """How many samples of the source have been taken."""
         return self._manifest.done + self._growing.contents.sources
 
-    @property
-    def title(self) -> str:
-        """What the stage is called: it says how large the store will be, by the samples so far."""
-        so_far = self._manifest.size + self._growing.contents.nbytes
-        return f"cache, about {so_far / self.done * self._manifest.sources / 1e6:,.1f} MB"
+    def estimate(self, seconds: float) -> str:
+        """A line on what is still to come, by the samples so far; the last of them took so many seconds."""
+        left = self._manifest.sources - self.done
+        size = (self._manifest.size + self._growing.contents.nbytes) / self.done * left
+        duration = timedelta(seconds=round(seconds * left))
+        return f"{STAGE}: {left:,} samples to make, about {size / 1e6:,.1f} MB and {duration}"
 
     def take(self, source: Source) -> None:
         """Make the next sample and keep it, on the disk before long."""

@@ -5,7 +5,9 @@ In a skeleton None, bool, int, float and str stand for themselves. Anything else
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,21 +21,29 @@ DTYPES = {
     torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2,
 }  # fmt: skip
 """Those that safetensors has for dense tensors."""
-SEQUENCES: dict[str, type[list[Any]] | type[tuple[Any, ...]]] = {"list": list, "tuple": tuple}
+SEQUENCES: dict[str, type[Any]] = {"list": list, "tuple": tuple, "frozenset": frozenset}
+Classes = Mapping[str, type[Any]]
+"""Dataclasses by their names."""
+NO_CLASSES: Classes = MappingProxyType({})
 
 
-def take_apart(value: Any, put: Callable[[Tensor], int], path: str) -> Any:
+def take_apart(value: Any, put: Callable[[Tensor], int], path: str, classes: Classes = NO_CLASSES) -> Any:
     """The skeleton of `value`.
 
     Args:
-        value: dicts with text for keys, lists, tuples, tensors, dtypes, devices and plain data.
+        value: dicts with text for keys, lists, tuples, sets of text, tensors, dtypes, devices and plain data.
         put: is given each tensor, in order; the number that it returns stands in the skeleton.
         path: what to call `value` in an error.
+        classes: the dataclasses that it may hold besides.
 
     Raises:
         ArtifactError: it holds anything else, or a class of its own derived from one of these.
     """
     kind = type(value)
+
+    def inside(item: Any, key: Any) -> Any:
+        return take_apart(item, put, f"{path}.{key}", classes)
+
     if kind in PLAIN:
         return value
     if isinstance(value, Tensor) and _is_dense(value):
@@ -41,15 +51,18 @@ def take_apart(value: Any, put: Callable[[Tensor], int], path: str) -> Any:
     if kind in (torch.dtype, torch.device):
         return {kind.__name__: str(value).removeprefix("torch.")}
     if kind in SEQUENCES.values():
-        return {kind.__name__: [take_apart(item, put, f"{path}.{i}") for i, item in enumerate(value)]}
+        items = sorted(value) if kind is frozenset else value
+        return {kind.__name__: [inside(item, i) for i, item in enumerate(items)]}
     if kind is dict and all(type(key) is str for key in value):
-        return {"dict": {key: take_apart(item, put, f"{path}.{key}") for key, item in value.items()}}
+        return {"dict": {key: inside(item, key) for key, item in value.items()}}
+    if classes.get(kind.__name__) is kind:
+        return {kind.__name__: {f.name: inside(getattr(value, f.name), f.name) for f in dataclasses.fields(value)}}
     raise ArtifactError(
         f"{path} is {_named(value)}, which a store cannot hold: make it dense tensors and plain data, or leave it out"
     )
 
 
-def put_together(skeleton: Any, get: Callable[[int], Tensor]) -> Any:
+def put_together(skeleton: Any, get: Callable[[int], Tensor], classes: Classes = NO_CLASSES) -> Any:
     """The value that `take_apart` was given; `get` gives the tensor of a number."""
     if not isinstance(skeleton, dict):
         return skeleton
@@ -57,10 +70,13 @@ def put_together(skeleton: Any, get: Callable[[int], Tensor]) -> Any:
     if kind == "tensor":
         return get(inside)
     if kind in SEQUENCES:
-        return SEQUENCES[kind](put_together(item, get) for item in inside)
-    if kind == "dict":
-        return {key: put_together(item, get) for key, item in inside.items()}
-    return torch.device(inside) if kind == "device" else getattr(torch, inside)
+        return SEQUENCES[kind](put_together(item, get, classes) for item in inside)
+    if kind == "device":
+        return torch.device(inside)
+    if kind == "dtype":
+        return getattr(torch, inside)
+    items = {key: put_together(item, get, classes) for key, item in inside.items()}
+    return items if kind == "dict" else classes[kind](**items)
 
 
 def _is_dense(tensor: Tensor) -> bool:

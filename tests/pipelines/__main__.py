@@ -11,7 +11,7 @@ import diffusers
 import torch
 
 from surgery.errors import SurgeryError
-from surgery.pipelines import Wiring, measure
+from surgery.pipelines import Condition, Wiring, measure
 from surgery.pipelines.collate import collate, outputs_of
 from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.process import process_of
@@ -89,7 +89,8 @@ def _batched(pipeline: Any, wiring: Wiring, call: dict[str, Any]) -> str:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(3, *wiring.shape, generator=generator)
     positions = torch.randint(len(wiring.schedule), (3,), generator=generator)
-    condition = sample(pipeline, {**call, "num_inference_steps": 2}, wiring).conditions[wiring.conditional]
+    made = sample(pipeline, {**call, "num_inference_steps": 2}, wiring)
+    condition = Condition(wiring.conditional, made.conditions[wiring.conditional])
 
     def outputs(rows: slice) -> tuple[int, torch.Tensor]:
         batches = collate(wiring, z[rows], positions[rows], [condition] * len(z[rows]))

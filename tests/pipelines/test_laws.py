@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgery.errors import WiringError
-from surgery.pipelines import Wiring, measure
+from surgery.pipelines import Condition, Wiring, measure
 from surgery.pipelines.collate import collate, outputs_of
 from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.record import sample
@@ -40,8 +40,8 @@ def test_a_wiring_gives_the_arguments_that_the_pipeline_gives(drawn: Traits, pos
     pipeline = Synthetic(drawn)
     wiring = measure(pipeline, CALL)
     z = torch.randn(wiring.shape, generator=torch.Generator().manual_seed(seed)).to(wiring.dtype)
-    conditions = sample(pipeline, {"prompt": "dogs", "num_inference_steps": 3}, wiring).conditions
-    given = [wiring.arguments_of(z, position, condition) for condition in conditions]
+    made = sample(pipeline, {"prompt": "dogs", "num_inference_steps": 3}, wiring).conditions
+    given = [wiring.arguments_of(z, position, Condition(branch, arguments)) for branch, arguments in enumerate(made)]
     own = own_calls(pipeline, wiring, z, position, "dogs")
     if drawn.guidance == "rows":
         given = [wiring.batching.join(given)]
@@ -79,7 +79,7 @@ def test_a_batch_gives_what_its_samples_give_alone(drawn: Traits, count: int, se
     positions = torch.randint(STEPS, (count,), generator=generator)
     prompts = [["a cat", "dog"][int(torch.randint(2, (1,), generator=generator))] for _ in range(count)]
     samples = [sample(pipeline, {"prompt": prompt, "num_inference_steps": 2}, wiring) for prompt in prompts]
-    conditions = [s.conditions[wiring.conditional] for s in samples]
+    conditions = [Condition(wiring.conditional, s.conditions[wiring.conditional]) for s in samples]
 
     def outputs(rows: slice) -> torch.Tensor:
         batches = collate(wiring, z[rows], positions[rows], conditions[rows])

@@ -11,7 +11,7 @@ import torch
 import surgery
 from surgery.cli import main
 from surgery.errors import WiringError
-from surgery.pipelines import Wiring, measure
+from surgery.pipelines import Condition, Wiring, measure
 from surgery.pipelines.collate import collate, outputs_of
 from surgery.pipelines.drive import Listener, drive
 from surgery.pipelines.process import process_of
@@ -43,7 +43,7 @@ def test_a_student_takes_a_step_on_fresh_samples() -> None:
     process = process_of(wiring.schedule)
     drawn = [sample(pipeline, call | {"class_labels": [n], "num_inference_steps": 2}, wiring) for n in (1, 2, 3)]
     latents = torch.stack([one.latents for one in drawn]).float()
-    conditions = [one.conditions[wiring.conditional] for one in drawn]
+    conditions = [Condition(wiring.conditional, one.conditions[wiring.conditional]) for one in drawn]
     noise = torch.randn(latents.shape, generator=generator)
     positions = drawn_positions("uniform", len(latents), len(wiring.schedule), generator)
     batches = collate(wiring, process.noised(latents, noise, positions), positions, conditions)

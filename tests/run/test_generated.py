@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import surgery
-from surgery.data import Generated
+from surgery.data import Generated, read_prompts
 from surgery.errors import RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.operators import GatedMLP
-from surgery.pipelines.generated import Calls
+from surgery.pipelines.calls import calls_of
 from surgery.pipelines.load import load_pipeline
+from surgery.pipelines.sources import condition_of
 from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rules import replace_mlp
 from surgery.run.prepare import plan_recipe, prepare
@@ -71,8 +72,8 @@ def test_from_prompts_to_a_student_in_its_pipeline_also_if_interrupted(tmp_path)
 def test_labels_are_taken_where_the_pipeline_takes_classes(tmp_path):
     asked = recipe(tmp_path / "pipeline", "DiTPipeline", (3, "7"), evaluate=None)
     prepared = prepare(asked)
-    conditional = prepared.data.wiring.conditional
-    labels = [int(prepared.data.samples[number].conditions[conditional]["class_labels"]) for number in range(3)]
+    conditional, samples = prepared.data.wiring.conditional, prepared.data.feed.samples
+    labels = [int(condition_of(samples[number], conditional).arguments["class_labels"]) for number in range(3)]
     assert labels == [3, 7, 3]
     assert plan_recipe(asked) == prepared.plan
 
@@ -95,7 +96,7 @@ def test_guidance_is_the_pipelines_own(tmp_path):
 )
 def test_mistakes_are_named(prompts, call, words):
     with pytest.raises(RecipeError, match=words):
-        Calls(built("DiTPipeline")[0], Generated(prompts=prompts, samples=1, steps=1, call=call))
+        calls_of(built("DiTPipeline")[0], call, read_prompts(Generated(prompts=prompts, samples=1, steps=1)), 1)
 
 
 lines = st.text(string.printable.strip(), min_size=1)

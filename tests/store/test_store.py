@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -194,6 +195,10 @@ class Titles:
     def __init__(self) -> None:
         self.seen: list[tuple[str, int, int]] = []
         self.advanced = 0
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
 
     def stage(self, name: str, total: int, done: int = 0) -> Titles:
         self.seen.append((name, total, done))
@@ -209,11 +214,24 @@ class Titles:
         self.advanced += steps
 
 
-def test_progress_says_how_many_bytes_all_will_take(tmp_path: Path) -> None:
+def test_bytes_and_time_are_estimated_before_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(filling_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(filling_module, "SECONDS_BETWEEN_WRITES", 10.0**9)
     shown = Titles()
-    fill(tmp_path, IDENTITY, Made(50, lambda n: Sample(torch.full((10_000,), float(n)), None)), shown)
-    assert shown.seen == [("cache, about 2.0 MB", 50, 0)]
-    assert shown.advanced == 50
+    source = Made(51, lambda n: Sample(torch.full((10_000,), float(n)), None))
+    fill(tmp_path, IDENTITY, source, shown)
+    (line,) = shown.said
+    assert re.fullmatch(r"cache: 50 samples to make, about 2\.0 MB and 0:0[01]:\d\d", line)
+    assert shown.seen == [("cache", 51, 0)]
+    assert shown.advanced == 51
+
+
+def test_what_was_skipped_is_counted_and_named(tmp_path: Path) -> None:
+    shown = Titles()
+    fill(tmp_path, IDENTITY, Made(100, plain), shown)
+    names = ", ".join(f"{number}.png: is no image" for number in (6, 13, 20))
+    assert shown.said[-1] == f"cache: 14 of 100 skipped: {names}, ..."
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from surgery.pipelines import measure
-from surgery.store import Sample
+from surgery.pipelines import Wiring, measure
+from surgery.pipelines.calls import Calls
+from surgery.pipelines.feed import Feed
+from surgery.pipelines.sources import fed_by
+from surgery.store import InMemory, Sample
 from surgery.training.source import batch_loss, predict
 from surgery.training.wired import WiredData
 from tests.pipelines.tiny import PIPELINES
@@ -27,8 +31,12 @@ def wired(name: str, samples: int = 40) -> tuple[nn.Module, WiredData]:
     pipeline = tiny.build()
     wiring = measure(pipeline, tiny.call)
     conditions = [condition.arguments for condition in wiring.conditions]
-    made = [Sample(torch.full(wiring.shape, float(number)), conditions) for number in range(samples)]
-    return pipeline.transformer, WiredData(wiring, made, {})
+    made = [fed_by(torch.full(wiring.shape, float(number)), conditions) for number in range(samples)]
+    return pipeline.transformer, data_of([wiring], made)
+
+
+def data_of(wirings: Sequence[Wiring], samples: Sequence[Sample]) -> WiredData:
+    return WiredData(Feed(Calls({}, (), "", False, 1), tuple(wirings), InMemory(samples)), {})
 
 
 def inputs_of(forwards: Any) -> list[torch.Tensor]:
@@ -74,7 +82,10 @@ def test_what_is_held_out_is_never_trained_on(count, size, seed):
             asked.append(number)
             return super().__getitem__(number)
 
-    few = WiredData(data.wiring, Noting([data.samples[0]] * count), {})
+    conditions = data.feed.samples[0].conditions
+    few = data_of(
+        [data.wiring], Noting([Sample(torch.full(data.wiring.shape, float(n)), conditions) for n in range(count)])
+    )
     batches = few.source(model, stage="x", batch_size=size, seed=seed)
     held = bool(batches.held_out())
     kept = set(asked)

@@ -109,6 +109,9 @@ class Interrupting:
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Interrupting]:
         yield self
 
+    def say(self, line: str) -> None:
+        pass
+
     def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
         self._left -= steps
         if self._left == 0:

@@ -1,0 +1,100 @@
+"""The calls of a pipeline that a recipe asks for: which keyword takes a text or a label is found by trying."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.data.generated import Prompt
+from surgery.errors import RecipeError, WiringError
+from surgery.pipelines.record import first_step
+from surgery.pipelines.tree import leaves, same
+
+TEXTS, LABELS = ("a", "b"), ([0], [1])
+"""What is tried: two texts, and two labels, that a denoiser can be told apart by."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of a pipeline, by number: one for each prompt in turn.
+
+    Attributes:
+        call: the keywords that all have in common.
+        prompts: texts or labels; none where `call` says everything.
+        keyword: what takes a prompt.
+        labels: whether that is a label.
+        steps: of the scheduler, unless a call is asked for with others.
+    """
+
+    call: dict[str, Any]
+    prompts: tuple[Prompt, ...]
+    keyword: str
+    labels: bool
+    steps: int
+
+    def __call__(self, number: int, *, steps: int | None = None, **more: Any) -> dict[str, Any]:
+        """The keywords for the sample of this number, `more` beside its own."""
+        prompt = self.prompts[number % len(self.prompts)] if self.prompts else None
+        return self.of(prompt, steps=steps, **more)
+
+    def of(self, prompt: Prompt | None, *, steps: int | None = None, **more: Any) -> dict[str, Any]:
+        """The keywords for a prompt."""
+        given = {} if prompt is None else {self.keyword: [int(prompt)] if self.labels else str(prompt)}
+        return {**self.call, **given, "num_inference_steps": steps or self.steps, **more}
+
+
+def calls_of(pipeline: Any, call: Mapping[str, Any], prompts: Sequence[Prompt], steps: int) -> Calls:
+    """Find the keyword of `pipeline` that takes prompts.
+
+    Raises:
+        RecipeError: a keyword of `call` is not known, or a prompt is no label where labels are needed.
+        WiringError: no keyword takes a text or a label.
+    """
+    known = inspect.signature(pipeline.__call__).parameters
+    unknown = [] if "kwargs" in known else sorted(call.keys() - known.keys())
+    if unknown:
+        raise RecipeError(f"data.call: {type(pipeline).__name__} has no keyword {', '.join(map(repr, unknown))}")
+    if not prompts:
+        return Calls(dict(call), (), "", False, steps)
+    keyword, why = _keyword_for(pipeline, call, TEXTS)
+    labels = keyword is None
+    if keyword is None:
+        keyword, _ = _keyword_for(pipeline, call, LABELS)
+    if keyword is None:
+        raise WiringError(f"no keyword of {type(pipeline).__name__} takes a text or a label: {why}")
+    if labels:
+        _require_labels(prompts, keyword)
+    return Calls(dict(call), tuple(prompts), keyword, labels, steps)
+
+
+def _keyword_for(pipeline: Any, call: Mapping[str, Any], values: Sequence[Any]) -> tuple[str | None, str]:
+    """The first keyword whose values reach the denoiser; else why the first one that was tried does not serve."""
+    reasons: list[str] = []
+    for name in inspect.signature(pipeline.__call__).parameters:
+        if name in call:
+            continue
+        try:
+            one, two = (_given(pipeline, {**call, name: value}) for value in values)
+        except Exception as error:  # whatever a pipeline says to a value that it was not made for
+            reasons.append(f"{name}={values[0]!r} ends in {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
+        if one.keys() != two.keys() or not all(same(leaf, two[path]) for path, leaf in one.items()):
+            return name, ""
+        reasons.append(f"{name} does not reach the denoiser")
+    return None, reasons[0] if reasons else "it has none"
+
+
+def _given(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """What the denoiser is given in the first step."""
+    calls = first_step(pipeline, {**call, "num_inference_steps": 2}).calls
+    return leaves([each.arguments for each in calls if each.model == calls[-1].model])
+
+
+def _require_labels(prompts: Sequence[Prompt], keyword: str) -> None:
+    for prompt in prompts:
+        try:
+            int(prompt)
+        except ValueError:
+            raise RecipeError(f"data.prompts: {prompt!r} is no whole number, and {keyword} takes these") from None
