@@ -54,14 +54,21 @@ class Step:
 
 
 class Listener:
-    """What happens at each forward and each step of a run; by default, the pipeline's own code."""
+    """What happens at each forward and each step of a run; by default, the pipeline's own code.
+
+    Attributes:
+        replaces_latents: whether `step` gives latents of its own at each step. The scheduler then steps on a single
+            element, as solvers of higher orders cost more than all else; and what `step` sees is not copied.
+    """
+
+    replaces_latents = False
 
     def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:  # noqa: ARG002
         """The output of `model`; `forward` is its own, and `arguments` may not be changed."""
         return forward(**arguments)
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:  # noqa: ARG002
-        """The latents to go on with; `previous` is what the scheduler gave."""
+        """The latents to go on with; `previous` is what the scheduler gave, or of its shape and dtype only."""
         return previous
 
 
@@ -143,18 +150,31 @@ def _stepping(scheduler: Any, listener: Listener, calls: list[Call]) -> Forward:
 
     @functools.wraps(step)  # pipelines look at the signature
     def stepping(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
         timestep = float(torch.as_tensor(given["timestep"]).flatten()[0])
-        seen = Step(timestep, None, cloned(given["sample"]), cloned(given["model_output"]), list(calls))
+        seen = Step(timestep, None, given["sample"], given["model_output"], list(calls))
         calls.clear()
-        out = step(*args, **kwargs)
+        if listener.replaces_latents:
+            given["sample"], given["model_output"] = _corners(seen.sample, seen.model_output)
+        else:
+            seen.sample, seen.model_output = cloned(seen.sample), cloned(seen.model_output)
+        out = step(*bound.args, **bound.kwargs)
         seen.sigma = _sigma_before(scheduler)
         if isinstance(out, tuple):
-            return (listener.step(seen, out[0]), *out[1:])
-        out.prev_sample = listener.step(seen, out.prev_sample)
+            return (listener.step(seen, out[0].expand(seen.sample.shape)), *out[1:])
+        out.prev_sample = listener.step(seen, out.prev_sample.expand(seen.sample.shape))
         return out
 
     return stepping
+
+
+def _corners(sample: Tensor, output: Any) -> tuple[Tensor, Any]:
+    """One element of each, with as many dimensions; all of both where they differ in shape."""
+    if not isinstance(output, Tensor) or output.shape != sample.shape:
+        return cloned(sample), cloned(output)
+    corner = (slice(1),) * sample.ndim
+    return sample[corner].clone(), output[corner].clone()
 
 
 def _sigma_before(scheduler: Any) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from surgery.pipelines.drive import Done, Step
 from surgery.pipelines.opening import Opening
 from surgery.pipelines.stub import Stub
 from surgery.pipelines.table import History
-from surgery.pipelines.tree import Arguments, leaves, same
+from surgery.pipelines.tree import Arguments, Lent, cloned, leaves, same
 
 CHECKS = 2
 
@@ -97,10 +98,12 @@ class Experiment(Stub):
         self.parts: list[list[Arguments]] = []
         self.schedule: list[tuple[float, float | None, list[str]]] = []
         self.changes: dict[Key, History] = {}
+        self._equal: dict[Key, Any] = {}  # the last that was as in the reference: most are in the same memory
+        self._lent: tuple[tuple[int, torch.Size, torch.dtype], Lent] | None = None
 
     def predictions(self) -> Sequence[Tensor]:
         """Those of the plan."""
-        return self._feed(len(self.schedule)).predictions
+        return self.plan.feeds[self._number(len(self.schedule))].predictions
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         """Note what was seen, and go on with the next step of the plan."""
@@ -114,19 +117,28 @@ class Experiment(Stub):
         self.schedule.append((seen.timestep, seen.sigma, [c.model for c in calls]))
         if len(self.schedule) == self._steps:
             raise Done
-        latents = self._feed(len(self.schedule)).latents
+        return self._latents(previous)
+
+    def _latents(self, previous: Tensor) -> Tensor:
+        """Those of the plan, in the form of `previous`."""
+        number = self._number(len(self.schedule))
+        latents = self.plan.feeds[number].latents
         if latents is None or latents.numel() != previous.numel():
             raise WiringError("the latents change their size between steps")
-        return latents.reshape(previous.shape).to(previous, copy=True)  # a pipeline may write into it
+        key = number, previous.shape, previous.dtype
+        if self._lent is None or self._lent[0] != key:
+            self._lent = key, Lent(lambda: latents.reshape(previous.shape).to(previous, copy=True))
+        given: Tensor = self._lent[1]()
+        return given
 
-    def _feed(self, position: int) -> Feed:
-        feeds = self.plan.feeds
-        return feeds[position] if position < len(feeds) else feeds[self.plan.zero]
+    def _number(self, position: int) -> int:
+        """Of the plan's feed for a step."""
+        return position if position < len(self.plan.feeds) else self.plan.zero
 
     def _note(self, seen: Step, parts: list[Arguments]) -> None:
         position = len(self.schedule)
         if position < len(self.plan.feeds):
-            self.seen.append(seen)
+            self.seen.append(replace(seen, sample=cloned(seen.sample), model_output=cloned(seen.model_output)))
             self.parts.append(parts)
             return
         for branch, (arguments, reference) in enumerate(zip(parts, self.parts[self.plan.zero], strict=True)):
@@ -135,10 +147,15 @@ class Experiment(Stub):
             if old.keys() != new.keys():
                 raise WiringError(f"argument {min(old.keys() ^ new.keys())} comes or goes at step {position}")
             for path, leaf in new.items():
-                if (branch, path) not in self.changes and not same(leaf, old[path]):
-                    self.changes[branch, path] = History(path, old[path], self._steps)
-                if (branch, path) in self.changes:
-                    self.changes[branch, path].note(position, leaf)
+                self._note_leaf((branch, path), leaf, old[path])
+
+    def _note_leaf(self, key: Key, leaf: Any, reference: Any) -> None:
+        if key not in self.changes:
+            if same(leaf, self._equal.get(key, reference)):
+                self._equal[key] = leaf
+                return
+            self.changes[key] = History(key[1], reference, self._steps)
+        self.changes[key].note(len(self.schedule), leaf)
 
 
 def split_calls(calls: Sequence[Arguments], rows: Sequence[int], batching: Batching) -> list[Arguments]:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from surgery.errors import WiringError
-from surgery.pipelines.drive import Call, Done, Forward, Step, drive
+from surgery.pipelines.drive import Call, Done, Listener, Step, drive
 from surgery.pipelines.experiment import split_calls
 from surgery.pipelines.opening import Opening
 from surgery.pipelines.parts import Condition
 from surgery.pipelines.stub import Stub
-from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, same
+from surgery.pipelines.tree import Arguments, Lent, leaves, prediction, rows_of, same
 from surgery.pipelines.wiring import Wiring
 
 REAL = 2
-"""So many steps are the pipeline's own; in the others, latents and predictions are random numbers."""
+"""So many steps are run as the pipeline's own."""
 RENEWED = 8
 """So often they are drawn anew, and what comes from them is compared; what does not is compared in every step."""
 SEED = 1
@@ -32,7 +32,8 @@ def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wirin
     Raises:
         WiringError: an argument or a model output of the run is not what the wiring gives.
     """
-    drive(pipeline, _from_other_noise(call), _Replay(first, wiring), SEED)
+    for listener in (_Real(first, wiring), _Replay(first, wiring)):
+        drive(pipeline, _from_other_noise(call), listener, SEED)
 
 
 def _from_other_noise(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,61 +44,32 @@ def _from_other_noise(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "generator": torch.Generator(given.device).manual_seed(given.initial_seed() + SEED)}
 
 
-class _Replay(Stub):
+class _Checker:
+    """Compares steps of a run with a wiring, one after the other."""
+
     def __init__(self, first: Opening, wiring: Wiring) -> None:
-        super().__init__(first)
-        self._first, self._wiring = first, wiring
-        self._position = 0
+        self.position = 0
+        self._rows, self._wiring = first.rows, wiring
         self._conditions: Sequence[Condition] = ()
-        self._random = torch.Generator().manual_seed(SEED)
-        self._predictions: list[Tensor] = []
-        self._latents: Tensor | None = None
 
-    def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:
-        if self._position < REAL:
-            return forward(**arguments)
-        return super().forward(model, forward, arguments)
-
-    def predictions(self) -> Sequence[Tensor]:
-        return self._predictions
-
-    def step(self, seen: Step, previous: Tensor) -> Tensor:
-        super().step(seen, previous)
-        self._check(seen)
-        self._position += 1
-        if self._position == len(self._wiring.schedule):
-            raise Done
-        if self._position < REAL:
-            return previous
-        if self._latents is None or self._renews(self._position):
-            self._latents = self._drawn(*previous.shape).to(previous)
-            elements = rows_of(prediction(self._first.step.calls[0].output), self._first.rows[0]).shape[1]
-            self._predictions = [self._drawn(elements) for _ in self._wiring.branches]
-        return self._latents.clone()
-
-    def _renews(self, position: int) -> bool:
-        return position <= REAL or position % (len(self._wiring.schedule) // RENEWED + 1) == 0
-
-    def _drawn(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._random)
-
-    def _check(self, seen: Step) -> None:
-        wiring, calls = self._wiring, seen.calls[-len(self._first.rows) :]
-        if seen.timestep != float(wiring.schedule.timesteps[self._position]):
+    def check(self, seen: Step, renewed: bool) -> None:
+        """Check the next step; `renewed` says whether its latents and predictions are others than in the last one."""
+        wiring, calls = self._wiring, seen.calls[-len(self._rows) :]
+        if seen.timestep != float(wiring.schedule.timesteps[self.position]):
             raise WiringError(f"the timesteps of {wiring.pipeline} change from run to run")
-        parts = split_calls([call.arguments for call in calls], self._first.rows, wiring.batching)
+        parts = split_calls([call.arguments for call in calls], self._rows, wiring.batching)
         self._conditions = self._conditions or wiring.conditions_of(parts)
-        renewed = self._renews(self._position)
         for part, condition in zip(parts, self._conditions, strict=True):
-            wiring.require(part, seen.sample[0] if renewed else None, self._position, condition)
+            wiring.require(part, seen.sample[0] if renewed else None, self.position, condition)
         if renewed:
             self._check_joined(parts, seen)
         if renewed and wiring.linear:
             self._check_output(calls, seen)
+        self.position += 1
 
     def _check_joined(self, parts: list[Arguments], seen: Step) -> None:
         """That the branches of one forward, joined, are its arguments."""
-        for call, rows in zip(reversed(seen.calls), reversed(self._first.rows), strict=False):
+        for call, rows in zip(reversed(seen.calls), reversed(self._rows), strict=False):
             own, parts = parts[-rows:], parts[:-rows]
             joined, real = leaves(self._wiring.batching.join(own)), leaves(call.arguments)
             for path, leaf in real.items():
@@ -108,9 +80,58 @@ class _Replay(Stub):
 
     def _check_output(self, calls: list[Call], seen: Step) -> None:
         wiring = self._wiring
-        counted = zip(calls, self._first.rows, strict=True)
+        counted = zip(calls, self._rows, strict=True)
         rows = [row for call, count in counted for row in wiring.model_output(call.output, count)]
         own, real = wiring.guided(rows).double(), seen.model_output[0].double()
         largest = max(abs(b.weight) * float(row.abs().max()) for b, row in zip(wiring.branches, rows, strict=True))
         if float((own - real).abs().max()) > ROUNDING * torch.finfo(seen.model_output.dtype).eps * largest:
-            raise WiringError(f"the model output at position {self._position} is not the predictions' weighted sum")
+            raise WiringError(f"the model output at position {self.position} is not the predictions' weighted sum")
+
+
+class _Real(Listener):
+    """The first steps, of the pipeline's own."""
+
+    def __init__(self, first: Opening, wiring: Wiring) -> None:
+        self._checker = _Checker(first, wiring)
+
+    def step(self, seen: Step, previous: Tensor) -> Tensor:
+        self._checker.check(seen, renewed=True)
+        if self._checker.position == REAL:
+            raise Done
+        return previous
+
+
+class _Replay(Stub):
+    """The whole schedule; latents and predictions are random numbers."""
+
+    def __init__(self, first: Opening, wiring: Wiring) -> None:
+        super().__init__(first)
+        self._checker, self._wiring = _Checker(first, wiring), wiring
+        self._random = torch.Generator().manual_seed(SEED)
+        self._elements = rows_of(prediction(first.step.calls[0].output), first.rows[0]).shape[1]
+        self._predictions = self._drawn_predictions()
+        self._latents: Lent | None = None
+
+    def predictions(self) -> Sequence[Tensor]:
+        return self._predictions
+
+    def step(self, seen: Step, previous: Tensor) -> Tensor:
+        super().step(seen, previous)
+        self._checker.check(seen, self._renews(self._checker.position))
+        position = self._checker.position
+        if position == len(self._wiring.schedule):
+            raise Done
+        if self._latents is None or self._renews(position):
+            drawn = self._drawn(*previous.shape).to(previous)
+            self._latents, self._predictions = Lent(drawn.clone), self._drawn_predictions()
+        latents: Tensor = self._latents()
+        return latents
+
+    def _renews(self, position: int) -> bool:
+        return position <= 1 or position % (len(self._wiring.schedule) // RENEWED + 1) == 0
+
+    def _drawn_predictions(self) -> list[Tensor]:
+        return [self._drawn(self._elements) for _ in self._wiring.branches]
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._random)

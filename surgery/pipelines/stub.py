@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from surgery.pipelines.drive import Forward, Listener, Step
 from surgery.pipelines.opening import Opening
-from surgery.pipelines.tree import Arguments, prediction, tensors_in
+from surgery.pipelines.tree import Arguments, Lent, prediction, tensors_in
 
 
 class Stub(Listener):
@@ -20,12 +21,15 @@ class Stub(Listener):
     What runs before the loop, such as a text encoder, runs. So does, once, an expert that the first step did not need.
     """
 
+    replaces_latents = True
+
     def __init__(self, first: Opening) -> None:
         self._outputs, self._rows = dict(first.outputs), first.rows
         self._calls, self._in_loop = 0, False
+        self._filled: dict[tuple[str, int], tuple[Sequence[Tensor], Lent]] = {}
 
     def predictions(self) -> Sequence[Tensor]:
-        """What each branch of guidance predicts in this step, flat; a single one serves all."""
+        """What each branch of guidance predicts in this step, flat; a single one serves all. The same list: the same."""
         raise NotImplementedError
 
     def forward(self, model: str, forward: Forward, arguments: Arguments) -> Any:
@@ -37,15 +41,19 @@ class Stub(Listener):
             self._outputs[model] = output
         call = min(self._calls, len(self._rows) - 1)
         self._calls += 1
-        return self._filled(self._outputs[model], call)
+        given = self.predictions()
+        last = self._filled.get((model, call))
+        if last is None or last[0] is not given:
+            last = self._filled[model, call] = given, Lent(partial(self._fill, self._outputs[model], call, given))
+        return last[1]()
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:  # noqa: ARG002
         """Count the calls of the next step from 0."""
         self._calls, self._in_loop = 0, True
         return previous
 
-    def _filled(self, output: Any, call: int) -> Any:
-        inside, given = tensors_in(prediction(output)), self.predictions()
+    def _fill(self, output: Any, call: int, given: Sequence[Tensor]) -> Any:
+        inside = tensors_in(prediction(output))
         first = sum(self._rows[:call])
         rows = [given[(first + row) % len(given)] for row in range(self._rows[call])]
         contents = iter(torch.split_with_sizes(torch.cat(rows), [tensor.numel() for tensor in inside]))

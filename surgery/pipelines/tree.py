@@ -50,8 +50,12 @@ def same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+        return a.shape == b.shape and a.dtype == b.dtype and (_same_memory(a, b) or torch.equal(a, b))
     return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and a.data_ptr() == b.data_ptr() != 0 and a.stride() == b.stride()
 
 
 def prediction(output: Any) -> Any:
@@ -71,3 +75,19 @@ def rows_of(predicted: Any, rows: int) -> Tensor:
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in a nested value, in order."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+class Lent:
+    """A nested value that is handed out again and again: it is made anew only after somebody wrote into its tensors."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._made = make, False
+        self._value: Any = None
+        self._versions: list[int] = []
+
+    def __call__(self) -> Any:
+        """The value, as it was made."""
+        if not self._made or [tensor._version for tensor in tensors_in(self._value)] != self._versions:
+            self._value, self._made = self._make(), True
+            self._versions = [tensor._version for tensor in tensors_in(self._value)]
+        return self._value
