@@ -15,13 +15,34 @@ from surgery.config import Config
 from surgery.data import AnyData, Generated, Images, Latents, Videos
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
+from surgery.pipelines.times import CosMap, LogitNormal, MinSNR, Mode, Sigma, Uniform
 from surgery.recipe_loader import run_file
 from surgery.rewriting.rule import AnyRule
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
+from surgery.training.lora import LoRA
+from surgery.training.objective import Target
 from surgery.wording import did_you_mean, nearest
 
-__all__ = ["Distil", "Evaluate", "Finetune", "Generated", "Images", "Latents", "Recipe", "Videos", "load_recipe"]
+__all__ = [
+    "CosMap",
+    "Distil",
+    "Evaluate",
+    "Finetune",
+    "Generated",
+    "Images",
+    "Latents",
+    "LoRA",
+    "LogitNormal",
+    "MinSNR",
+    "Mode",
+    "Recipe",
+    "Sigma",
+    "Target",
+    "Uniform",
+    "Videos",
+    "load_recipe",
+]
 
 
 class Recipe(Config):

@@ -152,8 +152,8 @@ def grid_of(pictures: Sequence[Image.Image], *, columns: int = 10, margin: int =
     return grid
 
 
-def grid_png(pictures: Sequence[Image.Image]) -> bytes:
+def grid_png(pictures: Sequence[Image.Image], *, columns: int = 10) -> bytes:
     """What `grid_of` draws, as the content of a PNG file."""
     buffer = io.BytesIO()
-    grid_of(pictures).save(buffer, format="PNG", optimize=True)
+    grid_of(pictures, columns=columns).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -30,7 +30,9 @@ class Batch:
     arguments: Arguments
 
 
-def collate(wiring: Wiring, latents: Tensor, positions: Tensor, conditions: Sequence[Condition]) -> list[Batch]:
+def collate(
+    wiring: Wiring, latents: Tensor, positions: Tensor, conditions: Sequence[Condition], most: int | None = None
+) -> list[Batch]:
     """The forwards that `latents` need, as few as shapes and the model's own batching allow.
 
     Args:
@@ -38,13 +40,14 @@ def collate(wiring: Wiring, latents: Tensor, positions: Tensor, conditions: Sequ
         latents: z_t, (B, *wiring.shape).
         positions: in the schedule, (B,).
         conditions: of each sample.
+        most: samples of one forward.
     """
     groups: list[tuple[str, list[int], list[Arguments]]] = []
     for row, (z, position, condition) in enumerate(zip(latents, positions.tolist(), conditions, strict=True)):
         arguments = wiring.arguments_of(z, position, condition)
         model = wiring.model_at(position, condition.branch)
         for name, rows, members in groups:
-            if name == model and _fit(wiring.batching, members[0], arguments):
+            if name == model and len(rows) != most and _fit(wiring.batching, members[0], arguments):
                 rows.append(row)
                 members.append(arguments)
                 break

@@ -11,6 +11,7 @@ from torch import nn
 
 from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
+from surgery.recording.copying import copied
 from surgery.recording.generated import set_edit
 from surgery.recording.one_thread import one_thread
 from surgery.recording.paths import is_inside, parent_and_name, put, relative
@@ -91,7 +92,14 @@ def require_no_conflicts(planned: Plan) -> None:
         raise RewriteError(f"{first}{more}; {first.remedy}")
 
 
-def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0, recordings: Recordings | None = None) -> nn.Module:
+def commit(
+    graph: ModelGraph,
+    edits: Sequence[Edit],
+    seed: int = 0,
+    recordings: Recordings | None = None,
+    *,
+    shared: bool = False,
+) -> nn.Module:
     """A copy of the traced model with `edits` made. It is given out only when every edit has succeeded.
 
     Args:
@@ -99,10 +107,11 @@ def commit(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0, recordings: 
         edits: without conflicts.
         seed: see `rewrite`.
         recordings: what planning the edits has made, see `prove`; for edits that were read back they are made now.
+        shared: lets inherited weights stay in the model's memory; what is trained must be set apart first.
     """
     if recordings is None:
         recordings = edited_recordings(graph, edits)
-    student = copy.deepcopy(graph.model)
+    student = copied(graph.model, lambda tensor: tensor) if shared else copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
     aliases = rewired_aliases(student, edits)

@@ -197,6 +197,11 @@ AnyEdit = Annotated[SerializeAsAny[Edit], BeforeValidator(Edit.from_data)]
 """A pydantic field for an edit of any kind."""
 
 
+def new_paths(edits: Iterable[Edit]) -> list[str]:
+    """The paths, in the student, of the modules with weights that the teacher has not."""
+    return [path for edit in edits for path in edit.new]
+
+
 def rewired_scopes(edits: Iterable[Edit]) -> dict[str, list[Bound]]:
     """What `edits` do to graphs, by the path of the scope."""
     found: dict[str, list[Bound]] = {}

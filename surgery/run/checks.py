@@ -18,7 +18,7 @@ from surgery.run.prepare import Prepared
 from surgery.training.batches import LatentData
 from surgery.training.checkpoint import digest
 from surgery.training.data import LatentDataset
-from surgery.training.finetune import NOTHING_TO_TRAIN
+from surgery.training.wired import WiredData
 
 LARGEST = 2**31 - 1
 
@@ -30,8 +30,8 @@ def check_run(prepared: Prepared) -> None:
     """Raise an error if the run could not come to its end.
 
     Raises:
-        RecipeError: a number is too large, the data has labels that the model does not know, or finetuning would have
-            nothing to train.
+        RecipeError: a number is too large, the data has labels that the model does not know, or loss weights do not fit
+            the scheduler.
         ArtifactError: the student could not be saved.
     """
     require_moderate(prepared.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
@@ -39,9 +39,15 @@ def check_run(prepared: Prepared) -> None:
         _require_labels(prepared.recipe, prepared.teacher.model, prepared.data.dataset)
     elif prepared.recipe.evaluate is not None and prepared.recipe.evaluate.guidance != 1:
         raise RecipeError("evaluate.guidance: a pipeline has a keyword of its own; put it into data.call")
-    if not prepared.recipe.finetune.inherited_lr and not any(edit.new for edit in prepared.plan.edits):
-        raise RecipeError(f"finetune.{NOTHING_TO_TRAIN}")
+    _require_fitting_weights(prepared)
     require_savable(prepared.teacher.model, prepared.plan.edits)
+
+
+def _require_fitting_weights(prepared: Prepared) -> None:
+    weights, data = prepared.recipe.finetune.weights, prepared.data
+    reason = weights.misfit(data.processes[0]) if weights is not None and isinstance(data, WiredData) else None
+    if reason is not None:
+        raise RecipeError(f"finetune.weights: {type(weights).__name__} {reason}; choose others, or leave them out")
 
 
 def require_moderate(values: Any, path: str = "") -> None:

@@ -13,10 +13,13 @@ from surgery.errors import SurgeryError
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics import COSTS, Metric
 from surgery.evaluate.results import Column, StageMetrics, StageName
-from surgery.evaluate.sample import balanced_labels
+from surgery.evaluate.sample import balanced_labels, grid_png
 from surgery.evaluate.sampling import PROTOCOL, Drawn, Sampling
 from surgery.progress import Progress
 from surgery.run.prepare import Prepared
+
+SHOWN_MEANWHILE = 8
+"""Samples of each model in a grid that is drawn while a student is trained."""
 
 
 class Measuring:
@@ -31,6 +34,7 @@ class Measuring:
         self._metrics = (*prepared.metrics, *(cost for cost in COSTS if cost.name not in chosen))
         self._sampler = prepared.sampler
         self._drawn: dict[nn.Module, Drawn] = {}
+        self._few: Sequence[Image.Image] | None = None
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -66,6 +70,15 @@ class Measuring:
         _ = context.samples  # which are drawn with them
         return self._drawn[context.model].pictures
 
+    def progress_grid(self, model: nn.Module) -> bytes | None:
+        """A few samples of the teacher over those of `model` from the same noise, as a PNG; None if nothing is to be
+        seen."""
+        few = self._sampling.model_copy(update={"samples": min(self._sampling.samples, SHOWN_MEANWHILE)})
+        if self._few is None:
+            self._few = self._sampler.draw(self._teacher.model, few, self._recipe.seed, _ignored).pictures
+        shown = self._sampler.draw(model, few, self._recipe.seed, _ignored).pictures
+        return grid_png([*self._few, *shown], columns=len(shown)) if shown else None
+
     def _draw(self, stage: StageName, model: nn.Module) -> Tensor:
         """Samples of a model by the recipe's protocol."""
         settings, is_teacher = self._sampling, model is self._teacher.model
@@ -82,3 +95,7 @@ def _value(metric: Metric, context: Context) -> int | float | None:
     if not isinstance(value, int | float):
         raise SurgeryError(f"metric {metric.name!r} gives a {type(value).__name__}: let its compute return a number")
     return value if math.isfinite(value) else None
+
+
+def _ignored(_: int) -> None:
+    """The progress of samples that have no bar of their own."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -17,13 +18,14 @@ from surgery.graph.show.draw import draw_blocks
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.rewriting.commit import commit
+from surgery.rewriting.edit import new_paths
 from surgery.run.checks import check_run, identity_of
 from surgery.run.folder import RunFolder, locked
 from surgery.run.measure import Measuring
 from surgery.run.prepare import Prepared, prepare
 from surgery.run.report import report_of
 from surgery.training.distil import distil, sites_of
-from surgery.training.finetune import finetune
+from surgery.training.finetune import finetune, require_learnable
 from surgery.training.record import LossRecord
 
 SHOWN = 100
@@ -74,29 +76,35 @@ def apply(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     prepared = prepare(recipe, device, RunFolder(out).data)
     check_run(prepared)
+    with _clock() as seconds:
+        student = commit(prepared.graph, prepared.plan.edits, recipe.seed, prepared.recordings, shared=True)
+    require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
     with locked(out):
         folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity_of(prepared))
-        return _Runner(prepared, folder, name, progress or SilentProgress()).run()
+        return _Runner(prepared, folder, name, progress or SilentProgress()).run(student, seconds())
 
 
 class _Runner:
     def __init__(self, prepared: Prepared, folder: RunFolder, name: str, progress: Progress) -> None:
         self._recipe, self._teacher = prepared.recipe, prepared.teacher
-        self._graph, self._plan, self._recordings = prepared.graph, prepared.plan, prepared.recordings
+        self._graph, self._plan = prepared.graph, prepared.plan
         self._folder, self._name, self._progress = folder, name, progress
         self._data = prepared.data.stored(folder.data, progress)
         self._measuring = Measuring(replace(prepared, data=self._data), progress)
         self._stages = folder.stages()
 
-    def run(self) -> Run:
-        """Go through the stages; what an earlier process has finished is read back instead."""
+    def run(self, student: nn.Module, seconds: float) -> Run:
+        """Go through the stages; what an earlier process has finished is read back instead.
+
+        Args:
+            student: rewritten, and changed in place.
+            seconds: that this took.
+        """
         self._folder.write_json("plan.json", self._plan.model_dump(mode="json"))
         edits = {e.path: e.label for e in self._plan.edits}
         self._folder.write("graph.svg", draw_blocks(self._graph, edits).encode())
         self._measure("teacher", self._teacher.model, 0.0)
-        with _clock() as seconds:
-            student = commit(self._graph, self._plan.edits, self._recipe.seed, self._recordings)
-        self._measure("rewritten", student, seconds())
+        self._measure("rewritten", student, seconds)
         losses = [*self._distil(student), *self._finetune(student)]
         self._folder.write_json("losses.json", [asdict(record) for record in losses])
         surgery.artifact.save(student, self._folder.model)
@@ -119,26 +127,33 @@ class _Runner:
                 seed=self._recipe.seed,
                 checkpoints=self._folder.checkpoints,
                 progress=self._progress,
+                show=partial(self._show, "distil", student),
             )
         self._measure("distilled", student, seconds())
         return losses
 
     def _finetune(self, student: nn.Module) -> list[LossRecord]:
         """Stage 2, which changes the student in place."""
-        new = [path for edit in self._plan.edits for path in edit.new]
         with _clock() as seconds:
             losses = finetune(
                 self._teacher.model,
                 student,
-                new,
+                new_paths(self._plan.edits),
                 self._data,
                 self._recipe.finetune,
                 seed=self._recipe.seed,
                 checkpoints=self._folder.checkpoints,
                 progress=self._progress,
+                show=partial(self._show, "finetune", student),
             )
         self._measure("finetuned", student, seconds())
         return losses
+
+    def _show(self, stage: str, model: nn.Module, done: int) -> None:
+        """Draw samples of a model that is being trained, unless an earlier process has."""
+        grid = self._folder.sample(f"{stage}-{done:06d}")
+        if not grid.exists() and (drawn := self._measuring.progress_grid(model)):
+            self._folder.write(f"samples/{grid.name}", drawn)
 
     def _measure(self, stage: StageName, model: nn.Module, seconds: float) -> None:
         """Measure a model and draw its samples, unless an earlier process has; a recipe may ask for no samples."""

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.errors import RecipeError
 from surgery.progress import Progress
 from surgery.recording.parameters import first_floating
 from surgery.training.checkpoint import digest
 from surgery.training.data import LatentDataset
 from surgery.training.diffusion import NoisedBatch, noised_batch, null_label
 from surgery.training.scheduler import Scheduler
-from surgery.training.source import parted
+from surgery.training.source import PLAIN, Noising, parted
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ class LatentData:
         """Keywords of the model's forward for one sample."""
         return {**noised_batch(self.dataset, self.scheduler, 0, 1, seed, device=device).inputs}
 
-    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int) -> Batches:
-        """Its batches for `model`."""
+    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int, noising: Noising = PLAIN) -> Batches:
+        """Its batches for `model`.
+
+        Raises:
+            RecipeError: latents are noised in one way only.
+        """
+        if noising != PLAIN:
+            raise RecipeError("latents in memory are noised uniformly, a batch at a time; leave out times and weights")
         return Batches(self, model, stage=stage, batch_size=batch_size, seed=seed)
 
 

@@ -6,7 +6,7 @@ L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,11 @@ from surgery.losses import LOSSES, Loss, LossName
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
 from surgery.rewriting.lesson import Lesson
+from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
-from surgery.training.loop import StageConfig, Task, identity_of, train
-from surgery.training.optim import frozen_behaviour, warmup_cosine
+from surgery.training.config import StageConfig
+from surgery.training.loop import Task, identity_of, train
+from surgery.training.optim import frozen_behaviour
 from surgery.training.record import LossRecord
 from surgery.training.source import Forward, Source, TrainingData, predict
 
@@ -31,7 +33,7 @@ STAGE = "distil"
 
 
 class Distil(StageConfig):
-    """How operators are distilled. The learning rate warms up, then falls to 0 along a cosine; see `StageConfig`."""
+    """How operators are distilled; see `StageConfig`."""
 
     steps: PositiveInt = 300
     lr: PositiveFloat = 1e-3
@@ -70,6 +72,7 @@ def distil(
     seed: int,
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
+    show: Callable[[int], None] | None = None,
 ) -> list[LossRecord]:
     """Train the student's new operators on the teacher's activations.
 
@@ -86,6 +89,7 @@ def distil(
         seed: of the batches.
         checkpoints: where to continue from and to write to; None writes none.
         progress: shows how far the training has come.
+        show: is called with the number of steps done when samples are to be drawn.
 
     Returns:
         The losses of each step.
@@ -95,7 +99,7 @@ def distil(
         TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
     pairs = _Pairs(teacher, student, sites)
-    batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed)
+    batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
     identity = identity_of(
         config,
         data,
@@ -109,10 +113,10 @@ def distil(
         config=config,
         model=student,
         parameters=pairs.parameters,
-        learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
         backward=lambda step: pairs.losses(batches.training(step), backward=True),
         validate=partial(_validate, pairs, batches),
         identity=identity,
+        show=show,
     )
     with frozen_behaviour(teacher, student):
         return train(task, checkpoints, progress or SilentProgress())
@@ -131,7 +135,7 @@ class _Pairs:
         self.parameters = _trainable(student, [module for site in sites for module in site.lesson.modules])
         if not self.parameters:
             raise RewriteError(f"nothing to distil: no parameter in the student at sites {self._paths}")
-        _require_apart(teacher, self.parameters)
+        set_apart(self.parameters, teacher)
 
     @property
     def _paths(self) -> list[str]:
@@ -189,10 +193,3 @@ def _tensors(value: Any) -> list[Tensor]:
 def _trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:
     wanted = {id(parameter) for operator in operators for parameter in operator.parameters()}
     return {n: p for n, p in student.named_parameters() if id(p) in wanted and p.is_floating_point()}
-
-
-def _require_apart(teacher: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-    taken = {parameter.untyped_storage().data_ptr() for parameter in teacher.parameters()}
-    for name, parameter in parameters.items():
-        if parameter.untyped_storage().data_ptr() in taken:
-            raise RewriteError(f"{name} shares its memory with the teacher: copy the weights of a new operator")

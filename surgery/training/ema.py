@@ -20,24 +20,30 @@ def decay_at(step: int, limit: float) -> float:
 class Ema:
     """The moving average of parameters, in float32 at least: bfloat16 cannot hold a change of 0.01 %.
 
+    Args:
+        parameters: by name.
+        decay: the largest one.
+        device: where the averages are kept; None keeps each beside its parameter.
+
     Attributes:
         shadow: the averages by name, each of its parameter's shape.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float, device: str | None = None) -> None:
         self._parameters = dict(parameters)
         self._decay = decay
         self.shadow = {
-            name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True)
+            name: p.detach().to(device or p.device, torch.promote_types(p.dtype, torch.float32), copy=True)
             for name, p in parameters.items()
         }
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the parameters after update `step`, counted from 0."""
+    def update(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Move the average towards `values`, the parameters as precisely as they are known, after update `step`, counted
+        from 0."""
         weight = 1 - decay_at(step, self._decay)
         for name, average in self.shadow.items():
-            average.lerp_(self._parameters[name].to(average.dtype), weight)
+            average.lerp_(values[name].to(average), weight)
 
     @torch.no_grad()
     def load(self, shadow: Mapping[str, Tensor]) -> None:
@@ -53,12 +59,12 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Set the parameters to their average inside the block, and back to the same bits afterwards."""
-        kept = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self.write_to_parameters()
+        """Let the parameters be their average inside the block; no memory is copied where both are of one kind."""
+        kept = {name: parameter.data for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            parameter.data = self.shadow[name].to(parameter)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, parameter in self._parameters.items():
-                    parameter.copy_(kept[name])
+            for name, parameter in self._parameters.items():
+                parameter.data = kept[name]

@@ -1,4 +1,4 @@
-"""Stage 2: the whole student is trained end to end; the average of its weights is kept.
+"""Stage 2: the student is trained end to end; the average of its weights is kept.
 
 Grafting, arXiv 2506.05340, section on lightweight finetuning: AdamW without weight decay, warm-up, EMA, the diffusion
 loss. Imitating the teacher instead has less noise in its gradient, and gets further in a short training.
@@ -6,48 +6,73 @@ loss. Imitating the teacher instead has less noise in its gradient, and gets fur
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from surgery.errors import TrainingError
+from surgery.pipelines.times import AnyLossWeight
 from surgery.progress import Progress, SilentProgress
+from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
+from surgery.training.config import StageConfig
 from surgery.training.ema import Ema
-from surgery.training.imitate import blocks_to_imitate, imitation_loss
-from surgery.training.loop import StageConfig, Task, identity_of, train
-from surgery.training.optim import frozen_behaviour, requiring_grad, warmup_cosine
+from surgery.training.learning import rates, recomputing
+from surgery.training.loop import Task, identity_of, train
+from surgery.training.lora import LoRA, adapted, layers_of
+from surgery.training.objective import NAMED, Objective, Target, TargetName
+from surgery.training.optim import frozen_behaviour, requiring_grad
 from surgery.training.record import LossRecord
-from surgery.training.source import Source, TrainingData, batch_loss, predict
+from surgery.training.source import Noising, Source, TrainingData, batch_loss
 
 STAGE = "finetune"
-NOTHING_TO_TRAIN = "inherited_lr is 0 and there are no new operators, so nothing is left to train; give another factor"
 
 
 class Finetune(StageConfig):
-    """How a student is finetuned; see `StageConfig`.
-
-    The learning rate warms up, then falls to 0 along a cosine, which a short training gains from; the decay of the
-    average warms up and stays.
+    """How a student is finetuned; see `StageConfig`. The decay of the average warms up and stays.
 
     Attributes:
-        ema_decay: the largest decay of the moving average of the weights, see `surgery.training.ema`.
-        target: what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in, or
-            to imitate the "teacher", see `surgery.training.imitate`.
+        target: what the student learns: to predict from the "data" the noise (or sample, or velocity) that was put in, to
+            imitate the "teacher", which is its prediction and block outputs alike, or a `Target` with weights.
+        weights: how much the errors against the data count at each time; None weighs all alike.
         inherited_lr: a factor on the learning rate of the weights that were the teacher's, which need less of it than
             those of new operators; 0 freezes them, which saves their gradients, moments and averages too.
+        rates: other factors, by patterns of parameters' names such as "*.norm1.*"; the first that fits counts, 0 freezes.
+        lora: adapts inherited linear layers instead of training inherited weights; new operators are trained in full.
+        weight_decay: of matrices and filters, at each step times the learning rate.
+        ema_decay: the largest decay of the moving average of the weights, see `surgery.training.ema`.
+        ema_device: where the average is kept, e.g. "cpu"; None keeps it where the student is.
+        checkpointing: recomputes blocks in the backward pass instead of keeping their activations.
+        compile: runs the student through `torch.compile`.
     """
 
     steps: PositiveInt = 200
     lr: PositiveFloat = 1e-4
     clip: PositiveFloat = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    target: Literal["data", "teacher"] = "data"
+    target: TargetName | Target = "data"
+    weights: AnyLossWeight | None = None
     inherited_lr: NonNegativeFloat = 1.0
+    rates: Mapping[str, NonNegativeFloat] = {}
+    lora: LoRA | None = None
+    weight_decay: NonNegativeFloat = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_device: str | None = None
+    checkpointing: bool = False
+    compile: bool = False
+
+    @property
+    def noising(self) -> Noising:
+        """How its batches are noised."""
+        return Noising(self.times, self.weights, self.micro_batch)
+
+    @property
+    def parts(self) -> Target:
+        """The target by its weights."""
+        return NAMED[self.target] if isinstance(self.target, str) else self.target
 
 
 def finetune(
@@ -60,14 +85,15 @@ def finetune(
     seed: int,
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
+    show: Callable[[int], None] | None = None,
 ) -> list[LossRecord]:
-    """Train the student end to end: all of its parameters, or those of its new operators.
+    """Train the student end to end, as far as `config` lets it learn.
 
     At the end the student holds the moving average of its weights. The held-out loss is measured with it too, and
     against the data whatever the target.
 
     Args:
-        teacher: only read, and only if it is the target.
+        teacher: only read, and only if it is part of the target.
         student: changed in place.
         new: the paths of its new operators; all else is inherited.
         data: what z_t is made from, and how.
@@ -75,77 +101,74 @@ def finetune(
         seed: of the batches.
         checkpoints: where to continue from and to write to; None writes none.
         progress: shows how far the training has come.
+        show: is called with the number of steps done when samples are to be drawn; the student is its average then.
 
     Returns:
         the losses of each step.
 
     Raises:
-        TrainingError: all that there is to train is frozen; else see `surgery.training.loop.train`.
-        ArtifactError: see there.
+        RecipeError: see `require_learnable`; or the class of the student cannot be checkpointed.
+        TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
-    parameters, frozen = _parted(student, new, config)
-    batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed)
-    ema = Ema(parameters, config.ema_decay)
-    taught_by = teacher if config.target == "teacher" else None
-    others = {
-        "new": sorted(new),
-        "buffers": digest(dict(student.named_buffers())),
-        "frozen": digest(frozen) if frozen else None,
-        "teacher": None if taught_by is None else digest(taught_by.state_dict()),
-    }
-    blocks = () if taught_by is None else blocks_to_imitate(teacher, student, batches.training(0)[0].inputs)
-    task = Task(
-        stage=STAGE,
-        config=config,
-        model=student,
-        parameters=parameters,
-        learning_rate=partial(warmup_cosine, lr=config.lr, warmup=config.warmup, steps=config.steps),
-        backward=partial(_backward, taught_by, student, batches, blocks),
-        validate=partial(_validate, student, batches, ema),
-        identity=identity_of(config, data, parameters, seed=seed, **others),
-        ema=ema,
-        scales={name: config.inherited_lr for name in parameters if _is_inherited(name, new)},
-    )
-    with frozen_behaviour(teacher, student), requiring_grad(frozen.values(), False):
+    with ExitStack() as stack:
+        for each in (
+            adapted(student, config.lora, new, seed),
+            frozen_behaviour(teacher, student),
+            recomputing(student, config.checkpointing),
+        ):
+            stack.enter_context(each)
+        scales = rates(student, new, config.rates, config.inherited_lr, config.lora is not None)
+        named = dict(student.named_parameters())
+        parameters = {name: named[name] for name, scale in scales.items() if scale}
+        frozen = {name: named[name] for name, scale in scales.items() if not scale}
+        set_apart(parameters, teacher)
+        batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
+        run: Any = torch.compile(student) if config.compile else student
+        objective = Objective(config.parts, teacher, student, run, batches)
+        stack.callback(objective.close)
+        stack.enter_context(requiring_grad(frozen.values(), False))
+        ema = Ema(parameters, config.ema_decay, config.ema_device)
+        others = {
+            "new": sorted(new),
+            "buffers": digest(dict(student.named_buffers())),
+            "frozen": digest(frozen) if frozen else None,
+            "teacher": None if config.parts == NAMED["data"] else digest(teacher.state_dict()),
+        }
+        task = Task(
+            stage=STAGE,
+            config=config,
+            model=student,
+            parameters=parameters,
+            backward=partial(backward, objective, batches),
+            validate=partial(_validate, student, batches),
+            identity=identity_of(config, data, parameters, seed=seed, **others),
+            ema=ema,
+            scales=scales,
+            weight_decay=config.weight_decay,
+            show=show,
+        )
         records = train(task, checkpoints, progress or SilentProgress())
-    ema.write_to_parameters()
+        ema.write_to_parameters()
     return records
 
 
-def _backward(
-    teacher: nn.Module | None, student: nn.Module, batches: Source, blocks: Collection[str], step: int
-) -> dict[str, Tensor]:
-    """Add the gradients of a step, against the teacher if there is one, else against the data; the loss."""
+def require_learnable(student: nn.Module, new: Collection[str], config: Finetune) -> None:
+    """Raise RecipeError if nothing of the student is to be trained, or a pattern fits nothing in it."""
+    rates(student, new, config.rates, config.inherited_lr, has_adapters=False)
+    if config.lora is not None:
+        layers_of(student, config.lora, new)
+
+
+def backward(objective: Objective, batches: Source, step: int) -> dict[str, Tensor]:
+    """Add the gradients of a step; its loss."""
     terms = []
     for forward in batches.training(step):
-        if teacher is None:
-            loss = forward.loss(predict(student, forward.inputs))
-        else:
-            loss = imitation_loss(teacher, student, forward.inputs, blocks)
-        term = forward.share * loss
+        term = forward.share * objective.loss(forward)
         term.backward()  # type: ignore[no-untyped-call]
         terms.append(term.detach())
     return {"": torch.stack(terms).sum()}
 
 
-def _parted(
-    student: nn.Module, new: Collection[str], config: Finetune
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The parameters that are trained, and those that are frozen, by name."""
-    parameters = {name: p for name, p in student.named_parameters() if p.is_floating_point()}
-    frozen = {name: p for name, p in parameters.items() if not config.inherited_lr and _is_inherited(name, new)}
-    if len(frozen) == len(parameters):
-        raise TrainingError(f"{STAGE}: {NOTHING_TO_TRAIN}")
-    return {name: p for name, p in parameters.items() if name not in frozen}, frozen
-
-
-def _is_inherited(name: str, new: Collection[str]) -> bool:
-    return not any(name.startswith(f"{path}.") for path in new)
-
-
-def _validate(student: nn.Module, batches: Source, ema: Ema) -> float | None:
+def _validate(student: nn.Module, batches: Source) -> float | None:
     batch = batches.held_out()
-    if not batch:
-        return None
-    with ema.applied():
-        return batch_loss(student, batch)
+    return batch_loss(student, batch) if batch else None

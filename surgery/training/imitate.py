@@ -6,7 +6,7 @@ and LinFusion (arXiv 2409.02097) train linear-attention students so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,25 +17,94 @@ from torch import Tensor, nn
 from surgery.pipelines.tree import tensors_in
 from surgery.rewriting.commit import record_of
 from surgery.tracing import trace
-from surgery.training.source import predict
+from surgery.training.source import Forward, predict
+
+PREDICTION = "prediction"
+Outputs = dict[str, Tensor]
 
 
-def imitation_loss(teacher: nn.Module, student: nn.Module, inputs: dict[str, Any], blocks: Collection[str]) -> Tensor:
-    """The mean squared error of prediction and block outputs, each over the variance of the teacher's; a scalar.
+class Imitation:
+    """Compares what a student gives with what its teacher gives, each over the variance of the teacher's.
 
-    The prediction counts as much as all blocks together.
+    The variances are those of one batch, so that a loss does not depend on what else is in its forward.
 
     Args:
-        teacher, student: models.
-        inputs: keywords of forward.
-        blocks: paths of the blocks, see `blocks_to_imitate`.
+        teacher: only read.
+        blocks: paths of the blocks whose outputs are compared, see `blocks_to_imitate`.
+        batch: what the variances are measured on.
     """
-    with torch.no_grad(), _outputs(teacher, blocks) as taught:
-        prediction = predict(teacher, inputs)
-    with _outputs(student, blocks) as learnt:
-        loss = _relative_error(predict(student, inputs), prediction)
-    terms = [_relative_error(learnt[name], taught[name]) for name in taught if name in learnt]
-    return loss + torch.stack(terms).mean() if terms else loss
+
+    def __init__(self, teacher: nn.Module, blocks: Collection[str], batch: Sequence[Forward]) -> None:
+        self._teacher, self._blocks = teacher, blocks
+        self._watched = Watched(teacher, blocks)
+        sums: dict[str, Tensor] = {}
+        for forward in batch:
+            for name, tensor in self.taught(forward.inputs).items():
+                exact = tensor.double()
+                moments = torch.stack([exact.new_tensor(exact.numel()), exact.sum(), exact.square().sum()])
+                sums[name] = sums[name] + moments if name in sums else moments
+        self._scales = {
+            name: float((squares - total**2 / count) / (count - 1)) for name, (count, total, squares) in sums.items()
+        }
+
+    @torch.no_grad()
+    def taught(self, inputs: dict[str, Any]) -> Outputs:
+        """What the teacher gives."""
+        with self._watched.open() as found:
+            prediction = predict(self._teacher, inputs)
+        return {PREDICTION: prediction, **found}
+
+    def errors(self, taught: Outputs, learnt: Outputs) -> tuple[Tensor, Tensor | None]:
+        """The relative squared error of the prediction, and the mean of those of all block outputs; scalars."""
+        found = {name: self._error(name, learnt[name], taught[name]) for name in taught if name in learnt}
+        prediction = found.pop(PREDICTION)
+        return prediction, torch.stack(list(found.values())).mean() if found else None
+
+    def _error(self, name: str, actual: Tensor, expected: Tensor) -> Tensor:
+        return F.mse_loss(actual.float(), expected.float()) / max(self._scales[name], 1e-12)
+
+    def close(self) -> None:
+        """Leave the teacher alone."""
+        self._watched.close()
+
+
+class Watched:
+    """Collects the tensors that modules return, by path and number; a block may return several.
+
+    The hooks stay until `close`, as compiled code sees only those that were there before it.
+
+    Args:
+        model: whose modules.
+        paths: of the modules.
+    """
+
+    def __init__(self, model: nn.Module, paths: Collection[str]) -> None:
+        self._found: Outputs | None = None
+        modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path in paths}
+        self._hooks = [module.register_forward_hook(self._hook(path)) for path, module in modules.items()]
+
+    def _hook(self, path: str) -> Callable[..., None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+            if self._found is not None:
+                for number, tensor in enumerate(tensors_in(output)):
+                    self._found[f"{path}.{number}"] = tensor
+
+        return keep
+
+    @contextmanager
+    def open(self) -> Iterator[Outputs]:
+        """Collects while the block runs."""
+        found: Outputs = {}
+        self._found = found
+        try:
+            yield found
+        finally:
+            self._found = None
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, Any]) -> tuple[str, ...]:
@@ -52,28 +121,3 @@ def rewired_modules(student: nn.Module) -> set[str]:
     """Paths of the modules whose calls an edit has rewired: what they give is not what the teacher's give."""
     record = record_of(student)
     return {path for edit in record.edits for path in edit.claims.calls} if record else set()
-
-
-@contextmanager
-def _outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the tensors that each of the modules at `paths` returns, by path and number, while the context is open."""
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str, output: Any) -> None:
-        found.update({f"{path}.{number}": tensor for number, tensor in enumerate(tensors_in(output))})
-
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, path=path: keep(path, output))
-        for path, module in model.named_modules(remove_duplicate=False)
-        if path in paths
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _relative_error(actual: Tensor, expected: Tensor) -> Tensor:
-    expected = expected.float()
-    return F.mse_loss(actual.float(), expected) / expected.var().clamp(min=1e-12)

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from surgery.config import Config
 from surgery.errors import TrainingError
 from surgery.progress import Progress
 from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
+from surgery.training.config import StageConfig
 from surgery.training.ema import Ema
 from surgery.training.optim import Optimizer, linear_weights, requiring_grad
 from surgery.training.record import LossRecord
 from surgery.training.source import TrainingData
-
-
-class StageConfig(Config):
-    """What both stages let a user set.
-
-    Attributes:
-        steps: updates of the weights.
-        batch_size: samples in a step.
-        lr: the largest learning rate.
-        optimizer: the paper trains with "adamw"; "muon" gets further in a short training, see `surgery.training.optim`.
-        warmup: steps in which the learning rate rises to `lr`.
-        clip: the largest norm of the gradient of all parameters; a larger one is scaled down to it.
-        checkpoint_every: steps from one checkpoint and held-out loss to the next.
-    """
-
-    steps: PositiveInt
-    batch_size: PositiveInt = 64
-    lr: PositiveFloat
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    warmup: NonNegativeInt = 20
-    clip: PositiveFloat
-    checkpoint_every: PositiveInt = 50
 
 
 @dataclass(frozen=True)
@@ -52,25 +29,27 @@ class Task:
         config: how long and how fast.
         model: whose linear layers have the weights that Muon takes.
         parameters: what is trained, by name.
-        learning_rate: the learning rate of a step.
         backward: adds the gradients of a step and gives its loss terms by site, detached scalars; a single term has the
             key "".
-        validate: gives the loss on the held-out batch, None if there is none.
+        validate: gives the loss on the held-out batch, None if there is none; the parameters are their average then.
         identity: all that the outcome depends on and a checkpoint does not hold.
         ema: the moving average of the parameters, if the stage keeps one.
         scales: factors on the learning rate by name of the parameter; 1 where none is given.
+        weight_decay: see `Optimizer`.
+        show: is called with the number of steps done when samples are to be drawn.
     """
 
     stage: str
     config: StageConfig
     model: nn.Module
     parameters: dict[str, nn.Parameter]
-    learning_rate: Callable[[int], float]
     backward: Callable[[int], dict[str, Tensor]]
     validate: Callable[[], float | None]
     identity: Identity
     ema: Ema | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float = 0.0
+    show: Callable[[int], None] | None = None
 
 
 def train(task: Task, checkpoints: CheckpointStore | None, progress: Progress) -> list[LossRecord]:
@@ -93,7 +72,7 @@ class _Loop:
         self._task = task
         self._checkpoints = checkpoints
         matrices = linear_weights(task.model) if task.config.optimizer == "muon" else ()
-        self._optimizer = Optimizer(task.parameters, matrices, task.scales)
+        self._optimizer = Optimizer(task.parameters, matrices, task.scales, task.weight_decay)
         self._records: list[LossRecord] = []
         self._saved_step = 0
 
@@ -104,16 +83,31 @@ class _Loop:
             requiring_grad(task.parameters.values()),
             progress.stage(task.stage, total=steps, done=self._saved_step) as bar,
         ):
+            self._show(self._saved_step)
             for step in range(self._saved_step, steps):
                 record = self._update(step)
                 done = step + 1
                 if done % task.config.checkpoint_every == 0 or done == steps:
-                    record = replace(record, validation=task.validate())
+                    with self._averaged():
+                        record = replace(record, validation=task.validate())
                     self._checkpoint(record)
                 else:
                     self._records.append(record)
+                self._show(done)
                 bar.advance(loss=record.loss)
         return self._records
+
+    def _show(self, done: int) -> None:
+        """Have samples drawn after so many steps, if it is time."""
+        every = self._task.config.sample_every
+        if self._task.show is not None and every is not None and done % every == 0:
+            with self._averaged(), torch.no_grad():
+                self._task.show(done)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Lets the parameters be their average, if there is one; gradients are dropped first, to make room."""
+        self._optimizer.zero_grad()
+        return nullcontext() if self._task.ema is None else self._task.ema.applied()
 
     def _update(self, step: int) -> LossRecord:
         task = self._task
@@ -123,9 +117,9 @@ class _Loop:
         losses = {site: term.item() for site, term in terms.items()}
         self._require_finite(losses, norm.item(), step)
         nn.utils.clip_grads_with_norm_(task.parameters.values(), task.config.clip, norm)
-        self._optimizer.step(task.learning_rate(step))
+        self._optimizer.step(task.config.rate_at(step))
         if task.ema is not None:
-            task.ema.update(step)
+            task.ema.update(step, self._optimizer.masters)
         sites = {site: loss for site, loss in losses.items() if site}
         return LossRecord(task.stage, step + 1, sum(losses.values()), sites)
 

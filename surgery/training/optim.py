@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from surgery.training.muon import Muon
 
+MASTER = "master"
+
 
 def warmup_constant(step: int, lr: float, warmup: int) -> float:
     """The learning rate of `step`, counted from 0: linear to `lr` in `warmup` steps, then constant."""
@@ -24,58 +26,91 @@ def warmup_cosine(step: int, lr: float, warmup: int, steps: int) -> float:
 
 
 class Optimizer:
-    """AdamW without weight decay, as in the paper; for some matrices Muon, at the same learning rate.
+    """AdamW, in the paper without weight decay; for some matrices Muon, at the same learning rate.
+
+    Weights in half precision are updated in float32, which is kept beside them: many an update is smaller than their
+    rounding.
 
     Args:
         parameters: what is trained, by name.
         matrices: the names of those that Muon takes, each of two dimensions.
         scales: by name, a factor on the learning rate; 1 where none is given.
+        weight_decay: the share of a weight that an update at a learning rate of 1 would take from it; of matrices and
+            filters only, not of biases and norms.
+
+    Attributes:
+        masters: the parameters by name as precisely as they are known.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], matrices: Collection[str] = (), scales: Mapping[str, float] = {}
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        matrices: Collection[str] = (),
+        scales: Mapping[str, float] = {},
+        weight_decay: float = 0.0,
     ) -> None:
         self._parameters = dict(parameters)
-        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-        for name, parameter in parameters.items():
-            groups.setdefault((name in matrices, scales.get(name, 1.0)), []).append(parameter)
-        self._parts = [(_optimizer(is_matrix, group), scale) for (is_matrix, scale), group in groups.items()]
+        self.masters = {name: _master(parameter) for name, parameter in parameters.items()}
+        groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+        for name, master in self.masters.items():
+            decay = weight_decay if master.ndim > 1 else 0.0
+            groups.setdefault((name in matrices, decay, scales.get(name, 1.0)), []).append(master)
+        self._parts = [(_optimizer(is_muon, decay, group), scale) for (is_muon, decay, scale), group in groups.items()]
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for part, _ in self._parts:
-            part.zero_grad()
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
+    @torch.no_grad()
     def step(self, lr: float) -> None:
         """Update the parameters at this learning rate."""
+        rounded = {n: p for n, p in self._parameters.items() if self.masters[n] is not p}
+        for name, parameter in rounded.items():
+            self.masters[name].grad = None if parameter.grad is None else parameter.grad.float()
         for part, scale in self._parts:
             for group in part.param_groups:
                 group["lr"] = lr * scale
             part.step()
+        for name, parameter in rounded.items():
+            self.masters[name].grad = None
+            parameter.copy_(self.masters[name])
 
     def state(self) -> dict[str, Tensor]:
-        """The moments as "name/moment" -> tensor."""
-        return {
+        """The moments as "name/moment" -> tensor; the "master" of a rounded weight counts as one."""
+        masters = {f"{n}/{MASTER}": m.detach() for n, m in self.masters.items() if m is not self._parameters[n]}
+        moments = {
             f"{name}/{moment}": tensor
-            for name, parameter in self._parameters.items()
+            for name, master in self.masters.items()
             for part, _ in self._parts
-            for moment, tensor in part.state.get(parameter, {}).items()
+            for moment, tensor in part.state.get(master, {}).items()
         }
+        return {**masters, **moments}
 
+    @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a saved state. A count of steps stays on the CPU, where the optimizers keep it."""
         owners = {id(p): part for part, _ in self._parts for group in part.param_groups for p in group["params"]}
         for key, tensor in tensors.items():
             name, moment = key.rsplit("/", 1)
-            parameter = self._parameters[name]
-            device = "cpu" if moment == "step" else parameter.device
-            owners[id(parameter)].state[parameter][moment] = tensor.to(device, copy=True)
+            master = self.masters[name]
+            if moment == MASTER:
+                master.copy_(tensor)
+                continue
+            device = "cpu" if moment == "step" else master.device
+            owners[id(master)].state[master][moment] = tensor.to(device, copy=True)
 
 
-def _optimizer(is_matrix: bool, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself, or what holds it in float32 if it is in half precision."""
+    precise = torch.promote_types(parameter.dtype, torch.float32) == parameter.dtype
+    return parameter if precise else nn.Parameter(parameter.detach().float())
+
+
+def _optimizer(is_matrix: bool, decay: float, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if is_matrix:
-        return Muon(parameters)
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+        return Muon(parameters, weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=decay)
 
 
 def linear_weights(model: nn.Module) -> set[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from surgery.pipelines.times import Density, LossWeight, Uniform
 from surgery.pipelines.tree import prediction
 from surgery.progress import Progress
 from surgery.store.order import seeded
@@ -30,6 +32,24 @@ class Forward(Protocol):
 
     def loss(self, output: Tensor) -> Tensor:
         """The mean denoising loss of its samples, a scalar, if `output` is what the model predicts for `inputs`."""
+
+
+@dataclass(frozen=True)
+class Noising:
+    """How the samples of a batch are noised, weighed and run; what is held out is always noised uniformly, not weighed.
+
+    Attributes:
+        times: where along the schedule.
+        weights: how much each sample counts; None weighs all alike.
+        micro_batch: the most samples of one forward; None lets all share one that can.
+    """
+
+    times: Density = field(default_factory=Uniform)
+    weights: LossWeight | None = None
+    micro_batch: int | None = None
+
+
+PLAIN = Noising()
 
 
 class Source(Protocol):
@@ -58,7 +78,7 @@ class TrainingData(Protocol):
     def example(self, seed: int, device: str) -> dict[str, Any]:
         """Keywords of the model's forward for one sample."""
 
-    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int) -> Source:
+    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int, noising: Noising = PLAIN) -> Source:
         """Batches for `model`, on its device.
 
         Args:
@@ -66,10 +86,11 @@ class TrainingData(Protocol):
             stage: another name gives other noise and times.
             batch_size: samples in a batch; as many, at most, are held out.
             seed: of what is held out, the order, noise and times.
+            noising: at which times, and in which portions.
         """
 
 
-def predict(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+def predict(model: Callable[..., Any], inputs: dict[str, Any]) -> Tensor:
     """What a denoiser predicts: its first output; of a list, the samples stacked."""
     predicted = prediction(model(**inputs))
     return predicted if isinstance(predicted, Tensor) else torch.stack(list(predicted))

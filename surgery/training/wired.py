@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgery.pipelines.collate import collate
@@ -20,13 +18,16 @@ from surgery.pipelines.feed import Feed
 from surgery.pipelines.parts import Condition
 from surgery.pipelines.process import Process, process_of
 from surgery.pipelines.sources import condition_of, wiring_of
-from surgery.pipelines.times import drawn_positions
+from surgery.pipelines.times import Uniform
 from surgery.pipelines.tree import Arguments, moved
+from surgery.pipelines.variance import variance_elements
 from surgery.pipelines.wiring import Wiring
 from surgery.progress import Progress
 from surgery.recording.parameters import first_floating
 from surgery.store import InMemory, Order, Sample, Store, held_out
 from surgery.store.order import seeded
+from surgery.training.forward import Taught, WiredForward
+from surgery.training.source import PLAIN, Noising
 
 CONDITION_DROP = 0.1
 """The share of samples that get the unconditional branch's condition, which keeps classifier-free guidance working (Ho &
@@ -66,6 +67,11 @@ class WiredData:
         return [process_of(wiring.schedule) for wiring in self.wirings]
 
     @cached_property
+    def variances(self) -> list[Tensor | None]:
+        """See `surgery.pipelines.variance`; for each wiring."""
+        return [variance_elements(*pair) for pair in zip(self.wirings, self.processes, strict=True)]
+
+    @cached_property
     def positions(self) -> list[Tensor]:
         """The positions of each wiring's schedule at which that component is run, ascending."""
         runs = [wiring.branches[wiring.conditional].models for wiring in self.wirings]
@@ -91,18 +97,17 @@ class WiredData:
         position = positions[len(positions) // 2 :][:1]
         return collate(wiring, noise, position, [wiring.conditions[wiring.conditional]])[0].arguments
 
-    def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int) -> WiredBatches:
+    def source(
+        self, model: nn.Module, *, stage: str, batch_size: int, seed: int, noising: Noising = PLAIN
+    ) -> WiredBatches:
         """Its batches for `model`."""
         samples = self.feed.samples
         assert isinstance(samples, Store | InMemory), "samples are made before they are trained on"
-        return WiredBatches(self, samples, model, stage=stage, batch_size=batch_size, seed=seed)
+        return WiredBatches(self, samples, model, stage=stage, batch_size=batch_size, seed=seed, noising=noising)
 
 
 class WiredBatches:
-    """Noised batches for a model, each of latents of one shape, and as few forwards as the pipeline's batching allows.
-
-    Times are drawn uniformly along the schedule, which is shifted as the scheduler shifts it.
-    """
+    """Noised batches for a model, each of latents of one shape, and as few forwards as the pipeline's batching allows."""
 
     def __init__(
         self,
@@ -113,8 +118,10 @@ class WiredBatches:
         stage: str,
         batch_size: int,
         seed: int,
+        noising: Noising,
     ) -> None:
         self._data, self._samples, self._stage, self._seed = data, samples, stage, seed
+        self._noising = noising
         self._held, self._training = held_out(samples.contents, batch_size, seed)
         self._order = Order([samples.shapes[number] for number in self._training], batch_size, seed)
         first = first_floating(model)
@@ -124,58 +131,55 @@ class WiredBatches:
     def training(self, step: int) -> Sequence[WiredForward]:
         """The batch of a step, counted from 0."""
         numbers = [self._training[place] for place in self._order.batch(step)]
-        return self._noised(numbers, seeded(self._seed, self._stage, step))
+        return self._noised(numbers, self._noising, seeded(self._seed, self._stage, step))
 
     def held_out(self, draw: int = 0) -> Sequence[WiredForward]:
         """The held-out samples, with noise and times that depend on `draw` alone; none of under 20 different ones."""
-        return self._noised(self._held, seeded(self._seed, f"{self._stage} held out", draw))
+        plain = replace(self._noising, times=Uniform(), weights=None)
+        judged = self._noised(self._held, plain, seeded(self._seed, f"{self._stage} held out", draw))
+        return [replace(forward, variance=None) for forward in judged]
 
-    def _noised(self, numbers: Sequence[int], generator: torch.Generator) -> list[WiredForward]:
+    def _noised(self, numbers: Sequence[int], noising: Noising, generator: torch.Generator) -> list[WiredForward]:
         """The forwards for samples, those of each wiring apart."""
         groups: dict[int, list[Sample]] = {}
         for sample in map(self._samples.__getitem__, numbers):
             groups.setdefault(wiring_of(sample), []).append(sample)
-        found = [self._forwards(number, samples, len(numbers), generator) for number, samples in sorted(groups.items())]
-        return [forward for forwards in found for forward in forwards]
+        return [
+            replace(forward, share=forward.share * len(samples) / len(numbers))
+            for number, samples in sorted(groups.items())
+            for forward in self._forwards(number, samples, noising, generator)
+        ]
 
     def _forwards(
-        self, number: int, samples: Sequence[Sample], of: int, generator: torch.Generator
+        self, number: int, samples: Sequence[Sample], noising: Noising, generator: torch.Generator
     ) -> list[WiredForward]:
-        """The forwards for samples of one wiring, out of so many in the batch."""
+        """The forwards for samples of one wiring."""
         data, wiring, process = self._data, self._data.wirings[number], self._data.processes[number]
         latents = torch.stack([sample.latents for sample in samples]).float()
         noise = torch.randn(latents.shape, generator=generator)
         known = data.positions[number]
-        positions = known[drawn_positions("uniform", len(samples), len(known), generator)]
+        positions = known[noising.times.draw(len(samples), len(known), generator)]
         dropped = torch.rand(len(samples), generator=generator) < CONDITION_DROP
         conditions = [self._condition(wiring, s, bool(drop)) for s, drop in zip(samples, dropped, strict=True)]
-        noised = process.noised(latents, noise, positions).to(self._device)
-        target = process.target(latents, noise, positions).to(self._device)
-        batches = collate(wiring, noised, positions, conditions)
-        return [WiredForward(b.arguments, len(b.rows) / of, target[list(b.rows)], wiring) for b in batches]
+        noised, target = process.noised(latents, noise, positions), process.target(latents, noise, positions)
+        weights = (
+            torch.ones(len(samples)) if noising.weights is None else noising.weights.at(process, positions).float()
+        )
+        taught = Taught(latents, noised, target, positions, weights)
+        batches = collate(wiring, noised.to(self._device), positions, conditions, noising.micro_batch)
+        return [
+            WiredForward(
+                inputs=batch.arguments,
+                share=len(batch.rows) / len(samples),
+                taught=taught.of(batch.rows, self._device),
+                wiring=wiring,
+                process=process,
+                variance=data.variances[number],
+            )
+            for batch in batches
+        ]
 
     def _condition(self, wiring: Wiring, sample: Sample, dropped: bool) -> Condition:
         branch = wiring.conditional if wiring.unconditional is None or not dropped else wiring.unconditional
         condition = condition_of(sample, branch)
         return Condition(branch, moved(condition.arguments, self._device))
-
-
-@dataclass(frozen=True)
-class WiredForward:
-    """One forward; see `surgery.training.source.Forward`.
-
-    Attributes:
-        inputs: the keywords.
-        share: of the batch's samples.
-        target: (B, ...), what the model output should be, in the layout of the latents; float32.
-        wiring: tells the model output from what the model returns.
-    """
-
-    inputs: Arguments
-    share: float
-    target: Tensor
-    wiring: Wiring
-
-    def loss(self, output: Any) -> Tensor:
-        """The mean squared error of the model output, a scalar; a learned variance is no part of it."""
-        return F.mse_loss(self.wiring.model_output(output, len(self.target)).to(self.target.dtype), self.target)

@@ -16,7 +16,7 @@ from surgery.pipelines.collate import collate, outputs_of
 from surgery.pipelines.drive import Listener, drive
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import record, sample
-from surgery.pipelines.times import drawn_positions
+from surgery.pipelines.times import Uniform
 from tests.pipelines.build import Tiny
 from tests.pipelines.synthetic import Synthetic
 from tests.pipelines.tiny import PIPELINES
@@ -45,7 +45,7 @@ def test_a_student_takes_a_step_on_fresh_samples() -> None:
     latents = torch.stack([one.latents for one in drawn]).float()
     conditions = [Condition(wiring.conditional, one.conditions[wiring.conditional]) for one in drawn]
     noise = torch.randn(latents.shape, generator=generator)
-    positions = drawn_positions("uniform", len(latents), len(wiring.schedule), generator)
+    positions = Uniform().draw(len(latents), len(wiring.schedule), generator)
     batches = collate(wiring, process.noised(latents, noise, positions), positions, conditions)
     student = pipeline.transformer.train()
     losses = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from surgery.errors import WiringError
 from surgery.pipelines.parts import Schedule
 from surgery.pipelines.process import Process, process_of
-from surgery.pipelines.times import drawn_positions, loss_weights
+from surgery.pipelines.times import CosMap, Density, LogitNormal, MinSNR, Mode, Sigma, Uniform
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 KNOWN = [
@@ -101,16 +101,50 @@ def flow(positions: int = 1000) -> Process:
     return Process("flow", "velocity", 1 - sigmas, sigmas)
 
 
-def test_densities_are_those_of_the_paper() -> None:
-    generator = torch.Generator().manual_seed(0)
-    uniform, normal, mode = (
-        drawn_positions(d, 40_000, 1000, generator).double() for d in ("uniform", "logit-normal", "mode")
-    )
-    assert abs(float(uniform.mean()) - 500) < 5
-    inside = float(((normal > 269) & (normal < 731)).double().mean())  # sigmoid(-1) and sigmoid(1): one sigma
-    assert abs(inside - 0.683) < 0.01
-    assert all(int(drawn.min()) >= 0 and int(drawn.max()) < 1000 for drawn in (uniform, normal, mode))
-    assert float(((mode - 500).abs() < 100).double().mean()) > 0.2  # heavier in the middle than uniform
+def drawn(density: Density, samples: int = 40_000) -> torch.Tensor:
+    """Times from 0 to 1, in steps of 1/1000."""
+    positions = density.draw(samples, 1000, torch.Generator().manual_seed(0))
+    assert positions.min() >= 0
+    assert positions.max() < 1000
+    return 1 - (positions + 0.5).double() / 1000
+
+
+shares = st.floats(0.02, 0.98)
+densities = st.one_of(
+    st.just(Uniform()),
+    st.builds(LogitNormal, mean=st.floats(-1, 1), std=st.floats(0.3, 2)),
+    st.builds(Mode, scale=st.floats(-1, 1.75)),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(densities, shares)
+def test_a_share_of_all_times_lies_below_its_quantile(density: Density, share: float) -> None:
+    times = drawn(density)
+    below = (times < float(density.quantile(torch.tensor(share, dtype=torch.float64)))).double().mean()
+    assert min(abs(float(below) - share), abs(1 - float(below) - share)) < 0.01  # equation 20 counts from above
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-1, 1), st.floats(0.3, 1.5))
+def test_the_logit_of_a_logit_normal_time_is_normal(mean: float, std: float) -> None:
+    logits = torch.logit(drawn(LogitNormal(mean=mean, std=std)))
+    assert float(logits.mean()) == pytest.approx(mean, abs=0.03 * (1 + std))
+    assert float(logits.std()) == pytest.approx(std, rel=0.04)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-1, 1.75))
+def test_mode_has_the_density_of_the_paper(scale: float) -> None:
+    """At the middle, the derivative of equation 20 is 1 + s (1 - pi / 2): its inverse is the density there."""
+    middle = ((drawn(Mode(scale=scale)) - 0.5).abs() < 0.05).double().mean() / 0.1
+    steepness = 1 - scale * (torch.pi / 2 - 1)
+    if steepness > 0.4:  # else the density changes too fast around the middle
+        assert float(middle) == pytest.approx(1 / steepness, rel=0.1)
+
+
+def test_a_mean_above_0_is_more_noise() -> None:
+    assert drawn(LogitNormal(mean=1)).mean() > drawn(Uniform()).mean() > drawn(LogitNormal(mean=-1)).mean()
 
 
 def test_min_snr_is_that_of_the_paper() -> None:
@@ -121,14 +155,28 @@ def test_min_snr_is_that_of_the_paper() -> None:
         ("sample", lambda snr: snr.clamp(max=5)),
     ):
         process = process_of(schedule_of("DDPMScheduler", {"prediction_type": predicts}, 1000))
-        found = loss_weights("min-snr", process, positions)
-        assert torch.allclose(found, expected(process.snr(positions)).float(), rtol=1e-5)
+        found = MinSNR(gamma=5).at(process, positions)
+        assert torch.allclose(found, expected(process.snr(positions)), rtol=1e-9)
 
 
-def test_weights_of_sigma_are_those_of_the_paper() -> None:
+def test_weights_of_flows_are_those_of_the_papers() -> None:
     positions = torch.tensor([0, 500])
     sigma = flow().sigmas[positions]
-    assert torch.equal(loss_weights("none", flow(), positions), torch.ones(2))
-    assert torch.allclose(loss_weights("sigma", flow(), positions), (sigma**-2).float())
+    assert torch.allclose(Sigma().at(flow(), positions), sigma**-2)
     cosmap = 2 / (torch.pi * (1 - 2 * sigma + 2 * sigma**2))
-    assert torch.allclose(loss_weights("cosmap", flow(), positions), cosmap.float())
+    assert torch.allclose(CosMap().at(flow(), positions), cosmap)
+    assert torch.allclose(MinSNR().at(flow(), positions), (((1 - sigma) / sigma) ** 2).clamp(max=5) * sigma**2)
+
+
+def test_weights_that_do_not_fit_say_so() -> None:
+    noisy = process_of(schedule_of("DDPMScheduler", {}, 1000))
+    assert MinSNR().misfit(noisy) is MinSNR().misfit(flow()) is Sigma().misfit(flow()) is None
+    for weights in (Sigma(), CosMap()):
+        assert weights.misfit(noisy) == "is made for flows, and this scheduler's process is variance preserving"
+    clean = Process("flow", "velocity", torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
+    assert Sigma().misfit(clean) == "is not finite at every time of this scheduler"
+
+
+@pytest.mark.parametrize("each", [Uniform(), LogitNormal(mean=1), Mode(scale=-0.5)])
+def test_densities_are_read_back(each: Density) -> None:
+    assert Density.from_data(each.model_dump(mode="json")) == each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from surgery.operators import GatedMLP
 from surgery.pipelines.calls import calls_of
 from surgery.pipelines.load import load_pipeline
 from surgery.pipelines.sources import condition_of
+from surgery.pipelines.times import Sigma
 from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rules import replace_mlp
+from surgery.run.checks import check_run
 from surgery.run.prepare import plan_recipe, prepare
 from tests.pipelines.tiny import PIPELINES
 from tests.training.tiny import InterruptError, Interrupting, same_bits
@@ -52,13 +55,18 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_from_prompts_to_a_student_in_its_pipeline_also_if_interrupted(tmp_path):
     asked = recipe(
-        tmp_path / "pipeline", "PixArtSigmaPipeline", ("a cat", "two birds"), evaluate=Evaluate(samples=2, steps=2)
+        tmp_path / "pipeline",
+        "PixArtSigmaPipeline",
+        ("a cat", "two birds"),
+        evaluate=Evaluate(samples=2, steps=2),
+        finetune=TRAINED["finetune"].model_copy(update={"sample_every": 3}),
     )
     run = surgery.apply(asked, tmp_path / "run")
     stages = {stage.stage: stage.values for stage in run.metrics.stages}
     assert stages["finetuned"]["held_out_loss"] < stages["distilled"]["held_out_loss"]
     assert stages["teacher"]["teacher_distance"] == 0 < stages["rewritten"]["teacher_distance"]
-    assert (tmp_path / "run" / "samples" / "finetuned.png").exists()
+    grids = {path.stem for path in (tmp_path / "run" / "samples").iterdir()}
+    assert grids == {*stages, "finetune-000000", "finetune-000003", "finetune-000006"}
     for after in (10, 33):  # while samples are made, and while the student is trained
         with pytest.raises(InterruptError):
             surgery.apply(asked, tmp_path / "again", resume=after != 10, progress=Interrupting(after))
@@ -76,6 +84,9 @@ def test_labels_are_taken_where_the_pipeline_takes_classes(tmp_path):
     labels = [int(condition_of(samples[number], conditional).arguments["class_labels"]) for number in range(3)]
     assert labels == [3, 7, 3]
     assert plan_recipe(asked) == prepared.plan
+    weighed = asked.model_copy(update={"finetune": Finetune(weights=Sigma())})
+    with pytest.raises(RecipeError, match=r"finetune\.weights: Sigma is made for flows"):
+        check_run(replace(prepared, recipe=weighed))
 
 
 def test_guidance_is_the_pipelines_own(tmp_path):

@@ -50,7 +50,7 @@ def test_a_recipe_that_freezes_all_there_is_to_train_is_refused_at_once(capsys, 
     recipe = write_recipe(rules="[drop_blocks(layers=indices(1))]", finetune="steps=6, inherited_lr=0")
     status, _, err = run(capsys, "apply", recipe, "--out", tmp_path / "run")
     assert status == 2
-    assert "finetune.inherited_lr is 0 and there are no new operators" in only_line(err)
+    assert "finetune: all weights are frozen" in only_line(err)
     assert not (tmp_path / "run").exists()
 
 

@@ -21,7 +21,7 @@ def test_the_average_is_that_of_diffusers(decay: float, steps: int, seed: int) -
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        ours.update(step)
+        ours.update(step, dict(layer.named_parameters()))
         theirs.step(layer.parameters())
     for mine, their in zip(ours.shadow.values(), theirs.shadow_params, strict=True):
         torch.testing.assert_close(mine, their)
@@ -39,7 +39,7 @@ def test_the_average_of_bfloat16_moves_by_less_than_its_resolution() -> None:
     nn.init.constant_(layer.weight, 1.0)
     ema = Ema(dict(layer.named_parameters()), 0.9999)
     nn.init.constant_(layer.weight, 2.0)
-    ema.update(10**6)
+    ema.update(10**6, dict(layer.named_parameters()))
     assert 1.0 < ema.shadow["weight"][0, 0].item() < 1.001
 
 

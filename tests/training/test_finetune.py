@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from surgery.errors import ConfigError, TrainingError
+from surgery.errors import ConfigError, RecipeError, TrainingError
 from surgery.training.batches import Batches, LatentData
 from surgery.training.checkpoint import CheckpointStore, TrainState
 from surgery.training.data import LatentDataset
@@ -73,7 +73,7 @@ def test_a_rate_of_0_trains_new_operators_only() -> None:
 
 def test_a_rate_of_0_needs_new_operators() -> None:
     config = FAST.model_copy(update={"inherited_lr": 0})
-    with pytest.raises(TrainingError, match="nothing is left to train"):
+    with pytest.raises(RecipeError, match="nothing is left to train"):
         finetune(tiny.teacher(), tiny.student(), (), tiny.data(), config, seed=0)
 
 

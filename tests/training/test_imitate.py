@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import surgery
+from surgery.errors import ConfigError
 from surgery.rewriting import indices
 from surgery.rules import drop_blocks
-from surgery.training.imitate import blocks_to_imitate, imitation_loss
+from surgery.training.imitate import blocks_to_imitate
+from surgery.training.objective import NAMED, Objective, Target
 
 WIDTH = 4
 INPUTS = {"x": torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))}
@@ -53,6 +59,28 @@ class Nested(nn.Module):
         return (self.inner(x),)
 
 
+@dataclass
+class Batch:
+    """One batch of one forward, of which a model should predict zeros."""
+
+    inputs: dict[str, Any]
+    share: float = 1.0
+
+    def training(self, step: int) -> tuple[Batch, ...]:
+        return (self,)
+
+    def loss(self, output: Tensor) -> Tensor:
+        return output.square().mean()
+
+
+def loss(teacher: nn.Module, student: nn.Module, target: Any) -> Tensor:
+    target, batch = NAMED[target] if isinstance(target, str) else target, Batch(INPUTS)
+    objective = Objective(target, teacher, student, student, batch)
+    found = objective.loss(batch).detach()
+    objective.close()
+    return found
+
+
 @pytest.fixture
 def teacher() -> nn.Module:
     torch.manual_seed(0)
@@ -67,18 +95,40 @@ def test_each_block_of_a_nested_model_counts(teacher: nn.Module) -> None:
     student = copy.deepcopy(teacher)
     last = student.inner.blocks[2].down.weight
     last.data += 1.0
-    blocks = blocks_to_imitate(teacher, student, INPUTS)
-    with_blocks, alone = (imitation_loss(teacher, student, INPUTS, paths) for paths in (blocks, ()))
-    assert with_blocks > alone > 0
-    third = imitation_loss(teacher, student, INPUTS, blocks[2:]) - alone
-    torch.testing.assert_close(with_blocks - alone, third / 3)  # two of the three are still exact
+    with torch.no_grad():
+        right, wrong = (model.inner.blocks[1](model.inner.blocks[0](INPUTS["x"])) for model in (teacher, student))
+        error = F.mse_loss(student.inner.blocks[2](wrong), expected := teacher.inner.blocks[2](right)) / expected.var()
+        alone = F.mse_loss(student(**INPUTS)[0], expected := teacher(**INPUTS)[0]) / expected.var()
+    torch.testing.assert_close(loss(teacher, student, "teacher"), alone + error / 3)  # two of the three are still exact
+
+
+@given(st.floats(0, 2), st.floats(0, 2), st.floats(0, 2))
+def test_a_target_is_the_sum_of_its_parts(data: float, prediction: float, blocks: float) -> None:
+    torch.manual_seed(0)
+    teacher, student = Nested(), Nested()
+    if not (data or prediction or blocks):
+        with pytest.raises(ConfigError, match="all weights are 0"):
+            Target(data=data, teacher=prediction, blocks=blocks)
+        return
+    zero = {"data": 0.0, "teacher": 0.0, "blocks": 0.0}
+    parts = [loss(teacher, student, Target(**{**zero, name: 1.0})) for name in zero]
+    whole = loss(teacher, student, Target(data=data, teacher=prediction, blocks=blocks))
+    torch.testing.assert_close(whole, data * parts[0] + prediction * parts[1] + blocks * parts[2])
+    assert loss(teacher, student, "data") == parts[0]
+    torch.testing.assert_close(loss(teacher, student, "teacher"), parts[1] + parts[2])
+
+
+def test_both_models_are_left_alone(teacher: nn.Module) -> None:
+    student = copy.deepcopy(teacher)
+    loss(teacher, student, "teacher")
+    assert not any(module._forward_hooks for model in (teacher, student) for module in model.modules())
 
 
 def test_blocks_that_were_taken_out_are_not_imitated(teacher: nn.Module) -> None:
     student = surgery.rewrite(teacher, [drop_blocks(layers=indices(1))], INPUTS)
     blocks = blocks_to_imitate(teacher, student, INPUTS)
     assert blocks == ("inner.blocks.0", "inner.blocks.2")
-    assert imitation_loss(teacher, student, INPUTS, blocks).isfinite()
+    assert loss(teacher, student, "teacher").isfinite()
 
 
 def test_checkpointing_an_edited_module_recomputes_its_blocks_and_nothing_else(teacher: nn.Module) -> None:

@@ -74,6 +74,33 @@ def test_a_scale_slows_one_parameter_and_muon_takes_matrices_only() -> None:
     )  # Adam's first step: lr
 
 
+def test_half_precision_is_updated_in_single() -> None:
+    """No step is as large as the rounding of a weight; the sum of all is."""
+    layer = nn.Linear(3, 2, dtype=torch.bfloat16)
+    nn.init.constant_(layer.weight, 1.0)
+    optimizer = optimizer_of(layer, False)
+    for step in range(100):
+        optimizer.zero_grad()
+        layer.weight.sum().backward()
+        optimizer.step(1e-4)
+        assert step > 10 or bool((layer.weight == 1).all())
+    torch.testing.assert_close(optimizer.masters["weight"], torch.full((2, 3), 0.99))
+    assert torch.equal(layer.weight, optimizer.masters["weight"].bfloat16())
+    resumed = optimizer_of(layer, False)
+    resumed.load({key: tensor.clone() for key, tensor in optimizer.state().items()})
+    assert torch.equal(resumed.masters["weight"], optimizer.masters["weight"])
+
+
+def test_weight_decay_takes_a_share_of_matrices() -> None:
+    layer = nn.Linear(3, 2)
+    start = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    optimizer = Optimizer(dict(layer.named_parameters()), weight_decay=0.5)
+    (0 * layer(torch.ones(1, 3))).sum().backward()
+    optimizer.step(0.1)
+    torch.testing.assert_close(layer.weight, 0.95 * start["weight"])
+    assert torch.equal(layer.bias, start["bias"])
+
+
 def test_modes_and_flags_are_restored() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     model.train()

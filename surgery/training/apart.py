@@ -1,0 +1,28 @@
+"""A student shares the memory of its teacher's weights until it learns others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from surgery.errors import RewriteError
+
+
+def set_apart(parameters: Mapping[str, nn.Parameter], teacher: nn.Module) -> None:
+    """Give what is to be trained memory of its own, where it holds the teacher's.
+
+    Args:
+        parameters: of the student, by name.
+        teacher: stays as it is.
+
+    Raises:
+        RewriteError: one is the teacher's own parameter.
+    """
+    own = {id(parameter) for parameter in teacher.parameters()}
+    taken = {parameter.untyped_storage().data_ptr() for parameter in teacher.parameters()}
+    for name, parameter in parameters.items():
+        if id(parameter) in own:
+            raise RewriteError(f"{name} is a parameter of the teacher: copy the weights of a new operator")
+        if parameter.untyped_storage().data_ptr() in taken:
+            parameter.data = parameter.data.clone()

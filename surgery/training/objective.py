@@ -1,0 +1,85 @@
+"""What a student is finetuned towards: the data, the teacher, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from pydantic import NonNegativeFloat, model_validator
+from torch import Tensor, nn
+
+from surgery.config import Config
+from surgery.training.imitate import PREDICTION, Imitation, Watched, blocks_to_imitate
+from surgery.training.source import Forward, Source, predict
+
+
+class Target(Config):
+    """What is learnt, each part by its weight.
+
+    Attributes:
+        data: the noise (or sample, or velocity) that was put into the data.
+        teacher: its prediction; the squared error over the variance.
+        blocks: every tensor that each of its blocks returns; the mean of the squared errors over the variances.
+    """
+
+    data: NonNegativeFloat = 1.0
+    teacher: NonNegativeFloat = 1.0
+    blocks: NonNegativeFloat = 1.0
+
+    @model_validator(mode="after")
+    def _is_something(self) -> Self:
+        if not (self.data or self.teacher or self.blocks):
+            raise ValueError("all weights are 0, so nothing is learnt; give one")
+        return self
+
+
+TargetName = Literal["data", "teacher"]
+NAMED: dict[str, Target] = {"data": Target(teacher=0, blocks=0), "teacher": Target(data=0)}
+
+
+class Objective:
+    """The loss of a student by its target.
+
+    Args:
+        target: what is learnt.
+        teacher: only read, and only if it is part of the target.
+        student: its student.
+        run: what is called: the student, or its compiled form.
+        batches: the first of them is what the teacher's variances are measured on.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        teacher: nn.Module,
+        student: nn.Module,
+        run: Callable[..., Any],
+        batches: Source,
+    ) -> None:
+        self._target, self._run = target, run
+        self._imitation: Imitation | None = None
+        blocks: tuple[str, ...] = ()
+        if target.teacher or target.blocks:
+            batch = batches.training(0)
+            blocks = blocks_to_imitate(teacher, student, batch[0].inputs) if target.blocks else ()
+            self._imitation = Imitation(teacher, blocks, batch)
+        self._watched = Watched(student, blocks)
+
+    def loss(self, forward: Forward) -> Tensor:
+        """That of one forward, a scalar."""
+        target, imitation = self._target, self._imitation
+        taught = imitation.taught(forward.inputs) if imitation is not None else {}
+        with self._watched.open() as learnt:
+            prediction = predict(self._run, forward.inputs)
+        terms: list[Tensor] = [target.data * forward.loss(prediction)] if target.data else []
+        if imitation is not None:
+            error, blocks = imitation.errors(taught, {PREDICTION: prediction, **learnt})
+            terms += [target.teacher * error] if target.teacher else []
+            terms += [target.blocks * blocks] if blocks is not None else []
+        return sum(terms[1:], terms[0])
+
+    def close(self) -> None:
+        """Leave both models alone."""
+        self._watched.close()
+        if self._imitation is not None:
+            self._imitation.close()
