@@ -74,6 +74,26 @@ def apply(
 
 
 @app.command
+def cache(recipe: Path, *, out: Path | None = None, set_: Set = (), device: str = "cpu") -> None:
+    """Make the training data of a recipe, and nothing else; `surgery apply` with the same folder then uses them.
+
+    What is interrupted goes on if the command is repeated.
+
+    Args:
+        recipe: Python file that defines `recipe`.
+        out: Folder of the run; by default runs/ and the name of the recipe.
+        set_: Override a value of the recipe; may be repeated.
+        device: Where to make them, e.g. cuda.
+    """
+    from surgery.progress import RichProgress
+    from surgery.run.cache import cache as make
+
+    with prints_to_stderr():
+        folder = make(_load(recipe, set_), out or Path("runs") / recipe.stem, device, RichProgress())
+    print(folder)
+
+
+@app.command
 def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     """Show which edits a recipe makes, which sites it skips and why, and what it costs.
 

@@ -58,32 +58,57 @@ def calls_of(pipeline: Any, call: Mapping[str, Any], prompts: Sequence[Prompt], 
         raise RecipeError(f"data.call: {type(pipeline).__name__} has no keyword {', '.join(map(repr, unknown))}")
     if not prompts:
         return Calls(dict(call), (), "", False, steps)
-    keyword, why = _keyword_for(pipeline, call, TEXTS)
-    labels = keyword is None
+    keyword, _ = _keyword_for(pipeline, call, TEXTS)
+    labels = False
     if keyword is None:
         keyword, _ = _keyword_for(pipeline, call, LABELS)
+        labels = keyword is not None
     if keyword is None:
-        raise WiringError(f"no keyword of {type(pipeline).__name__} takes a text or a label: {why}")
+        keyword, why = _keyword_for(pipeline, call, [str(prompts[0])])
+    if keyword is None:
+        raise WiringError(
+            f"no keyword of {type(pipeline).__name__} takes a text or a label: {why}{_strangers(pipeline)}"
+        )
     if labels:
         _require_labels(prompts, keyword)
     return Calls(dict(call), tuple(prompts), keyword, labels, steps)
 
 
 def _keyword_for(pipeline: Any, call: Mapping[str, Any], values: Sequence[Any]) -> tuple[str | None, str]:
-    """The first keyword whose values reach the denoiser; else why the first one that was tried does not serve."""
+    """The first keyword that the pipeline runs with, and whose values reach the denoiser.
+
+    Returns:
+        None, and why the first one that was tried does not serve, if there is no such keyword.
+    """
     reasons: list[str] = []
     for name in inspect.signature(pipeline.__call__).parameters:
         if name in call:
             continue
         try:
-            one, two = (_given(pipeline, {**call, name: value}) for value in values)
+            given = [_given(pipeline, {**call, name: value}) for value in values]
         except Exception as error:  # whatever a pipeline says to a value that it was not made for
             reasons.append(f"{name}={values[0]!r} ends in {type(error).__name__}: {' '.join(str(error).split())[:200]}")
             continue
-        if one.keys() != two.keys() or not all(same(leaf, two[path]) for path, leaf in one.items()):
+        if len(given) == 1 or not _equal(*given):
             return name, ""
         reasons.append(f"{name} does not reach the denoiser")
     return None, reasons[0] if reasons else "it has none"
+
+
+def _equal(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    return one.keys() == two.keys() and all(same(leaf, two[path]) for path, leaf in one.items())
+
+
+def _strangers(pipeline: Any) -> str:
+    """What a text encoder does not know of the tokens that its tokenizer gives, which is a mistake in the pipeline."""
+    parts = pipeline.components
+    for name in (name for name in parts if name.startswith("tokenizer") and parts[name] is not None):
+        encoder = name.replace("tokenizer", "text_encoder")
+        table = getattr(parts.get(encoder), "get_input_embeddings", lambda: None)()
+        tokens, known = len(parts[name]), getattr(table, "num_embeddings", None)
+        if known is not None and tokens > known:
+            return f"; the pipeline's {encoder} knows {known:,} tokens, and its {name} gives {tokens:,}: mend it"
+    return ""
 
 
 def _given(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:

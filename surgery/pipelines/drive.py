@@ -89,6 +89,7 @@ def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int 
             torch.manual_seed(seed)
         calls: list[Call] = []
         for name, model in modules(pipeline).items():
+            stack.enter_context(_additions_removed(model))
             stack.enter_context(attribute_set(model, "forward", _watched(name, model, listener, calls)))
         pipeline.scheduler.step = _stepping(pipeline.scheduler, listener, calls)
         if hasattr(pipeline, "set_progress_bar_config"):
@@ -205,6 +206,17 @@ def _attributes_kept(owner: Any) -> Iterator[None]:
     finally:
         vars(owner).clear()
         vars(owner).update(before)
+
+
+@contextmanager
+def _additions_removed(owner: Any) -> Iterator[None]:
+    """Remove at the end the attributes that `owner` got, such as the registry of a cache."""
+    before = set(vars(owner))
+    try:
+        yield
+    finally:
+        for name in vars(owner).keys() - before:
+            delattr(owner, name)
 
 
 @contextmanager

@@ -20,7 +20,9 @@ from surgery.pipelines.calls import Calls, calls_of
 from surgery.pipelines.encode import Encoder, encoder_of
 from surgery.pipelines.load import call_of
 from surgery.pipelines.probe import measure
+from surgery.pipelines.process import process_of
 from surgery.pipelines.sources import GeneratedSamples, Holder, LatentSamples, PictureSamples
+from surgery.pipelines.trajectories import TrajectorySamples
 from surgery.pipelines.wiring import Wiring
 from surgery.progress import Progress
 from surgery.store import InMemory, Source, Store, fill, filled
@@ -31,22 +33,41 @@ STEPS = 2
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """That the samples are forwards of the teacher, see `surgery.pipelines.trajectories`.
+
+    Attributes:
+        model: name of the component whose forwards these are.
+        forwards: of each run.
+        why: a line that says so.
+    """
+
+    model: str
+    forwards: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Feed:
     """Samples for a pipeline's denoiser, and how it takes them.
 
     Attributes:
         calls: of the pipeline, for samples of its own.
-        wirings: one for each size of the latents, that of most samples first.
+        wirings: one for each size of the latents, that of most samples first; none where forwards are recorded.
         samples: made when they are asked for, or there already; see `surgery.pipelines.sources.fed_by`.
+        recorded: whose forwards are recorded; None if the pipeline is wired.
     """
 
     calls: Calls
     wirings: tuple[Wiring, ...]
     samples: Source | Store | InMemory
+    recorded: Recorded | None = None
 
     @property
     def model(self) -> str:
         """Name of the component that is fed: of several experts, the one for the noisiest positions."""
+        if self.recorded is not None:
+            return self.recorded.model
         return self.wirings[0].model_at(0, self.wirings[0].conditional)
 
     def to(self, device: str) -> Feed:
@@ -57,7 +78,8 @@ class Feed:
         """The same with all samples made and kept in `folder`, beside all else; see `surgery.store.fill`."""
         for number, wiring in enumerate(self.wirings):
             wiring.save(folder / WIRINGS / str(number))
-        content = {"wirings": len(self.wirings), "calls": asdict(self.calls)}
+        recorded = None if self.recorded is None else asdict(self.recorded)
+        content = {"wirings": len(self.wirings), "recorded": recorded, "calls": asdict(self.calls)}
         write_atomically(folder / FEED, json.dumps(content, indent=1).encode())
         assert not isinstance(self.samples, Store | InMemory), "they are made already"
         return replace(self, samples=fill(folder / SAMPLES, identity, self.samples, progress))
@@ -77,9 +99,10 @@ def stored_feed(folder: Path, identity: Mapping[str, str]) -> Feed | None:
         content = json.loads((folder / FEED).read_text())
         calls = Calls(**{**content["calls"], "prompts": tuple(content["calls"]["prompts"])})
         wirings = tuple(Wiring.load(folder / WIRINGS / str(number)) for number in range(content["wirings"]))
+        recorded = None if content["recorded"] is None else Recorded(**content["recorded"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WiringError(f"{folder / FEED}: cannot be read ({error}); delete {folder}, and make it again") from error
-    return Feed(calls, wirings, samples)
+    return Feed(calls, wirings, samples, recorded)
 
 
 def identity_of(data: Data, seed: int) -> dict[str, str]:
@@ -114,7 +137,15 @@ def feed_of(data: Data, holder: Holder, seed: int) -> Feed:
 
 def _from_itself(data: Generated, holder: Holder, seed: int) -> Feed:
     calls = calls_of(holder.pipeline, data.call, read_prompts(data), data.steps)
-    wiring = _wired(holder.pipeline, calls(0))
+    try:
+        wiring = _wired(holder.pipeline, calls(0))
+    except WiringError as error:
+        try:
+            samples = TrajectorySamples(holder, calls, data.samples, seed)
+        except Exception:  # the pipeline does not run at all
+            raise error from None
+        why = f"{error}: the teacher's own forwards are recorded, and it is the only target"
+        return Feed(calls, (), samples, Recorded(samples.model, samples.forwards, why))
     return Feed(calls, (wiring,), GeneratedSamples(holder, calls, wiring, data.samples, seed))
 
 
@@ -159,7 +190,10 @@ def pictures_of(data: Data, own: Size) -> Pictures:
 
 
 def _wired(pipeline: Any, call: Mapping[str, Any]) -> Wiring:
-    return measure(pipeline, call).to(pipeline.device)
+    """The wiring, if the process of its scheduler is known as well."""
+    wiring = measure(pipeline, call).to(pipeline.device)
+    process_of(wiring.schedule)
+    return wiring
 
 
 def _measured(pipeline: Any, calls: Calls, keywords: Mapping[str, Any]) -> tuple[Mapping[str, Any], Wiring, Encoder]:

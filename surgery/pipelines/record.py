@@ -50,10 +50,13 @@ def run_to_end(pipeline: Any, call: Mapping[str, Any]) -> tuple[Tensor, Any]:
     """The last latents of `pipeline(**call)`, in the layout of the scheduler, and what the pipeline makes of them.
 
     Raises:
-        WiringError: the run makes no step.
+        WiringError: the run fails, or makes no step.
     """
     listener = _Recorder(keep=0)
-    output = drive(pipeline, call, listener)
+    try:
+        output = drive(pipeline, call, listener)
+    except Exception as error:  # of the pipeline's own code, decoding for example
+        raise WiringError(f"{type(pipeline).__name__} does not run to its end: {error!r}") from error
     if listener.latents is None:
         raise WiringError(f"{type(pipeline).__name__} made no step of its scheduler")
     return listener.latents, output

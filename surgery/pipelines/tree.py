@@ -65,6 +65,11 @@ def prediction(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
+def stacked(predicted: Any) -> Tensor:
+    """A prediction as one tensor: of a list, the samples stacked."""
+    return predicted if isinstance(predicted, Tensor) else torch.stack(list(predicted))
+
+
 def rows_of(predicted: Any, rows: int) -> Tensor:
     """The elements of a prediction as (rows, elements of one)."""
     if isinstance(predicted, Tensor):

@@ -12,12 +12,14 @@ from torch import nn
 
 from surgery.artifact.saving import require_savable
 from surgery.errors import RecipeError
+from surgery.pipelines.times import Uniform
 from surgery.recipe import Recipe
 from surgery.rewriting.rule import Rule
 from surgery.run.prepare import Prepared
 from surgery.training.batches import LatentData
 from surgery.training.checkpoint import digest
 from surgery.training.data import LatentDataset
+from surgery.training.recorded import RecordedData
 from surgery.training.wired import WiredData
 
 LARGEST = 2**31 - 1
@@ -40,6 +42,7 @@ def check_run(prepared: Prepared) -> None:
     elif prepared.recipe.evaluate is not None and prepared.recipe.evaluate.guidance != 1:
         raise RecipeError("evaluate.guidance: a pipeline has a keyword of its own; put it into data.call")
     _require_fitting_weights(prepared)
+    _require_what_is_recorded(prepared)
     require_savable(prepared.teacher.model, prepared.plan.edits)
 
 
@@ -48,6 +51,22 @@ def _require_fitting_weights(prepared: Prepared) -> None:
     reason = weights.misfit(data.processes[0]) if weights is not None and isinstance(data, WiredData) else None
     if reason is not None:
         raise RecipeError(f"finetune.weights: {type(weights).__name__} {reason}; choose others, or leave them out")
+
+
+def _require_what_is_recorded(prepared: Prepared) -> None:
+    """Recorded forwards have their own times, and the teacher as the only target."""
+    if not isinstance(prepared.data, RecordedData):
+        return
+    distil, finetune = prepared.recipe.distil, prepared.recipe.finetune
+    wrong = {
+        "finetune.target: must be 'teacher'": finetune.parts.data > 0,
+        "finetune.weights: must be left out": finetune.weights is not None,
+        "finetune.times: must be left out": finetune.times != Uniform(),
+        "distil.times: must be left out": distil.times != Uniform(),
+    }
+    lines = [f"{words}; {prepared.data.why}" for words, is_wrong in wrong.items() if is_wrong]
+    if lines:
+        raise RecipeError("\n".join(lines))
 
 
 def require_moderate(values: Any, path: str = "") -> None:

@@ -19,7 +19,7 @@ from surgery.rewriting import Plan
 from surgery.training.checkpoint import CheckpointStore
 
 Read = TypeVar("Read", bound=BaseModel)
-RECIPE = "recipe.json"
+RECIPE, DATA = "recipe.json", "data"
 IDENTITY = "identity"
 """The key of `recipe.json` for what a resumed run is compared with."""
 
@@ -78,13 +78,21 @@ class RunFolder:
         folder = cls(path)
         if (folder.path / RECIPE).exists():
             folder._require_same({**recipe, IDENTITY: dict(identity or {})}, resume)
-        elif any(not _is_leftover(entry) for entry in _entries(folder.path)):
-            raise RecipeError(f"{path}: holds other files; choose another --out")
         else:
+            folder.require_own()
             folder.write_json(RECIPE, {**recipe, IDENTITY: dict(identity or {})})
         for leftover in folder.path.rglob(".*.tmp"):  # of a process that was killed: no other one is at work here
             leftover.unlink()
         return folder
+
+    def require_own(self) -> None:
+        """Check that the folder holds no other files than a run's, or data that were made beforehand.
+
+        Raises:
+            RecipeError: it does.
+        """
+        if not is_run(self.path) and any(not _is_leftover(entry) for entry in _entries(self.path)):
+            raise RecipeError(f"{self.path}: holds other files; choose another --out")
 
     def _require_same(self, recipe: dict[str, Any], resume: bool) -> None:
         if not resume:
@@ -107,7 +115,7 @@ class RunFolder:
     @property
     def data(self) -> Path:
         """Where training data go that are made first."""
-        return self.path / "data"
+        return self.path / DATA
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -201,5 +209,5 @@ def _entries(path: Path) -> list[Path]:
 
 
 def _is_leftover(entry: Path) -> bool:
-    """What a killed process leaves behind before the recipe is written."""
-    return entry.name.startswith(f".{RECIPE}.") and entry.name.endswith(".tmp")
+    """What a killed process leaves behind before the recipe is written, or `surgery cache` has made."""
+    return entry.name == DATA or (entry.name.startswith(f".{RECIPE}.") and entry.name.endswith(".tmp"))

@@ -16,6 +16,7 @@ from surgery.pipelines.feed import feed_of, identity_of, stored_feed
 from surgery.pipelines.load import PipelineFolder
 from surgery.training.batches import LatentData
 from surgery.training.data import load_data
+from surgery.training.recorded import RecordedData
 from surgery.training.source import TrainingData
 from surgery.training.wired import WiredData
 
@@ -61,7 +62,6 @@ def _of_pipeline(name: str, data: Data, seed: int, device: str, made: Path | Non
     model = folder.take(feed.model)
     if not type(model).__module__.startswith("diffusers.models.transformers"):
         raise RecipeError(f"model {name!r}: {feed.model} is a {type(model).__name__}, no diffusion transformer")
-    wired = WiredData(feed.to(device), identity, folder.release)
-    wired.processes  # noqa: B018  # a scheduler of no known process is refused before anything is made
+    fed = (WiredData if feed.recorded is None else RecordedData)(feed.to(device), identity, folder.release)
     sampler = PipelineSampler(folder, feed.model, feed.calls)
-    return Subject(Pretrained(name, model, folder.take("scheduler")), wired, sampler)
+    return Subject(Pretrained(name, model, folder.take("scheduler")), fed, sampler)

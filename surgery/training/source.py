@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.pipelines.times import Density, LossWeight, Uniform
-from surgery.pipelines.tree import prediction
+from surgery.pipelines.tree import prediction, stacked
 from surgery.progress import Progress
 from surgery.store.order import seeded
 
@@ -92,8 +92,7 @@ class TrainingData(Protocol):
 
 def predict(model: Callable[..., Any], inputs: dict[str, Any]) -> Tensor:
     """What a denoiser predicts: its first output; of a list, the samples stacked."""
-    predicted = prediction(model(**inputs))
-    return predicted if isinstance(predicted, Tensor) else torch.stack(list(predicted))
+    return stacked(prediction(model(**inputs)))
 
 
 def batch_loss(model: nn.Module, batch: Sequence[Forward]) -> float:
