@@ -66,9 +66,7 @@ def calls_of(pipeline: Any, call: Mapping[str, Any], prompts: Sequence[Prompt], 
     if keyword is None:
         keyword, why = _keyword_for(pipeline, call, [str(prompts[0])])
     if keyword is None:
-        raise WiringError(
-            f"no keyword of {type(pipeline).__name__} takes a text or a label: {why}{_strangers(pipeline)}"
-        )
+        raise WiringError(f"{type(pipeline).__name__} runs with no text or label: {why}{_strangers(pipeline)}")
     if labels:
         _require_labels(prompts, keyword)
     return Calls(dict(call), tuple(prompts), keyword, labels, steps)

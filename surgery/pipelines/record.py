@@ -89,11 +89,11 @@ class Conditioning:
     The denoiser runs for the first call only; for later ones its output is that one again, which no condition rests on.
     """
 
-    def __init__(self, pipeline: Any, wiring: Wiring) -> None:
-        self._pipeline, self._wiring = pipeline, wiring
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
         self._outputs: dict[str, Any] = {}
 
-    def __call__(self, call: Mapping[str, Any]) -> list[Arguments]:
+    def __call__(self, pipeline: Any, call: Mapping[str, Any]) -> list[Arguments]:
         """The conditions of a call by branch, on the CPU.
 
         Raises:
@@ -101,7 +101,7 @@ class Conditioning:
         """
         denoisers = {name for branch in self._wiring.branches for name in branch.models}
         listener = _Recorder(keep=1, ends=True, standing_in=(denoisers, self._outputs))
-        found: list[Arguments] = moved(_conditions_in(_first(self._pipeline, call, listener), self._wiring), "cpu")
+        found: list[Arguments] = moved(_conditions_in(_first(pipeline, call, listener), self._wiring), "cpu")
         return found
 
 

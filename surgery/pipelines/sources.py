@@ -95,7 +95,7 @@ class PictureSamples:
         self._holder, self._pictures, self._calls, self._sized = holder, pictures, calls, sized
         self._number = {encoder.pixels[-2:]: number for number, (_, _, encoder) in enumerate(sized)}
         self._conditions = lru_cache(CONDITIONS_KEPT)(self._made_of)
-        self._conditioning: dict[int, Conditioning] = {}
+        self._conditioning = [Conditioning(wiring) for _, wiring, _ in sized]
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -115,10 +115,8 @@ class PictureSamples:
         return fed_by(encoder.encode(self._holder.pipeline, pixels)[0], conditions, size)
 
     def _made_of(self, size: int, prompt: Prompt | None) -> list[Arguments]:
-        keywords, wiring, _ = self._sized[size]
-        if size not in self._conditioning:
-            self._conditioning[size] = Conditioning(self._holder.pipeline, wiring)
-        return self._conditioning[size](self._calls.of(prompt, **keywords))
+        keywords, _, _ = self._sized[size]
+        return self._conditioning[size](self._holder.pipeline, self._calls.of(prompt, **keywords))
 
 
 class LatentSamples:

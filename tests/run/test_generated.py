@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import string
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +17,20 @@ import surgery
 from surgery.data import Generated, read_prompts
 from surgery.errors import RecipeError
 from surgery.evaluate.settings import Evaluate
-from surgery.operators import GatedMLP
 from surgery.pipelines.calls import calls_of
 from surgery.pipelines.load import load_pipeline
 from surgery.pipelines.sources import condition_of
 from surgery.pipelines.times import Sigma
-from surgery.recipe import Distil, Finetune, Recipe
-from surgery.rules import replace_mlp
+from surgery.recipe import Finetune, Recipe
 from surgery.run.checks import check_run
 from surgery.run.prepare import plan_recipe, prepare
-from tests.pipelines.tiny import PIPELINES
+from tests.run.twins import TRAINED, built, call_of, recipe, saved
 from tests.training.tiny import InterruptError, Interrupting, same_bits
 
-STEPS = {"steps": 6, "batch_size": 4, "warmup": 0, "checkpoint_every": 2}
-TRAINED = {"distil": Distil(**STEPS), "finetune": Finetune(**STEPS, lr=1e-2, ema_decay=0.0)}
 
-
-@cache
-def built(name: str) -> tuple[Any, dict[str, Any]]:
-    tiny = next(tiny for tiny in PIPELINES if tiny.name == name)
-    return tiny.build(), tiny.call
-
-
-def recipe(folder: Path, name: str, prompts: tuple[str | int, ...], **more: Any) -> Recipe:
-    pipeline, call = built(name)
-    pipeline.save_pretrained(folder)
-    given = {key: value for key, value in call.items() if key not in ("prompt", "class_labels")}
-    data = Generated(prompts=prompts, samples=24, steps=2, call=given)
-    rules = (replace_mlp(GatedMLP(ratio=2), inherit="random"),)
-    return Recipe(model=str(folder), data=data, rules=rules, **{**TRAINED, **more})
+def asking(folder: Path, name: str, prompts: tuple[str | int, ...], **more: Any) -> Recipe:
+    data = Generated(prompts=prompts, samples=24, steps=2, call=call_of(name))
+    return recipe(saved(folder, name), data, **more)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -54,7 +38,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_from_prompts_to_a_student_in_its_pipeline_also_if_interrupted(tmp_path):
-    asked = recipe(
+    asked = asking(
         tmp_path / "pipeline",
         "PixArtSigmaPipeline",
         ("a cat", "two birds"),
@@ -78,7 +62,7 @@ def test_from_prompts_to_a_student_in_its_pipeline_also_if_interrupted(tmp_path)
 
 
 def test_labels_are_taken_where_the_pipeline_takes_classes(tmp_path):
-    asked = recipe(tmp_path / "pipeline", "DiTPipeline", (3, "7"), evaluate=None)
+    asked = asking(tmp_path / "pipeline", "DiTPipeline", (3, "7"), evaluate=None)
     prepared = prepare(asked)
     conditional, samples = prepared.data.wiring.conditional, prepared.data.feed.samples
     labels = [int(condition_of(samples[number], conditional).arguments["class_labels"]) for number in range(3)]
@@ -90,7 +74,7 @@ def test_labels_are_taken_where_the_pipeline_takes_classes(tmp_path):
 
 
 def test_guidance_is_the_pipelines_own(tmp_path):
-    asked = recipe(tmp_path / "pipeline", "DiTPipeline", (3,), evaluate=Evaluate(guidance=2.0))
+    asked = asking(tmp_path / "pipeline", "DiTPipeline", (3,), evaluate=Evaluate(guidance=2.0))
     with pytest.raises(RecipeError, match=r"evaluate\.guidance: .* put it into data\.call"):
         surgery.apply(asked, tmp_path / "run")
     assert not (tmp_path / "run").exists()
