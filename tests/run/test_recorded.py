@@ -66,7 +66,7 @@ def test_data_as_a_target_and_data_to_encode_are_refused(scaled, tmp_path):
         surgery.apply(recipe(scaled, generated(1), evaluate=None), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     folder = write(tmp_path / "classes", "a/0.png", "b/0.png")
-    with pytest.raises(WiringError, match="hidden_states"):
+    with pytest.raises(WiringError, match="record trajectories instead"):
         load_subject(str(scaled), Images(folder=str(folder)), 0)
 
 
