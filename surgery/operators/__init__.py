@@ -1,6 +1,7 @@
 """Operators that stand where an attention or an MLP stood, or join two blocks: plain PyTorch, described by plain data."""
 
 from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.blend import Blend, BlendCore, BlendMixer
 from surgery.operators.conv_mlp import ConvMLP, ConvMLPMixer
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import Dims, MixerDims, Policy
@@ -26,6 +27,9 @@ __all__ = [
     "Activation",
     "AnyDims",
     "AnyOperator",
+    "Blend",
+    "BlendCore",
+    "BlendMixer",
     "ChannelConfig",
     "ChannelMixer",
     "ConcatProject",

@@ -35,6 +35,8 @@ class LinearAttention(MixerConfig):
 
     Attributes:
         features: the feature map phi.
+        centre: whether the mean of all keys is taken from each first. Softmax does not see what keys have in common, a
+            feature map does.
         depthwise: taps of that convolution along each axis; it starts without effect. None leaves it out.
         axes: how many axes it spans; None means those of `grid`, or the raster order without one.
         grid: rows and columns, or frames, rows and columns; None with 2 axes means a square.
@@ -43,6 +45,7 @@ class LinearAttention(MixerConfig):
 
     kind: Literal["linear_attention"] = "linear_attention"
     features: Literal["relu", "learned"] = "relu"
+    centre: bool = False
     depthwise: PositiveInt | None = None
     axes: Axes | None = None
     grid: Grid | None = None
@@ -72,9 +75,9 @@ class LinearAttention(MixerConfig):
 
     @override
     def flops_mixing(self, dims: MixerDims, batch: int, tokens: int) -> int:
-        """N (4 F E + 3 F H + E) for each of the batch, and N E (2 taps + 1) for the convolution."""
+        """N (4 F E + 3 F H + E) for each of the batch, 2 N E to centre, and N E (2 taps + 1) for the convolution."""
         features = dims.head_dim * (2 if self.features == "learned" else 1)
-        state = 4 * features * dims.inner + 3 * features * dims.heads + dims.inner
+        state = 4 * features * dims.inner + 3 * features * dims.heads + dims.inner * (3 if self.centre else 1)
         convolution = (2 * self.depthwise**self.rank + 1) * dims.inner if self.depthwise else 0
         total: int = batch * (tokens * state + on_grid(tokens, self.grid, self.text) * convolution)
         return total
@@ -97,7 +100,7 @@ class LinearAttentionCore(MixerCore):
         learned = config.features == "learned"
         self.phi_q: nn.Module = LearnedFeatures(dims) if learned else nn.ReLU()
         self.phi_k: nn.Module = LearnedFeatures(dims) if learned else nn.ReLU()
-        self.grid, self.text = config.grid, config.text
+        self.centre, self.grid, self.text = config.centre, config.grid, config.text
         self.depthwise: TokenConvolution | None = None
         if config.depthwise is not None:
             self.depthwise = TokenConvolution(dims.inner, config.depthwise, axes=config.rank, grid=config.grid)
@@ -118,9 +121,10 @@ class LinearAttentionCore(MixerCore):
         Raises:
             RewriteError: the mask is not boolean or differs between queries.
         """
-        phi_k_BHMF: Tensor = self.phi_k(k_BHMK)
-        if mask is not None:
-            phi_k_BHMF = phi_k_BHMF.masked_fill(~_of_keys(mask).transpose(-1, -2), 0.0)
+        unseen_B1M1 = None if mask is None else ~_of_keys(mask).transpose(-1, -2)
+        phi_k_BHMF: Tensor = self.phi_k(centred(k_BHMK, unseen_B1M1) if self.centre else k_BHMK)
+        if unseen_B1M1 is not None:
+            phi_k_BHMF = phi_k_BHMF.masked_fill(unseen_B1M1, 0.0)
         y_BHNK = linear_attention(self.phi_q(q_BHNK), phi_k_BHMF, v_BHMK)
         if self.depthwise is None:
             return y_BHNK
@@ -159,6 +163,16 @@ def linear_attention(phi_q_BHNF: Tensor, phi_k_BHMF: Tensor, v_BHMK: Tensor) -> 
         y_BHNK1 = phi_q_BHNF.to(exact) @ (phi_k_BHMF.to(exact).transpose(2, 3) @ v_BHMK1)
         y_BHNK = y_BHNK1[..., :-1] / (y_BHNK1[..., -1:] + EPSILON)
     return y_BHNK.to(v_BHMK.dtype)
+
+
+def centred(k_BHMK: Tensor, unseen_B1M1: Tensor | None = None) -> Tensor:
+    """Keys less the mean of those that are seen, taken in float32 at least."""
+    exact = k_BHMK.to(torch.promote_types(k_BHMK.dtype, torch.float32))
+    if unseen_B1M1 is None:
+        return (exact - exact.mean(2, keepdim=True)).to(k_BHMK.dtype)
+    seen = exact.masked_fill(unseen_B1M1, 0.0)
+    counts_B111 = (~unseen_B1M1).sum(2, keepdim=True).clamp(min=1)
+    return (exact - seen.sum(2, keepdim=True) / counts_B111).to(k_BHMK.dtype)
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import (
     AnyOperator,
+    Blend,
     FullAttention,
     GroupedQueryAttention,
     HyenaSE,
@@ -45,6 +46,7 @@ EVERY = [
     LinearAttention(),
     LinearAttention(features="learned", depthwise=3, axes=2),
     GroupedQueryAttention(groups=1),
+    Blend(parts=(NeighbourhoodAttention(window=3), LinearAttention(centre=True))),
 ]
 configs = st.one_of(
     st.just(FullAttention()),
