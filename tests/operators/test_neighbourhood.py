@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from surgery.errors import RewriteError
 from surgery.operators import MixerDims, NeighbourhoodAttention
-from surgery.operators.neighbourhood import neighbourhood_attention
+from surgery.operators.tiles import neighbourhood_attention
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import attention, neighbourhood_seen
 
@@ -41,6 +41,36 @@ def test_sees_its_neighbourhood_and_nothing_else(grid: tuple[int, ...], window: 
     i = data.draw(st.integers(0, length - 1))
     mixer = build(NeighbourhoodAttention(window=window, grid=grid), DIMS, 0)
     assert_receptive_field(mixer, tokens(2, length, DIMS, 0), i, neighbourhood_seen(grid, window)[i])
+
+
+dilated = st.one_of(
+    st.tuples(st.integers(1, 40)), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.tuples(*[st.integers(1, 5)] * 3)
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(dilated, st.sampled_from([1, 3, 5]), st.integers(1, 4), st.sampled_from([None, "first", "last"]), all_dims)
+def test_a_dilated_window_equals_the_naive_twin(
+    grid: tuple[int, ...], window: int, dilation: int, text: str | None, dims: MixerDims
+) -> None:
+    others = 2 if text and len(grid) > 1 else 0
+    layout = {"axes": 1} if len(grid) == 1 else {"grid": grid, "text": text}
+    mixer = build(NeighbourhoodAttention(window=window, dilation=dilation, **layout), dims, 0)
+    near, image = neighbourhood_seen(grid, window, dilation), math.prod(grid)
+    shift, everything = others if text == "first" else 0, set(range(image + others))
+    beside = everything - set(range(shift, shift + image))
+    seen = [{j + shift for j in js} | beside for js in near]
+    rows = [everything] * others + seen if text == "first" else seen + [everything] * others
+    x = tokens(2, image + others, dims, 0)
+    assert_parity(mixer, lambda w, given: attention(w, given, dims, rows), x)
+    assert_receptive_field(mixer, x, shift + image // 2, rows[shift + image // 2])
+
+
+@pytest.mark.parametrize(("grid", "dilation"), [((16, 16), 3), ((4, 8, 8), 2), (None, 5)])
+def test_a_dilated_window_costs_the_pairs_that_see_each_other(grid: tuple[int, ...] | None, dilation: int) -> None:
+    config = NeighbourhoodAttention(window=3, dilation=dilation, grid=grid)
+    pairs = sum(map(len, neighbourhood_seen(grid or (16, 16), 3, dilation)))
+    assert config.flops_mixing(DIMS, 2, 256) == 2 * pairs * (4 * DIMS.inner + 3 * DIMS.heads)
 
 
 def test_the_window_is_shifted_inward_at_the_borders() -> None:
@@ -84,7 +114,18 @@ def test_a_large_picture_needs_no_square_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"window": 4}, {"window": 0}, {"window": -3}, {"grid": (4,)}, {"grid": (4, 0)}, {"grid": (2, 2, 2, 2)}]
+    "bad",
+    [
+        {"dilation": 0},
+        {"axes": 2, "grid": (2, 2, 2)},
+        {"dilation": 2, "backend": "natten"},
+        {"window": 4},
+        {"window": 0},
+        {"window": -3},
+        {"grid": (4,)},
+        {"grid": (4, 0)},
+        {"grid": (2, 2, 2, 2)},
+    ],
 )
 def test_refuses_a_bad_config(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

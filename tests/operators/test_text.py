@@ -127,5 +127,5 @@ def test_costs_by_hand():
 def test_a_text_needs_a_grid_and_the_plain_form():
     with pytest.raises(ConfigError, match=r"text='first' needs a grid, e\.g\. grid=\(16, 16\)"):
         HyenaX(axes=2, text="first")
-    with pytest.raises(ConfigError, match="text='last' is not for natten, which knows a grid only"):
+    with pytest.raises(ConfigError, match="text='last' is not for natten, which knows a grid without steps only"):
         NeighbourhoodAttention(grid=(4, 4), text="last", backend="natten")

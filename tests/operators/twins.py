@@ -30,19 +30,22 @@ def kernel_seen(i: int, length: int, kernel: int, causal: bool) -> list[int]:
     return list(range(first, first + kernel))
 
 
-def neighbourhood_seen(grid: tuple[int, ...], window: int) -> list[set[int]]:
-    """For each token of the grid in raster order: those within the window, which is shifted inward at the borders."""
+def neighbourhood_seen(grid: tuple[int, ...], window: int, dilation: int = 1) -> list[set[int]]:
+    """For each token of the grid in raster order: those within the window, which is shifted inward at the borders.
+
+    Of places that differ by no multiple of the dilation none sees the other.
+    """
     places = list(itertools.product(*map(range, grid)))
     number = {place: i for i, place in enumerate(places)}
     seen = []
     for place in places:
         spans = []
         for x, size in zip(place, grid, strict=True):
-            start = x - window // 2
-            while start + window > size:
+            alike = [j for j in range(size) if (j - x) % dilation == 0]
+            start = alike.index(x) - window // 2
+            while start + window > len(alike):
                 start -= 1
-            start = max(start, 0)
-            spans.append([j for j in range(start, start + window) if j < size])
+            spans.append(alike[max(start, 0) : max(start, 0) + window])
         seen.append({number[other] for other in itertools.product(*spans)})
     return seen
 
