@@ -4,6 +4,7 @@ from surgery.operators.base import CountedByConfig, OperatorConfig
 from surgery.operators.blend import Blend, BlendCore, BlendMixer
 from surgery.operators.conv_mlp import ConvMLP, ConvMLPMixer
 from surgery.operators.core_mixer import CoreMixer
+from surgery.operators.delta import GatedDelta, GatedDeltaCore, GatedDeltaMixer
 from surgery.operators.dims import Dims, MixerDims, Policy
 from surgery.operators.full import FullAttention, FullAttentionCore, FullAttentionMixer
 from surgery.operators.fused import FusedLinear, FusedLinearMap, LinearDims, LinearPart, Pieces
@@ -43,6 +44,9 @@ __all__ = [
     "FullAttentionMixer",
     "FusedLinear",
     "FusedLinearMap",
+    "GatedDelta",
+    "GatedDeltaCore",
+    "GatedDeltaMixer",
     "GatedMLP",
     "GatedMLPMixer",
     "GroupedQueryAttention",

@@ -3,8 +3,7 @@
 Source: "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality"
 (arXiv 2405.21060), as it stands for attention in "Exploring Diffusion Transformer Designs via Grafting"
 (arXiv 2506.05340): state 64, expansion 2, heads of 16 features, kernel 4. In its core, c, b and x of the state space
-model are q, k and v of an attention without softmax, under decays, and outputs are normalised head by head, as in
-"Retentive Network" (arXiv 2307.08621), for nothing bounds the sum of scores.
+model are q, k and v of an attention without softmax, under decays.
 
 Shape legend: B batch, N tokens, D features of the stream, E = expand * D features inside the mixer, H = E / head_dim
 heads, P features of a head, S features of the state. In the core: K features of a head, E = H K, X = B * H.
@@ -12,12 +11,10 @@ heads, P features of a head, S features of the state. In the core: K features of
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
@@ -26,15 +23,11 @@ from surgery.errors import RewriteError
 from surgery.operators.backends import kernel
 from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.dims import MixerDims
-from surgery.operators.mixer import MixerConfig, MixerCore, SequenceMixer
+from surgery.operators.mixer import MixerConfig, SequenceMixer
 from surgery.operators.projections import projections_of
+from surgery.operators.scan_core import ScanCore, at_least_single, log_rates, step_bias
 from surgery.operators.softmax import finite
 from surgery.operators.state_space import SEGMENT, Segment, State, from_left, from_right, state_space
-
-RATES = (1.0, 16.0)
-"""Decay rates that heads start with, drawn evenly, as in the published code (state-spaces/mamba: `A_init_range`)."""
-STEPS = (1e-3, 1e-1)
-"""Steps that heads start with, drawn evenly in their logarithm, as there (`dt_min`, `dt_max`)."""
 
 
 class Mamba2(MixerConfig):
@@ -120,9 +113,9 @@ class Mamba2Mixer(SequenceMixer):
         self.in_proj = nn.Linear(dims.dim, sum(self.widths), bias=False)
         backend: FilterBackend = "torch" if config.backend == "torch" else "auto"
         self.conv1d = TokenConvolution(inner + 2 * state, config.kernel, causal=config.causal, backend=backend)
-        self.A_log = nn.Parameter(_log_rates(self.heads))
+        self.A_log = nn.Parameter(log_rates(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.dt_bias = nn.Parameter(_step_bias(self.heads))
+        self.dt_bias = nn.Parameter(step_bias(self.heads))
         self.norm = nn.RMSNorm(inner, eps=1e-5)
         self.out_proj = nn.Linear(inner, dims.dim, bias=False)
 
@@ -138,7 +131,7 @@ class Mamba2Mixer(SequenceMixer):
         if run is None:
             return torch.cat(self._in_segments(x_BND), 1)
         gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, 0, x_BND.shape[1])
-        rate_H = -self.A_log.to(_exact(x_BND)).exp()
+        rate_H = -self.A_log.to(at_least_single(x_BND)).exp()
         y_BNHP = run(x_BNHP, step_BNH, rate_H, b_BNS, c_BNS, self.dt_bias, causal=self.causal)
         return self._leave(y_BNHP, x_BNHP, gate_BNE)
 
@@ -149,7 +142,7 @@ class Mamba2Mixer(SequenceMixer):
         state: State = None
         for start in range(0, x_BND.shape[1], SEGMENT):
             gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, start, start + SEGMENT)
-            step_BNH = F.softplus(step_BNH.to(_exact(x_BND)) + self.dt_bias)
+            step_BNH = F.softplus(step_BNH.to(at_least_single(x_BND)) + self.dt_bias)
             log_BNH = -step_BNH * self.A_log.to(step_BNH.dtype).exp()
             segment = Segment.of(x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype), log_BNH, b_BNS, c_BNS)
             y_BNHP, state = from_left(segment, state, causal=self.causal)
@@ -211,63 +204,28 @@ class Mamba2Mixer(SequenceMixer):
         self.conv1d.start_as_identity()
 
 
-class Mamba2Core(MixerCore):
+class Mamba2Core(ScanCore):
     """y = norm(scan(step * v, k, q) + skip * v): each head has a state of K x K and decays of its own.
 
-    The filters on q, k and v start as the identity. A step follows from the token's key: softplus(w . k + bias), with w
-    zero at first. `d_state`, `expand` and `head_dim` of the config are those of the attention here.
+    A step follows from the token's key. `d_state`, `expand` and `head_dim` of the config are those of the attention here.
     """
 
     def __init__(self, config: Mamba2, dims: MixerDims) -> None:
-        super().__init__(config, dims)
-        self.causal, self.kernel = config.causal, config.kernel
-        self.conv1d = TokenConvolution(3 * dims.inner, config.kernel, causal=config.causal)
-        self.conv1d.start_as_identity()
-        self.A_log = nn.Parameter(_log_rates(dims.heads))
+        super().__init__(config, dims, kernel=config.kernel, causal=config.causal)
         self.D = nn.Parameter(torch.ones(dims.heads))
-        self.dt_bias = nn.Parameter(_step_bias(dims.heads))
-        self.dt_weight = nn.Parameter(torch.zeros(dims.heads, dims.head_dim))
-        self.norm = nn.RMSNorm(dims.head_dim, eps=1e-5)
 
     @override
-    def mix(
-        self,
-        q_BHNK: Tensor,
-        k_BHMK: Tensor,
-        v_BHMK: Tensor,
-        mask: Tensor | None = None,
-        *,
-        grid: tuple[int, ...] | None = None,
-    ) -> Tensor:
-        """Return the normalised scan: (B, H, N, K). Steps and decays are in float32 at least."""
-        heads = q_BHNK.shape[1]
-        qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK)], dim=2)
-        if not self.causal:
-            return self._scanned(qkv_BNF, heads)
-        # Within a chunk, what a token does not see has the weight 0, and 0 times NaN is NaN.
-        finite_BN1 = finite(qkv_BNF)
-        unseen_B1N1 = (finite_BN1.logical_not().cumsum(1) > 0).unsqueeze(1)
-        return self._scanned(qkv_BNF.masked_fill(~finite_BN1, 0.0), heads).masked_fill(unseen_B1N1, torch.nan)
-
-    def _scanned(self, qkv_BNF: Tensor, heads: int) -> Tensor:
-        q_XNK, k_XNK, v_XNK = (
-            rearrange(x, "b n (h k) -> (b h) n k", h=heads) for x in self.conv1d(qkv_BNF).chunk(3, dim=2)
-        )
-        exact = _exact(v_XNK)
-        k_BHNK = k_XNK.to(exact).unflatten(0, (-1, heads))
-        step_BHN = F.softplus(
-            torch.einsum("bhnk,hk->bhn", k_BHNK, self.dt_weight.to(exact)) + self.dt_bias.unsqueeze(1)
-        )
-        log_BHN = -step_BHN * self.A_log.to(exact).exp().unsqueeze(1)
+    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
+        """The scan, with what skips it: (B, H, N, K)."""
+        step_BHN, log_BHN = self.steps(k_BHNK)
+        q_XNK, k_XNK, v_XNK = (x.flatten(0, 1) for x in (q_BHNK, k_BHNK, v_BHNK))
         entering_XNK = v_XNK * step_BHN.flatten(0, 1).unsqueeze(2).to(v_XNK.dtype)
         scale = q_XNK.shape[2] ** -0.5
         y_XN1K = state_space(
             entering_XNK.unsqueeze(2), log_BHN.flatten(0, 1).unsqueeze(2), k_XNK, q_XNK * scale, causal=self.causal
         )
-        v_BHNK = v_XNK.unflatten(0, (-1, heads))
         y_BHNK: Tensor = torch.addcmul(y_XN1K.view(v_BHNK.shape), self.D.view(-1, 1, 1), v_BHNK)
-        normed_BHNK: Tensor = self.norm(y_BHNK)
-        return normed_BHNK
+        return y_BHNK
 
     @override
     def flops(self, batch: int, tokens: int) -> int:
@@ -279,19 +237,3 @@ class Mamba2Core(MixerCore):
         """For each of the batch 2 N E K for a scan, two if not causal, and 7 N H for steps and decays, as of Mamba2."""
         scans = 1 if self.causal else 2
         return batch * tokens * (2 * scans * self.dims.inner * self.dims.head_dim + 7 * self.dims.heads)
-
-
-def _log_rates(heads: int) -> Tensor:
-    return torch.empty(heads).uniform_(*RATES).log()
-
-
-def _step_bias(heads: int) -> Tensor:
-    """What softplus makes the first steps of."""
-    least, most = STEPS
-    step_H = torch.empty(heads).uniform_(math.log(least), math.log(most)).exp()
-    return step_H.expm1().log()
-
-
-def _exact(x: Tensor) -> torch.dtype:
-    """The dtype of steps and decays: float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)

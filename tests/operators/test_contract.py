@@ -18,6 +18,7 @@ from surgery.operators import (
     AnyOperator,
     Blend,
     FullAttention,
+    GatedDelta,
     GroupedQueryAttention,
     HyenaSE,
     HyenaX,
@@ -46,6 +47,8 @@ EVERY = [
     LinearAttention(),
     LinearAttention(features="learned", depthwise=3, axes=2),
     GroupedQueryAttention(groups=1),
+    GatedDelta(),
+    GatedDelta(kernel=2, causal=True),
     Blend(parts=(NeighbourhoodAttention(window=3), LinearAttention(centre=True))),
 ]
 configs = st.one_of(

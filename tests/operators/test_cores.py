@@ -13,7 +13,9 @@ from torch import Tensor
 
 from surgery.errors import RewriteError
 from surgery.operators import (
+    Blend,
     FullAttention,
+    GatedDelta,
     GroupedQueryAttention,
     HyenaSE,
     HyenaX,
@@ -41,8 +43,10 @@ ONE_STREAM = [
     HyenaX(kernel=3, causal=True),
     HyenaX(kernel=3, axes=2),
     HyenaY(kernel=3, axes=2),
+    GatedDelta(kernel=2),
+    Blend(parts=(NeighbourhoodAttention(window=3, dilation=2), LinearAttention(centre=True))),
 ]
-MASKLESS = [HyenaSE(), HyenaX(), HyenaY(), NeighbourhoodAttention(window=3)]
+MASKLESS = [HyenaSE(), HyenaX(), HyenaY(), NeighbourhoodAttention(window=3), GatedDelta()]
 
 
 def heads(queries: int, keys: int, seed: int = 0, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
