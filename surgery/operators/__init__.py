@@ -21,6 +21,7 @@ from surgery.operators.mixer import MixerConfig, MixerCore, SequenceMixer
 from surgery.operators.mlp import MLP, Activation, ChannelConfig, ChannelMixer, MLPDims, MLPMixer, linears_of
 from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
+from surgery.operators.sparse_linear import SparseLinear, SparseLinearCore, SparseLinearMixer
 from surgery.operators.window import SlidingWindow, SlidingWindowCore, SlidingWindowMixer
 
 __all__ = [
@@ -89,6 +90,9 @@ __all__ = [
     "SlidingWindow",
     "SlidingWindowCore",
     "SlidingWindowMixer",
+    "SparseLinear",
+    "SparseLinearCore",
+    "SparseLinearMixer",
     "SumDeltas",
     "WeightedSum",
     "ZeroJoin",

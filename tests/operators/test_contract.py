@@ -29,6 +29,7 @@ from surgery.operators import (
     MixerDims,
     NeighbourhoodAttention,
     SlidingWindow,
+    SparseLinear,
     operator_from_data,
 )
 from tests.operators.parity import all_dims, build
@@ -49,6 +50,7 @@ EVERY = [
     GroupedQueryAttention(groups=1),
     GatedDelta(),
     GatedDelta(kernel=2, causal=True),
+    SparseLinear(block=2, top=2),
     Blend(parts=(NeighbourhoodAttention(window=3), LinearAttention(centre=True))),
 ]
 configs = st.one_of(

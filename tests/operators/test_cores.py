@@ -26,6 +26,7 @@ from surgery.operators import (
     MixerDims,
     NeighbourhoodAttention,
     SlidingWindow,
+    SparseLinear,
 )
 from tests.operators.parity import build, tokens
 from tests.operators.twins import attend, attend_linearly, features, window_seen
@@ -44,6 +45,7 @@ ONE_STREAM = [
     HyenaX(kernel=3, axes=2),
     HyenaY(kernel=3, axes=2),
     GatedDelta(kernel=2),
+    SparseLinear(block=2, top=2),
     Blend(parts=(NeighbourhoodAttention(window=3, dilation=2), LinearAttention(centre=True))),
 ]
 MASKLESS = [HyenaSE(), HyenaX(), HyenaY(), NeighbourhoodAttention(window=3), GatedDelta()]
