@@ -22,10 +22,12 @@ from surgery.operators.mlp import MLP, Activation, ChannelConfig, ChannelMixer, 
 from surgery.operators.neighbourhood import NeighbourhoodAttention, NeighbourhoodCore, NeighbourhoodMixer
 from surgery.operators.projections import Projections, dims_of, extra_features, projections_of
 from surgery.operators.sparse_linear import SparseLinear, SparseLinearCore, SparseLinearMixer
+from surgery.operators.ttt import TTT, TTTCore, TTTMixer
 from surgery.operators.window import SlidingWindow, SlidingWindowCore, SlidingWindowMixer
 
 __all__ = [
     "MLP",
+    "TTT",
     "Activation",
     "AnyDims",
     "AnyOperator",
@@ -94,6 +96,8 @@ __all__ = [
     "SparseLinearCore",
     "SparseLinearMixer",
     "SumDeltas",
+    "TTTCore",
+    "TTTMixer",
     "WeightedSum",
     "ZeroJoin",
     "dims_of",

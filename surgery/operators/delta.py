@@ -20,7 +20,7 @@ from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.delta_rule import gated_delta_rule
 from surgery.operators.dims import MixerDims
 from surgery.operators.mixer import MixerConfig
-from surgery.operators.scan_core import ScanCore, head_dot
+from surgery.operators.scan_core import DecayingCore, head_dot
 
 
 class GatedDelta(MixerConfig):
@@ -60,7 +60,7 @@ class GatedDelta(MixerConfig):
         return batch * tokens * dims.inner * (6 * self.kernel + 10)
 
 
-class GatedDeltaCore(ScanCore):
+class GatedDeltaCore(DecayingCore):
     """The delta rule of each head; `beta_weight` starts at zero, so that half of what a key holds is replaced."""
 
     def __init__(self, config: GatedDelta, dims: MixerDims) -> None:

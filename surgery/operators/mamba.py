@@ -25,7 +25,7 @@ from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.dims import MixerDims
 from surgery.operators.mixer import MixerConfig, SequenceMixer
 from surgery.operators.projections import projections_of
-from surgery.operators.scan_core import ScanCore, at_least_single, log_rates, step_bias
+from surgery.operators.scan_core import DecayingCore, at_least_single, log_rates, step_bias
 from surgery.operators.softmax import finite
 from surgery.operators.state_space import SEGMENT, Segment, State, from_left, from_right, state_space
 
@@ -204,7 +204,7 @@ class Mamba2Mixer(SequenceMixer):
         self.conv1d.start_as_identity()
 
 
-class Mamba2Core(ScanCore):
+class Mamba2Core(DecayingCore):
     """y = norm(scan(step * v, k, q) + skip * v): each head has a state of K x K and decays of its own.
 
     A step follows from the token's key. `d_state`, `expand` and `head_dim` of the config are those of the attention here.

@@ -1,4 +1,4 @@
-"""What cores that scan the tokens share: filters before, decays that follow from keys, a norm for each head after.
+"""What cores that scan the tokens share: filters before, decays that follow from keys, a norm of each head after.
 
 Shape legend: B batch, H heads, N tokens, K features of a head, E = H K, F = 3 E.
 """
@@ -37,9 +37,6 @@ class ScanCore(MixerCore):
         self.causal, self.kernel = causal, kernel
         self.conv1d = TokenConvolution(3 * dims.inner, kernel, causal=causal)
         self.conv1d.start_as_identity()
-        self.A_log = nn.Parameter(log_rates(dims.heads))
-        self.dt_bias = nn.Parameter(step_bias(dims.heads))
-        self.dt_weight = nn.Parameter(torch.zeros(dims.heads, dims.head_dim))
         self.norm = nn.RMSNorm(dims.head_dim, eps=1e-5)
 
     @abstractmethod
@@ -70,6 +67,16 @@ class ScanCore(MixerCore):
         q_BHNK, k_BHNK, v_BHNK = rearrange(self.conv1d(qkv_BNF), "b n (three h k) -> three b h n k", three=3, h=heads)
         normed_BHNK: Tensor = self.norm(self.scan(q_BHNK, k_BHNK, v_BHNK))
         return normed_BHNK
+
+
+class DecayingCore(ScanCore):
+    """A scan whose state fades as the tokens say."""
+
+    def __init__(self, config: MixerConfig, dims: MixerDims, *, kernel: int, causal: bool) -> None:
+        super().__init__(config, dims, kernel=kernel, causal=causal)
+        self.A_log = nn.Parameter(log_rates(dims.heads))
+        self.dt_bias = nn.Parameter(step_bias(dims.heads))
+        self.dt_weight = nn.Parameter(torch.zeros(dims.heads, dims.head_dim))
 
     def steps(self, k_BHNK: Tensor) -> tuple[Tensor, Tensor]:
         """The step of each token, softplus(w . k + bias) with w zero at first, and the logarithm of what it leaves of the

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import (
+    TTT,
     AnyOperator,
     Blend,
     FullAttention,
@@ -51,6 +52,7 @@ EVERY = [
     GatedDelta(),
     GatedDelta(kernel=2, causal=True),
     SparseLinear(block=2, top=2),
+    TTT(inner="gated", chunk=4, kernel=2),
     Blend(parts=(NeighbourhoodAttention(window=3), LinearAttention(centre=True))),
 ]
 configs = st.one_of(

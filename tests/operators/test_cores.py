@@ -13,6 +13,7 @@ from torch import Tensor
 
 from surgery.errors import RewriteError
 from surgery.operators import (
+    TTT,
     Blend,
     FullAttention,
     GatedDelta,
@@ -46,6 +47,7 @@ ONE_STREAM = [
     HyenaY(kernel=3, axes=2),
     GatedDelta(kernel=2),
     SparseLinear(block=2, top=2),
+    TTT(inner="gated", chunk=4, kernel=2),
     Blend(parts=(NeighbourhoodAttention(window=3, dilation=2), LinearAttention(centre=True))),
 ]
 MASKLESS = [HyenaSE(), HyenaX(), HyenaY(), NeighbourhoodAttention(window=3), GatedDelta()]
