@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from surgery.operators.chunks import in_chunks
 
 CHUNK = 64
 """Tokens of a chunk: a matrix of C x C for each, and as many steps one after the other as there are chunks."""
@@ -25,6 +26,8 @@ def gated_delta_rule(q_XNK: Tensor, k_XNK: Tensor, v_XNK: Tensor, beta_XN: Tenso
     What the state held under a key is replaced by beta towards its value, and the state fades by e = exp(log). Time and
     memory are linear in N; for keys of length 1 and beta at most 1, no state grows without bounds.
 
+    Behind the end of the sequence, tokens of zeros store nothing and leave the state as it is.
+
     Args:
         q_XNK: how the state is read.
         k_XNK: under what a value is stored.
@@ -33,7 +36,7 @@ def gated_delta_rule(q_XNK: Tensor, k_XNK: Tensor, v_XNK: Tensor, beta_XN: Tenso
         log_XN: the logarithms, at most 0, of what each token leaves of the state.
     """
     tokens = q_XNK.shape[1]
-    q, k, v, beta, log = (_in_chunks(x) for x in (q_XNK, k_XNK, v_XNK, beta_XN.unsqueeze(2), log_XN.unsqueeze(2)))
+    q, k, v, beta, log = (in_chunks(x, CHUNK) for x in (q_XNK, k_XNK, v_XNK, beta_XN.unsqueeze(2), log_XN.unsqueeze(2)))
     upto_XMC1 = (log * LOG2_E).cumsum(2)
     total_XM11 = upto_XMC1[:, :, -1:]
     decay_XMCC = _decays(upto_XMC1)
@@ -68,9 +71,3 @@ def _solved(k: Tensor, v: Tensor, beta: Tensor, upto: Tensor, decay: Tensor) -> 
     right = torch.cat([beta * v, beta * upto.exp2() * k], 3)
     written, erased = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).chunk(2, 3)
     return written, erased
-
-
-def _in_chunks(x_XNF: Tensor) -> Tensor:
-    """(X, M, C, F), zeros behind the end: they store nothing and leave the state as it is."""
-    chunks = math.ceil(x_XNF.shape[1] / CHUNK)
-    return F.pad(x_XNF, (0, 0, 0, chunks * CHUNK - x_XNF.shape[1])).unflatten(1, (chunks, CHUNK))

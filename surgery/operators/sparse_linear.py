@@ -17,6 +17,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
+from surgery.operators.chunks import in_chunks
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
 from surgery.operators.linear import EPSILON
@@ -92,7 +93,8 @@ class SparseLinearCore(MixerCore):
         """Both branches: (B, H, N, K)."""
         if q_BHNK.shape[2] <= self.block * self.top:
             return F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK)
-        blocks = _Blocks(*(x.flatten(0, 1) for x in (q_BHNK, k_BHMK, v_BHMK)), self.block, self.top)
+        q_XNK, k_XNK, v_XNK = (x.flatten(0, 1) for x in (q_BHNK, k_BHMK, v_BHMK))
+        blocks = _Blocks(q_XNK, k_XNK, v_XNK, self.block, self.top)
         near_BHNK, far_BHNK = blocks.near().view(q_BHNK.shape), blocks.far().view(q_BHNK.shape)
         return near_BHNK + far_BHNK @ self.project
 
@@ -106,7 +108,7 @@ class _Blocks:
 
     def __init__(self, q_XNK: Tensor, k_XNK: Tensor, v_XNK: Tensor, block: int, top: int) -> None:
         self.tokens, self.block = q_XNK.shape[1], block
-        self.q, self.k, self.v = (_in_blocks(x, block) for x in (q_XNK, k_XNK, v_XNK))
+        self.q, self.k, self.v = (in_chunks(x, block) for x in (q_XNK, k_XNK, v_XNK))
         count = self.q.shape[1]
         self.real_SC = torch.arange(count * block, device=q_XNK.device).view(count, block) < self.tokens
         with torch.no_grad():
@@ -116,7 +118,7 @@ class _Blocks:
 
     def near(self) -> Tensor:
         """Softmax attention over the chosen blocks: (X, N, K)."""
-        pieces = zip(self.q.split(TOGETHER, 1), self.chosen_XTP.split(TOGETHER, 1), strict=True)
+        pieces = zip(torch.split(self.q, TOGETHER, 1), torch.split(self.chosen_XTP, TOGETHER, 1), strict=True)
         attended = [self._attend(q_XTCK, chosen_XTP) for q_XTCK, chosen_XTP in pieces]
         return torch.cat(attended, 1).flatten(1, 2)[:, : self.tokens]
 
@@ -140,9 +142,3 @@ class _Blocks:
         y_XTCK1 = phi_q @ rest_XTKK1
         y_XNK = (y_XTCK1[..., :-1] / (y_XTCK1[..., -1:] + EPSILON)).flatten(1, 2)[:, : self.tokens]
         return y_XNK.to(self.v.dtype)
-
-
-def _in_blocks(x_XNK: Tensor, block: int) -> Tensor:
-    """(X, T, C, K), zeros behind the end."""
-    count = math.ceil(x_XNK.shape[1] / block)
-    return F.pad(x_XNK, (0, 0, 0, count * block - x_XNK.shape[1])).unflatten(1, (count, block))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from surgery.operators.chunks import in_chunks
+
 # Per token, the weights within a chunk take H CHUNK numbers and the states E S / CHUNK: about equal in Mamba-2.
 CHUNK = 32
 # Tokens at a time, so that what is in between stays small: 2 to 3 times faster than all 16,384 tokens at once.
@@ -44,7 +46,7 @@ class Segment:
     @classmethod
     def of(cls, x_BNHP: Tensor, log_BNH: Tensor, b_BNS: Tensor, c_BNS: Tensor) -> Segment:
         """See `state_space`."""
-        return cls(x_BNHP.shape[1], *map(_in_chunks, (x_BNHP, log_BNH * LOG2_E, b_BNS, c_BNS)))
+        return cls(x_BNHP.shape[1], *(in_chunks(x, CHUNK) for x in (x_BNHP, log_BNH * LOG2_E, b_BNS, c_BNS)))
 
     def whole(self, y_BMQHP: Tensor) -> Tensor:
         """A result of all chunks as (B, N, H, P)."""
@@ -108,13 +110,6 @@ def from_right(segment: Segment, state_BSHP: State) -> tuple[Tensor, Tensor]:
     entering_BMQH, read_BMQH = before_BMQH.exp2(), (total_BM1H - before_BMQH).exp2()
     later_BMQHP, state_BSHP = _across(segment, entering_BMQH, read_BMQH, total_BM1H, state_BSHP, backwards=True)
     return segment.whole(later_BMQHP), state_BSHP
-
-
-def _in_chunks(x: Tensor) -> Tensor:
-    """(B, N, …) to (B, M, Q, …), zeros behind the end."""
-    chunks = (x.shape[1] + CHUNK - 1) // CHUNK
-    padding = (0, 0) * (x.ndim - 2) + (0, chunks * CHUNK - x.shape[1])
-    return (F.pad(x, padding) if padding[-1] else x).reshape(len(x), chunks, CHUNK, *x.shape[2:])
 
 
 def _shifted(upto_BMQH: Tensor) -> Tensor:

@@ -104,7 +104,9 @@ class TTTCore(ScanCore):
         size = self.chunk if self.causal else min(self.chunk, q_XHNK.shape[2])
         weights = first = self.inner.to(q_XHNK.dtype).unbind(0)
         results = []
-        for q, k, v, rate in zip(*(x.split(size, 2) for x in (q_XHNK, k_XHNK, v_XHNK, rate_XHN1 / size)), strict=True):
+        for q, k, v, rate in zip(
+            *(torch.split(x, size, 2) for x in (q_XHNK, k_XHNK, v_XHNK, rate_XHN1 / size)), strict=True
+        ):
             taught = [rate * slope for slope in slopes(k, v, weights)]
             learned = [weight - k.mT @ slope for weight, slope in zip(weights, taught, strict=True)]
             if len(first) > 1:
@@ -135,7 +137,8 @@ def slopes(k_XHCK: Tensor, v_XHCK: Tensor, weights: Sequence[Tensor]) -> list[Te
 
 def _as_long_as(weight: Tensor, first: Tensor) -> Tensor:
     """A matrix whose columns have the lengths of those of `first`."""
-    return F.normalize(weight, dim=-2) * first.norm(dim=-2, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(first, dim=-2, keepdim=True)
+    return F.normalize(weight, dim=-2) * length
 
 
 def _model(mapped: Tensor, *gates: Tensor) -> Tensor:
