@@ -1,6 +1,6 @@
 """The rule library, one family per file."""
 
-from surgery.rules.attention import ReplaceAttention, replace_attention
+from surgery.rules.attention import ReplaceAttention, alternate, replace_attention
 from surgery.rules.depth import (
     DropBlocks,
     DuplicateBlocks,
@@ -24,6 +24,7 @@ __all__ = [
     "ReplaceMLP",
     "ShareBlocks",
     "SplitProjections",
+    "alternate",
     "drop_blocks",
     "duplicate_blocks",
     "fuse_projections",

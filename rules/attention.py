@@ -14,7 +14,7 @@ from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_
 from surgery.rewriting.pattern import Pattern, node
 from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
 from surgery.rewriting.rule import Rule
-from surgery.rewriting.selection import Selection, given_or_all
+from surgery.rewriting.selection import Selection, every, given_or_all
 from surgery.rewriting.site import Site
 from surgery.rules.core import PARAMETERS, SoftmaxAttention, core_of
 from surgery.rules.plain import LONGEST, unlike_attention
@@ -169,6 +169,27 @@ def replace_attention(
     """
     pattern: Pattern = node(role) if role else node("self_attention") | node("joint_attention")
     return ReplaceAttention(pattern=pattern, layers=given_or_all(layers), operator=operator, inherit=inherit)
+
+
+def alternate(
+    *operators: MixerConfig,
+    role: Attention | None = None,
+    layers: Selection | None = None,
+    inherit: Policy = "projections",
+) -> tuple[ReplaceAttention, ...]:
+    """Rules that put `operators` into layers in turn: `alternate(a, b)` puts a into layers 0, 2, ..., b into 1, 3, ...
+
+    What one cannot see in its layer, the other may pass on in the next, as a window and a neighbourhood with steps do.
+
+    Args:
+        operators: configs of the new operators.
+        role, layers, inherit: as of `replace_attention`. Turns are those of all layers of the model, selected or not.
+    """
+    chosen, count = given_or_all(layers), len(operators)
+    return tuple(
+        replace_attention(operator, role=role, layers=chosen & every(count, first=turn), inherit=inherit)
+        for turn, operator in enumerate(operators)
+    )
 
 
 def _dims(core: SoftmaxAttention) -> MixerDims:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from surgery.config import Config
 from surgery.errors import ConfigError, MatchError
@@ -58,17 +58,25 @@ class AllLayers(_Selection):
 
 
 class Every(_Selection):
-    """The last of each group of `n` layers: for n = 2 the layers 1, 3, 5, ..., the paper's 50 %."""
+    """The last of each group of `n` layers: for n = 2 the layers 1, 3, 5, ..., the paper's 50 %; or another of each."""
 
     kind: Literal["every"] = "every"
     n: PositiveInt
+    first: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _is_in_the_group(self) -> Self:
+        if self.first is not None and self.first >= self.n:
+            raise ValueError(f"first must be less than n, got first={self.first}, n={self.n}")
+        return self
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths in every n-th layer."""
-        return {s.path for s in sites if s.first.layer is not None and s.first.layer % self.n == self.n - 1}
+        place = self.n - 1 if self.first is None else self.first
+        return {s.path for s in sites if s.first.layer is not None and s.first.layer % self.n == place}
 
     def __str__(self) -> str:
-        return f"every({self.n})"
+        return f"every({self.n})" if self.first is None else f"every({self.n}, first={self.first})"
 
 
 class ThreeOfFour(_Selection):
@@ -204,9 +212,14 @@ def given_or_all(layers: Selection | None) -> Selection:
     return all_layers() if layers is None else layers
 
 
-def every(n: int) -> Every:
-    """Select the last of each group of `n` layers (every second layer for n = 2: layers 1, 3, 5, ...)."""
-    return Every(n=n)
+def every(n: int, first: int | None = None) -> Every:
+    """Select the last of each group of `n` layers (every second layer for n = 2: layers 1, 3, 5, ...).
+
+    Args:
+        n: layers of a group.
+        first: the first layer to select, less than n; by default n - 1.
+    """
+    return Every(n=n, first=first)
 
 
 def three_of_four() -> ThreeOfFour:

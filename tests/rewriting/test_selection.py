@@ -45,6 +45,7 @@ def test_layers_that_each_selects():
     assert layers(every(2)) == [1, 3, 5, 7]
     assert layers(three_of_four()) == [1, 2, 3, 5, 6, 7]
     assert layers(indices(6, 0)) == [0, 6]
+    assert layers(every(3, first=0)) == [0, 3, 6]
     assert layers(every(2) & ~indices(1)) == [3, 5, 7]
     assert layers(indices(0) | every(4)) == [0, 3, 7]
     assert layers(where(lambda site: site.operator.layer > 5)) == [6, 7]

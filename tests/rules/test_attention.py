@@ -8,20 +8,27 @@ import torch
 import surgery
 from surgery.errors import MatchError
 from surgery.operators import (
+    TTT,
+    Blend,
     FullAttention,
+    GatedDelta,
     GroupedQueryAttention,
     HyenaX,
     LinearAttention,
     Mamba2,
     NeighbourhoodAttention,
     SlidingWindow,
+    SparseLinear,
 )
 from surgery.rewriting import indices
-from surgery.rules import replace_attention
+from surgery.rules import alternate, replace_attention
 from surgery.testing import check_rule
 from tests.rules.students import check_student, graph, output
 
-OPERATORS = [HyenaX(kernel=3), LinearAttention(), SlidingWindow(window=1), GroupedQueryAttention(groups=1), Mamba2()]
+HYBRID = Blend(parts=(SlidingWindow(window=1), LinearAttention(features="learned", centre=True)))
+OPERATORS = [
+    HyenaX(kernel=3), LinearAttention(), SlidingWindow(window=1), GroupedQueryAttention(groups=1), Mamba2(), HYBRID,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
@@ -37,6 +44,27 @@ def test_a_core_that_computes_the_same_changes_nothing(name):
     for operator, tolerance in ((FullAttention(), 0.0), (SlidingWindow(window=64), 1e-5)):
         student = surgery.rewrite(graph(name), [replace_attention(operator)])
         torch.testing.assert_close(output(student, name), teacher, rtol=tolerance, atol=tolerance)
+
+
+def test_mixers_take_turns(tmp_path):
+    near, far = SlidingWindow(window=1), NeighbourhoodAttention(window=3, dilation=2, axes=1)
+    rules = alternate(near, far, layers=~indices(3))
+    edits = surgery.plan(graph("flux"), rules).edits
+    kinds = {edit.path: edit.label for edit in edits if not edit.path.startswith("single")}
+    assert kinds == {f"transformer_blocks.{i}.attn": (type(near), type(far))[i % 2].__name__ for i in range(3)}
+    check_student("flux", rules, tmp_path)
+
+
+def test_four_new_mixers_in_one_model(tmp_path):
+    new = [SparseLinear(block=2, top=1), GatedDelta(kernel=2), TTT(inner="gated", chunk=4), HYBRID]
+    check_student("wan", alternate(*new), tmp_path)
+
+
+def test_a_blend_that_starts_as_full_attention_changes_nothing():
+    blend = Blend(parts=(FullAttention(), LinearAttention()), start="first")
+    for name in ("sd3", "wan"):
+        student = surgery.rewrite(graph(name), [replace_attention(blend, inherit="exact")])
+        torch.testing.assert_close(output(student, name), output(graph(name).model, name))
 
 
 IMAGES = {"sd3": ((4, 4), "last"), "flux": ((2, 2), "first"), "wan": ((2, 2, 2), None)}
