@@ -118,7 +118,7 @@ def weights_of(mixer: Mixer, spec: Spec, neuron: int) -> list[Tensor]:
     return [*map(torch.cat, entering), mixer.down.weight[:, column]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(specs, st.floats(0.2, 4))
 def test_the_neurons_that_contribute_most_stay(spec, ratio):
     model, x = Model(spec), torch.randn(2, 3, spec.dim).double()

@@ -142,7 +142,7 @@ def test_the_mlp_of_a_single_stream_block_is_made_of_nodes():
 working = blocks.filter(lambda block: (block.attention, block.mlp) != ("none", "none"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(model_specs(working), sizes)
 def test_random_blocks_have_the_parts_that_they_were_given(spec, size):
     found = surgery.trace(build(spec), inputs(spec, size)).operators()

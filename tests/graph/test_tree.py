@@ -54,7 +54,7 @@ def test_blocks_that_differ_are_not_folded():
     assert [(b.name, b.count) for b in blocks.children] == [("0-1", 2), ("2", 1)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(model_specs(working), sizes)
 def test_no_operator_is_lost_by_folding_and_each_is_drawn(spec, size):
     graph = surgery.trace(build(spec), inputs(spec, size))

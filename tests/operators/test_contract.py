@@ -100,7 +100,7 @@ def test_refuses_other_shapes(config: MixerConfig, shape: tuple[int, ...]) -> No
         build(config, DIMS, 0)(torch.randn(shape).double())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(configs, all_dims)
 def test_goes_to_plain_data_and_back(config: MixerConfig, dims: MixerDims) -> None:
     mixer, x = build(config, dims, 0), torch.randn(2, 6, dims.dim).double()

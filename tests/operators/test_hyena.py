@@ -27,7 +27,7 @@ def randomised(config: Config, dims: MixerDims, seed: int) -> SequenceMixer:
     return mixer
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(configs, all_dims, st.integers(1, 3), st.integers(1, 20), st.integers(0, 99))
 def test_equals_the_naive_twin(config: Config, dims: MixerDims, batch: int, length: int, seed: int) -> None:
     x_BND = tokens(batch, length, dims, seed)
@@ -36,7 +36,7 @@ def test_equals_the_naive_twin(config: Config, dims: MixerDims, batch: int, leng
     assert_parity(randomised(config, dims, seed), twin, x_BND)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(configs, st.integers(1, 20), st.data())
 def test_sees_its_kernel_and_nothing_else(config: Config, length: int, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, length - 1))

@@ -58,7 +58,7 @@ class Stacked(torch.nn.Module):
         return self.joiner(*streams)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(EVERY), st.integers(1, 6), st.lists(st.integers(1, 4), min_size=0, max_size=3), st.integers(0, 99)
 )

@@ -28,7 +28,7 @@ def randomised(config: LinearAttention, dims: MixerDims, seed: int) -> torch.nn.
     return mixer
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(grids, st.sampled_from(["relu", "learned"]), st.integers(0, 4), all_dims, st.integers(0, 99))
 def test_equals_the_naive_twin(grid: tuple[int, ...], features: str, taps: int, dims: MixerDims, seed: int) -> None:
     dims = dims.model_copy(update={"head_dim": 8})

@@ -23,7 +23,7 @@ grids = st.one_of(
 windows = st.sampled_from([1, 3, 5, 7, 9, 13, 1001])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(grids, windows, all_dims, st.integers(1, 2), st.integers(0, 99))
 @example((17, 9), 5, DIMS, 2, 0)
 @example((19, 1), 17, DIMS, 1, 0)
@@ -34,7 +34,7 @@ def test_equals_the_naive_twin(grid: tuple[int, ...], window: int, dims: MixerDi
     assert_parity(mixer, lambda w, x: attention(w, x, dims, seen), tokens(batch, math.prod(grid), dims, seed))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(grids, windows, st.data())
 def test_sees_its_neighbourhood_and_nothing_else(grid: tuple[int, ...], window: int, data: st.DataObject) -> None:
     length = math.prod(grid)

@@ -47,7 +47,7 @@ def beside(weights: Mapping[str, Tensor], name: str, x: Tensor, kernel: int, lay
     return torch.stack([rows.get(i, others[:, i]) for i in range(x.shape[1])], 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(all_dims, layouts, st.sampled_from([1, 3, 5]), st.integers(0, 9))
 def test_neighbourhoods_and_a_text_that_sees_all(dims, layout, window, seed):
     grid, others, text = layout
@@ -56,7 +56,7 @@ def test_neighbourhoods_and_a_text_that_sees_all(dims, layout, window, seed):
     assert_parity(mixer, lambda w, x: attention(w, x, dims, seen), tokens(2, math.prod(grid) + others, dims, seed))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(all_dims, layouts, st.sampled_from([HyenaSE, HyenaX, HyenaY]), st.integers(1, 3), st.integers(0, 9))
 def test_filters_leave_a_text_as_it_is(dims, layout, config, kernel, seed):
     grid, others, text = layout

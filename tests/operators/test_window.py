@@ -18,7 +18,7 @@ windows = st.one_of(st.integers(0, 9), st.sampled_from([63, 64, 65, 70, 1000]))
 configs = st.builds(SlidingWindow, window=windows, causal=st.booleans())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(configs, all_dims, st.integers(1, 3), lengths, st.integers(0, 99))
 @example(SlidingWindow(window=70), DIMS, 2, 129, 0)
 @example(SlidingWindow(window=4, causal=True), DIMS, 2, 129, 0)
@@ -31,7 +31,7 @@ def test_equals_the_naive_twin(config: SlidingWindow, dims: MixerDims, batch: in
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.builds(SlidingWindow, window=st.integers(0, 6), causal=st.booleans()), lengths, st.data())
 def test_sees_its_window_and_nothing_else(config: SlidingWindow, length: int, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, length - 1))

@@ -69,7 +69,7 @@ activations = st.sampled_from(sorted(ACTIVATIONS))
 widths = st.integers(1, 6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(widths, st.integers(1, 20), st.floats(0.2, 5), activations, st.booleans(), st.booleans(), st.integers(0, 99))
 def test_the_neurons_that_are_kept(dim, neurons, ratio, activation, up_bias, down_bias, seed):
     torch.manual_seed(seed)

@@ -52,7 +52,7 @@ def test_layers_that_each_selects():
     assert layers(top(lambda site: -site.operator.layer, 2)) == [0, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(selections, selections)
 def test_composition_is_that_of_sets(a, b):
     first, second, every_path = a.select(SITES), b.select(SITES), {site.path for site in SITES}
@@ -62,7 +62,7 @@ def test_composition_is_that_of_sets(a, b):
     assert (~~a).select(SITES) == first
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(selections)
 def test_json_and_words(selection):
     adapter = TypeAdapter(Selection)

@@ -108,7 +108,7 @@ WAYS = st.builds(written, *(st.sampled_from(sorted(each)) for each in (SCALES, P
 EXAMPLE = {"x": torch.randn(2, 5, 16)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(WAYS)
 def test_full_attention_in_its_place_computes_the_same(mix: Step) -> None:
     model = Model(mix).eval()

@@ -24,7 +24,7 @@ def assert_same(expected: Any, actual: Any) -> None:
         assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(model_specs(), sizes, st.lists(sizes, min_size=1, max_size=3), st.booleans())
 def test_random_transformers_are_exact_at_every_size(spec, example, others, bias):
     model = build(spec)

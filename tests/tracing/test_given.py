@@ -114,7 +114,7 @@ programs = st.lists(st.lists(st.sampled_from(STEPS), max_size=3).map(tuple), min
 calls = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.booleans()), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(programs, calls)
 def test_values_and_gradients(programs, calls):
     model = Net(programs + programs[:1])

@@ -63,7 +63,7 @@ def call(size: tuple[int, int, int]) -> dict[str, object]:
     return {"x": torch.randn(batch, tokens, 3), "store": filled(batch, keys)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(calls, st.lists(calls, min_size=1, max_size=3))
 def test_a_cache_is_read_and_filled_as_by_the_model(example, others):
     assert_exact(Twice(), call(example), *map(call, others))

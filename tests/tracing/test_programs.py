@@ -13,7 +13,7 @@ from tests.tracing.programs import build, inputs, programs, sizes
 calls = st.lists(st.tuples(sizes, st.booleans(), st.sampled_from([1.5, 0.25])), min_size=1, max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(programs, sizes, calls)
 def test_outputs_gradients_and_buffers(steps, example, calls):
     model = build(steps)

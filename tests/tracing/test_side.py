@@ -97,7 +97,7 @@ def example(size: tuple[int, int, bool]) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(batch, tokens, 4, requires_grad=needs_grad)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from(RECORDED), sizes, st.lists(sizes, min_size=1, max_size=2))
 def test_it_is_recorded(then, first, others):
     assert_exact(Does(then), example(first), *map(example, others))
