@@ -105,13 +105,18 @@ def test_killed_and_resumed_the_weights_are_those_of_an_uninterrupted_run(tmp_pa
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_dry_run_writes_nothing(capsys, tmp_path, write_recipe):
+def test_a_dry_run_writes_nothing(capsys, tmp_path, write_recipe, monkeypatch):
     recipe = write_recipe()
     status, out, _ = run(capsys, "apply", recipe, "--out", tmp_path / "run", "--dry-run", "--json")
     plan = json.loads(out)
     assert status == 0
     assert [e["path"] for e in plan["edits"]] == ["transformer_blocks.1.attn1", "transformer_blocks.3.attn1"]
     assert {s["reason"] for s in plan["skipped"]} == {"not selected by every(2)"}
+    assert [stage["stage"] for stage in plan["memory"]["stages"]] == ["distil", "finetune"]
+    assert all(stage["total"] > stage["weights"] > 0 == len(stage["advice"]) for stage in plan["memory"]["stages"])
+    monkeypatch.setattr("surgery.run.memory._available", lambda _: 2 * 2**20)
+    status, out, _ = run(capsys, "apply", recipe, "--out", tmp_path / "run", "--dry-run")
+    assert "finetune does not fit; less with finetune.micro_batch=1: " in out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["recipe.py"]
     status, out, _ = run(capsys, "plan", recipe)
     assert status == 0

@@ -43,20 +43,22 @@ def apply(
         recipe: Python file that defines `recipe`.
         out: Folder of the run; by default runs/ and the name of the recipe.
         resume: Continue an interrupted run in the same folder.
-        dry_run: Show what would be edited and what it costs; write nothing.
+        dry_run: Show what would be edited, what it costs and how much memory it takes; write nothing.
         set_: Override a value of the recipe, e.g. --set distil.steps=100; may be repeated.
         device: Where to train, e.g. cuda.
         as_json: Print the result as JSON.
     """
     from surgery.progress import RichProgress
+    from surgery.run.memory import memory_of
     from surgery.run.prepare import prepare
     from surgery.run.stages import apply as run_recipe
     from surgery.run.terminal import stage_table
 
     if dry_run:
         with prints_to_stderr():
-            planned = prepare(_load(recipe, set_), device).plan
-        return show_plan(planned, as_json)
+            prepared = prepare(_load(recipe, set_), device)
+            memory = memory_of(prepared, device)
+        return show_plan(prepared.plan, as_json, memory)
     with prints_to_stderr():
         run = run_recipe(
             _load(recipe, set_),

@@ -12,15 +12,19 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from surgery.rewriting import Plan
+    from surgery.run.memory import Memory
 
 
-def show_plan(planned: Plan, as_json: bool) -> None:
-    """Edits, skipped sites and totals of a plan."""
-    from surgery.run.terminal import plan_view
+def show_plan(planned: Plan, as_json: bool, memory: Memory | None = None) -> None:
+    """Edits, skipped sites and totals of a plan, and what memory its stages take."""
+    from surgery.run.terminal import memory_view, plan_view
 
     if as_json:
-        return print_json(planned.model_dump(mode="json"))
+        plain = planned.model_dump(mode="json")
+        return print_json(plain if memory is None else {**plain, "memory": memory.plain()})
     console().print(plan_view(planned))
+    if memory is not None:
+        console().print(memory_view(memory))
     return None
 
 

@@ -1,9 +1,9 @@
-"""Copies of models whose weights are others, or the same."""
+"""Copies of models whose weights are others, or in the same memory."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -11,15 +11,27 @@ from torch import Tensor, nn
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def copied(model: Model, new: Callable[[Tensor], Tensor]) -> Model:
+def copied(model: Model, new: Callable[[Tensor], Tensor], also: Iterable[nn.Module] = ()) -> Model:
     """A deep copy of `model` whose parameters and buffers hold `new(tensor)` in the place of each tensor.
 
     What is one parameter in the model is one in the copy; its parameters are always others than the model's, but may hold
     the same memory.
+
+    Args:
+        model: stays as it is.
+        new: gives each tensor.
+        also: modules that hang on the model without being parts of it; the same is done with their tensors.
     """
     memo: dict[int, Tensor] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(new(parameter.data), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = new(buffer)
+    parts: list[nn.Module] = [model, *also]
+    for part in parts:
+        for parameter in part.parameters():
+            memo[id(parameter)] = nn.Parameter(new(parameter.data), parameter.requires_grad)
+        for buffer in part.buffers():
+            memo[id(buffer)] = new(buffer)
     return copy.deepcopy(model, memo)
+
+
+def place(tensor: Tensor) -> int:
+    """What tells the memory of one tensor from that of others, as long as it lives; also where there are no values."""
+    return int(tensor.untyped_storage()._cdata)

@@ -111,7 +111,10 @@ def commit(
     """
     if recordings is None:
         recordings = edited_recordings(graph, edits)
-    student = copied(graph.model, lambda tensor: tensor) if shared else copy.deepcopy(graph.model)
+    if shared:
+        student = copied(graph.model, lambda tensor: tensor, replaced_in(graph.model))
+    else:
+        student = copy.deepcopy(graph.model)
     before = record_of(student)
     replaced = dict(before.replaced) if before else {}
     aliases = rewired_aliases(student, edits)
@@ -212,6 +215,12 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
 def record_of(module: nn.Module) -> Record | None:
     """The record of a student; None for a model that was never rewritten."""
     return vars(module).get(RECORD)
+
+
+def replaced_in(module: nn.Module) -> tuple[nn.Module, ...]:
+    """What stood in a student where something else stands now."""
+    known = record_of(module)
+    return tuple(known.replaced.values()) if known else ()
 
 
 def set_record(student: nn.Module, record: Record) -> None:

@@ -18,6 +18,7 @@ from surgery.graph.show.tree import Entry, module_tree
 from surgery.operators import OperatorConfig
 from surgery.operators.backends.report import Device, Kernel, words
 from surgery.rewriting import Change, Edit, Plan, Skipped
+from surgery.run.memory import Memory
 
 
 def stage_table(metrics: Metrics) -> Table:
@@ -50,6 +51,23 @@ def plan_view(plan: Plan) -> Group:
         parts.append(_skipped(plan.skipped))
     parts += [Text(f"conflict: {conflict}", style="bold red") for conflict in plan.conflicts]
     return Group(*parts)
+
+
+def memory_view(memory: Memory) -> Group:
+    """What each stage takes, and what to switch on where that is too much."""
+    if memory.unknown is not None:
+        return Group(Text(f"memory: not known; a step cannot be rehearsed ({memory.unknown})"))
+    kinds = ("weights", "gradients", "moments", "average", "activations")
+    table = _table("stage", *kinds, "peak memory")
+    lines: list[Table | Text] = [table]
+    for need in memory.needs:
+        of = need.memory
+        table.add_row(of.stage, *(f"{count(getattr(of, kind))}B" for kind in kinds), f"{count(of.total)}B")
+        if of.total > memory.available:
+            steps = "; ".join(f"{of.stage}.{option}: {count(total)}B" for option, total in need.advice)
+            lines.append(Text(f"{of.stage} does not fit; less with {steps or 'a smaller model'}", style="bold red"))
+    lines.append(Text(f"{memory.device} has {count(memory.available)}B; PyTorch itself comes on top.", "dim"))
+    return Group(*lines)
 
 
 def operator_tree(graph: ModelGraph) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from surgery.errors import RewriteError
+from surgery.recording.copying import place
 
 
 def set_apart(parameters: Mapping[str, nn.Parameter], teacher: nn.Module) -> None:
@@ -20,9 +21,9 @@ def set_apart(parameters: Mapping[str, nn.Parameter], teacher: nn.Module) -> Non
         RewriteError: one is the teacher's own parameter.
     """
     own = {id(parameter) for parameter in teacher.parameters()}
-    taken = {parameter.untyped_storage().data_ptr() for parameter in teacher.parameters()}
+    taken = {place(parameter) for parameter in teacher.parameters()}
     for name, parameter in parameters.items():
         if id(parameter) in own:
             raise RewriteError(f"{name} is a parameter of the teacher: copy the weights of a new operator")
-        if parameter.untyped_storage().data_ptr() in taken:
+        if place(parameter) in taken:
             parameter.data = parameter.data.clone()

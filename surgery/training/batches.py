@@ -42,9 +42,9 @@ class LatentData:
         """The data as they are: they are in memory already."""
         return self
 
-    def example(self, seed: int, device: str) -> dict[str, Any]:
-        """Keywords of the model's forward for one sample."""
-        return {**noised_batch(self.dataset, self.scheduler, 0, 1, seed, device=device).inputs}
+    def example(self, seed: int, device: str, samples: int = 1) -> dict[str, Any]:
+        """Keywords of the model's forward for so many samples."""
+        return {**noised_batch(self.dataset, self.scheduler, 0, samples, seed, device=device).inputs}
 
     def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int, noising: Noising = PLAIN) -> Batches:
         """Its batches for `model`.

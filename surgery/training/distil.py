@@ -98,7 +98,7 @@ def distil(
         RewriteError: a site does not run in the teacher, or its results cannot be compared.
         TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
-    pairs = _Pairs(teacher, student, sites)
+    pairs = Pairs(teacher, student, sites)
     batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
     identity = identity_of(
         config,
@@ -122,12 +122,12 @@ def distil(
         return train(task, checkpoints, progress or SilentProgress())
 
 
-def _validate(pairs: _Pairs, batches: Source) -> float | None:
+def _validate(pairs: Pairs, batches: Source) -> float | None:
     batch = batches.held_out()
     return sum(term.item() for term in pairs.losses(batch, backward=False).values()) if batch else None
 
 
-class _Pairs:
+class Pairs:
     """The operators of teacher and student at each site."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, sites: Sequence[Site]) -> None:

@@ -6,8 +6,9 @@ loss. Imitating the teacher instead has less noise in its gradient, and gets fur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -110,46 +111,68 @@ def finetune(
         RecipeError: see `require_learnable`; or the class of the student cannot be checkpointed.
         TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
-    with ExitStack() as stack:
-        for each in (
-            adapted(student, config.lora, new, seed),
-            frozen_behaviour(teacher, student),
-            recomputing(student, config.checkpointing),
-        ):
-            stack.enter_context(each)
-        scales = rates(student, new, config.rates, config.inherited_lr, config.lora is not None)
-        named = dict(student.named_parameters())
-        parameters = {name: named[name] for name, scale in scales.items() if scale}
-        frozen = {name: named[name] for name, scale in scales.items() if not scale}
-        set_apart(parameters, teacher)
+    with (
+        adapted(student, config.lora, new, seed),
+        learning(teacher, student, new, config) as learns,
+        ExitStack() as stack,
+    ):
+        set_apart(learns.parameters, teacher)
         batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
         run: Any = torch.compile(student) if config.compile else student
-        objective = Objective(config.parts, teacher, student, run, batches)
+        objective = Objective.measured(config.parts, teacher, student, run, batches)
         stack.callback(objective.close)
-        stack.enter_context(requiring_grad(frozen.values(), False))
-        ema = Ema(parameters, config.ema_decay, config.ema_device)
+        ema = Ema(learns.parameters, config.ema_decay, config.ema_device)
         others = {
             "new": sorted(new),
             "buffers": digest(dict(student.named_buffers())),
-            "frozen": digest(frozen) if frozen else None,
+            "frozen": digest(learns.frozen) if learns.frozen else None,
             "teacher": None if config.parts == NAMED["data"] else digest(teacher.state_dict()),
         }
         task = Task(
             stage=STAGE,
             config=config,
             model=student,
-            parameters=parameters,
+            parameters=learns.parameters,
             backward=partial(backward, objective, batches),
             validate=partial(_validate, student, batches),
-            identity=identity_of(config, data, parameters, seed=seed, **others),
+            identity=identity_of(config, data, learns.parameters, seed=seed, **others),
             ema=ema,
-            scales=scales,
+            scales=learns.scales,
             weight_decay=config.weight_decay,
             show=show,
         )
         records = train(task, checkpoints, progress or SilentProgress())
         ema.write_to_parameters()
     return records
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What of a student learns.
+
+    Attributes:
+        parameters, frozen: by name.
+        scales: the factor on the learning rate of each parameter.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    frozen: dict[str, nn.Parameter]
+    scales: dict[str, float]
+
+
+@contextmanager
+def learning(teacher: nn.Module, student: nn.Module, new: Collection[str], config: Finetune) -> Iterator[Learning]:
+    """Prepares both models for the stage while the block runs, the student with its adapters; see `finetune`."""
+    with (
+        frozen_behaviour(teacher, student),
+        recomputing(student, config.checkpointing),
+    ):
+        scales = rates(student, new, config.rates, config.inherited_lr, config.lora is not None)
+        named = dict(student.named_parameters())
+        parameters = {name: named[name] for name, scale in scales.items() if scale}
+        frozen = {name: named[name] for name, scale in scales.items() if not scale}
+        with requiring_grad(frozen.values(), False):
+            yield Learning(parameters, frozen, scales)
 
 
 def require_learnable(student: nn.Module, new: Collection[str], config: Finetune) -> None:

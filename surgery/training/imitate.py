@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surgery.graph import ModelGraph
 from surgery.pipelines.tree import tensors_in
 from surgery.rewriting.commit import record_of
 from surgery.tracing import trace
 from surgery.training.source import Forward, predict
 
 PREDICTION = "prediction"
+SMALLEST = 1e-12
+"""A variance that a loss is divided by."""
 Outputs = dict[str, Tensor]
 
 
@@ -31,20 +34,24 @@ class Imitation:
     Args:
         teacher: only read.
         blocks: paths of the blocks whose outputs are compared, see `blocks_to_imitate`.
-        batch: what the variances are measured on.
+        batch: what the variances are measured on; None takes all for 1.
     """
 
-    def __init__(self, teacher: nn.Module, blocks: Collection[str], batch: Sequence[Forward]) -> None:
-        self._teacher, self._blocks = teacher, blocks
+    def __init__(self, teacher: nn.Module, blocks: Collection[str], batch: Sequence[Forward] | None) -> None:
+        self._teacher = teacher
         self._watched = Watched(teacher, blocks)
+        self._scales = {} if batch is None else self._variances(batch)
+
+    def _variances(self, batch: Sequence[Forward]) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         for forward in batch:
             for name, tensor in self.taught(forward.inputs).items():
                 exact = tensor.double()
                 moments = torch.stack([exact.new_tensor(exact.numel()), exact.sum(), exact.square().sum()])
                 sums[name] = sums[name] + moments if name in sums else moments
-        self._scales = {
-            name: float((squares - total**2 / count) / (count - 1)) for name, (count, total, squares) in sums.items()
+        return {
+            name: max(float((squares - total**2 / count) / (count - 1)), SMALLEST)
+            for name, (count, total, squares) in sums.items()
         }
 
     @torch.no_grad()
@@ -61,7 +68,7 @@ class Imitation:
         return prediction, torch.stack(list(found.values())).mean() if found else None
 
     def _error(self, name: str, actual: Tensor, expected: Tensor) -> Tensor:
-        return F.mse_loss(actual.float(), expected.float()) / max(self._scales[name], 1e-12)
+        return F.mse_loss(actual.float(), expected.float()) / self._scales.get(name, 1.0)
 
     def close(self) -> None:
         """Leave the teacher alone."""
@@ -113,8 +120,13 @@ def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, 
     Raises:
         TraceError: the teacher cannot be traced on `inputs`.
     """
+    return imitable(trace(teacher, inputs), student)
+
+
+def imitable(graph: ModelGraph, student: nn.Module) -> tuple[str, ...]:
+    """The same of a teacher that is traced."""
     rewired = rewired_modules(student)
-    return tuple(path for path in trace(teacher, inputs).layers if path not in rewired)
+    return tuple(path for path in graph.layers if path not in rewired)
 
 
 def rewired_modules(student: nn.Module) -> set[str]:

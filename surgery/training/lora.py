@@ -40,14 +40,17 @@ class LoRA(Config):
 
 
 @contextmanager
-def adapted(student: nn.Module, lora: LoRA | None, new: Collection[str], seed: int) -> Iterator[None]:
-    """Adapt the inherited linear layers of `student` inside the block; they are merged if it ends well, else dropped.
+def adapted(
+    student: nn.Module, lora: LoRA | None, new: Collection[str], seed: int, *, merge: bool = True
+) -> Iterator[None]:
+    """Adapt the inherited linear layers of `student` inside the block.
 
     Args:
         student: changed in place.
         lora: how; None adapts nothing.
         new: paths of its new operators.
         seed: of the adapters' random weights.
+        merge: adds what the adapters have learnt to the layers if the block ends well; else they are dropped.
 
     Raises:
         RecipeError: peft is not installed, or a pattern fits no layer.
@@ -57,12 +60,12 @@ def adapted(student: nn.Module, lora: LoRA | None, new: Collection[str], seed: i
         return
     flags = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     _put_on(student, lora, layers_of(student, lora, new), seed)
-    merged = False
+    ended = False
     try:
         yield
-        merged = True
+        ended = True
     finally:
-        _take_off(student, merged)
+        _take_off(student, merged=ended and merge)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, model_validator
@@ -45,7 +45,8 @@ class Objective:
         teacher: only read, and only if it is part of the target.
         student: its student.
         run: what is called: the student, or its compiled form.
-        batches: the first of them is what the teacher's variances are measured on.
+        blocks: paths of the blocks that are imitated, see `surgery.training.imitate`.
+        batch: what the teacher's variances are measured on; None takes all for 1.
     """
 
     def __init__(
@@ -54,16 +55,24 @@ class Objective:
         teacher: nn.Module,
         student: nn.Module,
         run: Callable[..., Any],
-        batches: Source,
+        blocks: Collection[str],
+        batch: Sequence[Forward] | None,
     ) -> None:
         self._target, self._run = target, run
-        self._imitation: Imitation | None = None
-        blocks: tuple[str, ...] = ()
-        if target.teacher or target.blocks:
-            batch = batches.training(0)
-            blocks = blocks_to_imitate(teacher, student, batch[0].inputs) if target.blocks else ()
-            self._imitation = Imitation(teacher, blocks, batch)
+        imitates = bool(target.teacher or target.blocks)
+        self._imitation = Imitation(teacher, blocks, batch) if imitates else None
         self._watched = Watched(student, blocks)
+
+    @classmethod
+    def measured(
+        cls, target: Target, teacher: nn.Module, student: nn.Module, run: Callable[..., Any], batches: Source
+    ) -> Self:
+        """With all blocks that can be imitated, and the variances of the first batch."""
+        if not (target.teacher or target.blocks):
+            return cls(target, teacher, student, run, (), ())
+        batch = batches.training(0)
+        blocks = blocks_to_imitate(teacher, student, batch[0].inputs) if target.blocks else ()
+        return cls(target, teacher, student, run, blocks, batch)
 
     def loss(self, forward: Forward) -> Tensor:
         """That of one forward, a scalar."""

@@ -75,8 +75,8 @@ class TrainingData(Protocol):
     def stored(self, folder: Path, progress: Progress) -> TrainingData:
         """The same data, made and kept in `folder` first where this takes long."""
 
-    def example(self, seed: int, device: str) -> dict[str, Any]:
-        """Keywords of the model's forward for one sample."""
+    def example(self, seed: int, device: str, samples: int = 1) -> dict[str, Any]:
+        """Keywords of the model's forward for one sample, or for as many of these as can share one."""
 
     def source(self, model: nn.Module, *, stage: str, batch_size: int, seed: int, noising: Noising = PLAIN) -> Source:
         """Batches for `model`, on its device.

@@ -89,13 +89,13 @@ class WiredData:
         self.release()
         return replace(self, feed=feed)
 
-    def example(self, seed: int, device: str) -> Arguments:
-        """Keywords of the model's forward for one sample, with the pipeline's own condition."""
+    def example(self, seed: int, device: str, samples: int = 1) -> Arguments:
+        """Keywords of the model's forward for as many samples as can share one, with the pipeline's own condition."""
         wiring = self.wiring
-        noise = torch.randn(1, *wiring.shape, generator=seeded(seed, "example")).to(device)
+        noise = torch.randn(samples, *wiring.shape, generator=seeded(seed, "example")).to(device)
         positions = self.positions[0]
-        position = positions[len(positions) // 2 :][:1]
-        return collate(wiring, noise, position, [wiring.conditions[wiring.conditional]])[0].arguments
+        middle = positions[len(positions) // 2].repeat(samples)
+        return collate(wiring, noise, middle, samples * [wiring.conditions[wiring.conditional]])[0].arguments
 
     def source(
         self, model: nn.Module, *, stage: str, batch_size: int, seed: int, noising: Noising = PLAIN
