@@ -4,8 +4,10 @@ Usage: python benchmarks/training.py [--json] [--save]
 
 A DiT of width 384 in eight blocks, of which four get Hyena-X for their attention. By hand, a step of stage 1 is the
 teacher's forward, and each new operator's forward and backward; one of stage 2 is the teacher's forward, and the
-student's forward and backward. Ours has hooks, losses, clipping, the optimizer and the average besides. Both are timed in turns, so
-whatever else the machine does falls on both; the ratio is that of the medians. The last line with --json is
+student's forward and backward. Ours has hooks, losses, clipping, the optimizer and the average besides. Both are
+timed in turns, so whatever else the machine does falls on both; the ratio is that of the medians.
+
+The last line with --json is
 {"distil" | "finetune" | "forward": {"ours": seconds, "by_hand": seconds, "ratio": r}}.
 """
 
