@@ -66,7 +66,7 @@ class RecordedData:
         self.release()
         return replace(self, feed=feed)
 
-    def example(self, seed: int, device: str) -> Arguments:  # noqa: ARG002
+    def example(self, seed: int, device: str, samples: int = 1) -> Arguments:  # noqa: ARG002
         """Keywords of the model's forward for one sample: those of the first step."""
         found: Arguments = moved(self.feed.samples[0].conditions, device)
         return found
