@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 from surgery.analysis.readers import readers_of
 from surgery.errors import RewriteError
 from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_of, extra_features
-from surgery.rewriting.pattern import Pattern, node
+from surgery.rewriting.pattern import Pattern
+from surgery.rewriting.pattern_forms import node
 from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, every, given_or_all

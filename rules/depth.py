@@ -12,7 +12,8 @@ from surgery.analysis.streams import Stream
 from surgery.errors import AnalysisError
 from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
 from surgery.recording.state import own_class
-from surgery.rewriting.pattern import Pattern, block, consecutive
+from surgery.rewriting.pattern import Pattern
+from surgery.rewriting.pattern_forms import block, consecutive
 from surgery.rewriting.replacement import Call, Copy, New, Rewiring, Sharing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all

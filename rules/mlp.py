@@ -24,7 +24,8 @@ from surgery.operators import (
     linears_of,
 )
 from surgery.recording.paths import child_path
-from surgery.rewriting.pattern import Pattern, node
+from surgery.rewriting.pattern import Pattern
+from surgery.rewriting.pattern_forms import node
 from surgery.rewriting.replacement import New, Replacement, Resizing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all

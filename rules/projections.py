@@ -10,7 +10,8 @@ from torch import nn
 
 from surgery.analysis.roles import Role
 from surgery.operators import FusedLinear, FusedLinearMap, LinearDims, LinearPart, Pieces
-from surgery.rewriting.pattern import NodeTest, Pattern, chain, fork, node
+from surgery.rewriting.pattern import NodeTest, Pattern
+from surgery.rewriting.pattern_forms import chain, fork, node
 from surgery.rewriting.replacement import Call, New, Rewiring
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all

@@ -4,7 +4,8 @@ from surgery.rewriting.commit import rewrite, undo
 from surgery.rewriting.conflict import Conflict
 from surgery.rewriting.edit import Change, Edit, Skipped
 from surgery.rewriting.match import find_sites
-from surgery.rewriting.pattern import Pattern, block, chain, consecutive, fork, node, repeated
+from surgery.rewriting.pattern import Pattern
+from surgery.rewriting.pattern_forms import block, chain, consecutive, fork, node, repeated
 from surgery.rewriting.planning import Plan, plan
 from surgery.rewriting.replacement import Call, Copy, New, Replacement, Resizing, Rewiring, Sharing
 from surgery.rewriting.rule import Rule

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import count, pairwise, product
 from typing import Annotated, Any, Literal
@@ -247,7 +247,8 @@ class Repeated(_Pattern):
 
     def graphs(self) -> Iterator[GraphPattern]:
         """The pattern of the shortest run."""
-        yield consecutive(self.test, self.at_least)
+        nodes = dict(zip(names(), [self.test] * self.at_least, strict=False))
+        yield GraphPattern(nodes=nodes, edges=tuple(pairwise(nodes)))
 
     def __str__(self) -> str:
         most = "" if self.at_most is None else f" to {self.at_most}"
@@ -266,53 +267,6 @@ Pattern = Annotated[
 
 for _composed in (Except, AnyOf, Absence, GraphPattern, Repeated):
     _composed.model_rebuild()
-
-
-def node(
-    role: Role | None = None, *, module_class: str | None = None, function: str | None = None,
-    within: Role | None = None, scope_class: str | None = None,
-) -> NodePattern:  # fmt: skip
-    """A single node: by role, class of the module, name of the function, what it stands in; see `NodePattern`."""
-    return NodePattern(role=role, module_class=module_class, function=function, within=within, scope_class=scope_class)
-
-
-def block(module_class: str | None = None) -> NodePattern:
-    """One of the model's blocks, of any class or of a given one."""
-    return NodePattern(role="block", module_class=module_class)
-
-
-def chain(*tests: NodeTest, **named: NodeTest) -> GraphPattern:
-    """Nodes one after the other, each reading the one before it; unnamed ones are called a, b, c, ..."""
-    nodes = _named(tests, named)
-    return GraphPattern(nodes=nodes, edges=tuple(pairwise(nodes)))
-
-
-def fork(source: NodeTest, *tests: NodeTest, **named: NodeTest) -> GraphPattern:
-    """`source`, which is called `source`, and nodes that all read it; unnamed ones are called a, b, c, ..."""
-    branches = _named(tests, named)
-    return GraphPattern(nodes={"source": source, **branches}, edges=tuple(("source", name) for name in branches))
-
-
-def consecutive(test: NodeTest, count: int) -> GraphPattern:
-    """`count` nodes in a row, called a, b, c, ...: `consecutive(block(), 2)` are two blocks, one after the other."""
-    return chain(*[test] * count)
-
-
-def repeated(test: NodeTest, at_least: int = 2, at_most: int | None = None) -> Repeated:
-    """As many nodes in a row as there are; see `Repeated`."""
-    return Repeated(test=test, at_least=at_least, at_most=at_most)
-
-
-def _named(tests: Iterable[NodeTest], named: Mapping[str, NodeTest]) -> dict[str, NodeTest]:
-    lettered = dict(zip(names(), tests, strict=False))
-    twice = next(iter(lettered.keys() & named.keys()), None)
-    if twice is not None:
-        raise MatchError(
-            f"pattern: the name {twice!r} is given twice, as nodes without one are a, b, c, ...; choose another"
-        )
-    if not lettered and not named:
-        raise MatchError("pattern: there are no nodes to match; give one at least, such as node('mlp')")
-    return lettered | dict(named)
 
 
 def _test(pattern: _Pattern) -> _Test:

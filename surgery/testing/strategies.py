@@ -24,7 +24,8 @@ from surgery.operators import (
     ZeroJoin,
 )
 from surgery.rewriting import Pattern, Rule, Selection, all_layers, block, chain, every, fork, indices, node, repeated
-from surgery.rewriting.pattern import AnyOf, Except, GraphPattern, NodePattern, NodeTest, consecutive, names
+from surgery.rewriting.pattern import AnyOf, Except, GraphPattern, NodePattern, NodeTest, names
+from surgery.rewriting.pattern_forms import consecutive
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from surgery.testing.case import Case
 from surgery.testing.transformers import BlockSpec, ModelSpec, TinyTransformer, build, inputs
