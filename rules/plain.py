@@ -5,7 +5,7 @@ Shape legend: B batch, H heads, N tokens, K features of a head, D features of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from surgery.analysis.random_twin import random_tokens, random_twin
+from surgery.analysis.random_twin import SparseMaps, random_tokens, random_twin
 from surgery.operators import Activation, dims_of, linears_of, projections_of
 from surgery.operators.mlp import ACTIVATIONS
 from surgery.rewriting.site import Site
@@ -66,12 +66,21 @@ def _proven(
     leaves, spec = pytree.tree_flatten(_with_tokens(site, example))
     key = what, call_key(site.module, leaves, spec, {}) or id(site.module)
     if key not in site.graph.proofs:
-        twin = random_twin(site.module)
-        with torch.no_grad():
-            differences = (_difference(twin, reference, site, random_tokens(*each, features)) for each in sizes)
-            difference = next(filter(None, differences), None)
+        tokens = [random_tokens(*each, features) for each in sizes]
+        with torch.no_grad(), SparseMaps() as maps:
+            difference = _first_difference(random_twin(site.module, maps), reference, site, tokens)
+        if difference:  # or what it does with its weights is more than a linear map
+            with torch.no_grad():
+                difference = _first_difference(random_twin(site.module), reference, site, tokens)
         site.graph.proofs[key] = difference and f"is no {what}: {difference}"
     return site.graph.proofs[key]
+
+
+def _first_difference(
+    twin: nn.Module, reference: Callable[[nn.Module, Tensor], Tensor], site: Site, tokens: Sequence[Tensor]
+) -> str | None:
+    """How the module at `site`, run as its `twin`, differs from `reference` on any of these `tokens`."""
+    return next(filter(None, (_difference(twin, reference, site, each) for each in tokens)), None)
 
 
 def _difference(twin: nn.Module, reference: Callable[[nn.Module, Tensor], Tensor], site: Site, x: Tensor) -> str | None:

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from surgery.recording.skeleton import skeleton
 from surgery.rewriting.evaluator import Evaluator
-from surgery.rewriting.other_sizes import Resize, is_mask, other_sizes
+from surgery.rewriting.other_sizes import ToSize, at_each_size, is_mask
 from surgery.rewriting.replacement import Call, Copy, New, Rewiring
 from surgery.rewriting.site import Site, traced
 from surgery.rewriting.trial import Cost, Trial, are_alike, called, require_alike, situation
@@ -32,15 +32,16 @@ def try_rewiring(trial: Trial, site: Site, rewiring: Rewiring) -> Cost:
 
 
 def _tried(trial: Trial, site: Site, rewiring: Rewiring, near: nn.Parameter | None) -> Cost:
-    costs: list[list[Cost]] = []
-    tokens = _tokens(site)
-    for resize in other_sizes(tokens, _takes_any_length(site, rewiring, tokens)):
-        run = _NewCalls(trial, site, rewiring, resize, near)
-        run.make(rewiring.calls)
+    def run(resize: ToSize) -> list[Cost]:
+        calls = _NewCalls(trial, site, rewiring, resize, near)
+        calls.make(rewiring.calls)
         for old, new in rewiring.results.items():
-            require_alike(site.path, run.of(new), run.of(old), f"{new} for {old}")
-        costs.append(run.costs)
-    return Cost(*map(sum, zip(*costs[0], strict=True))) if costs[0] else Cost(0, 0, 0)
+            require_alike(site.path, calls.of(new), calls.of(old), f"{new} for {old}")
+        return calls.costs
+
+    tokens = _tokens(site)
+    traced, *_ = at_each_size(tokens, run, _takes_any_length(site, rewiring, tokens))
+    return Cost(*map(sum, zip(*traced, strict=True))) if traced else Cost(0, 0, 0)
 
 
 def _takes_any_length(site: Site, rewiring: Rewiring, tokens: tuple[int, ...]) -> bool:
@@ -61,7 +62,7 @@ def _tokens(site: Site) -> tuple[int, ...]:
 class _Matched(Evaluator):
     """Matched values as traced, at another size."""
 
-    def __init__(self, site: Site, resize: Resize) -> None:
+    def __init__(self, site: Site, resize: ToSize) -> None:
         super().__init__()
         self._site, self._resize = site, resize
 
@@ -89,7 +90,7 @@ class _NewCalls(_Matched):
         costs: of the calls.
     """
 
-    def __init__(self, trial: Trial, site: Site, rewiring: Rewiring, resize: Resize, near: nn.Parameter | None) -> None:
+    def __init__(self, trial: Trial, site: Site, rewiring: Rewiring, resize: ToSize, near: nn.Parameter | None) -> None:
         super().__init__(site, resize)
         self._trial, self._rewiring, self._near = trial, rewiring, near
         self.costs: list[Cost] = []

@@ -19,7 +19,7 @@ from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.lesson import Lesson, ModuleLesson
 from surgery.rewriting.make import Maker, like
-from surgery.rewriting.other_sizes import other_sizes
+from surgery.rewriting.other_sizes import ToSize, at_each_size
 from surgery.rewriting.replacement import New, Resizing
 from surgery.rewriting.site import Item, Site
 from surgery.rewriting.trial import (
@@ -167,19 +167,22 @@ def _before_and_after(site: Site, below: Mapping[str, str], resizing: Resizing) 
     recording = site.graph.scopes[site.unit].recordings[0]
     arguments = pytree.tree_unflatten(recording.in_leaves, recording.in_spec)
     kinds = ", ".join(dict.fromkeys(made.operator.kind for made in resizing.modules.values()))
-    costs: list[tuple[Cost, Cost]] = []
-    for resize in other_sizes(site.operator.in_shape):
+
+    def run(resize: ToSize) -> tuple[Cost, Cost] | None:
         args, kwargs = unbind(own_class(module), resize(arguments), len(arguments))
         try:
             before = _counted(site.path, type(module).__name__, old, args, kwargs)
         except RewriteError:
-            if not costs:
+            if resize(arguments) is arguments:
                 raise
-            continue  # other arguments, such as rotary embeddings, are still those of the traced size
+            return None  # other arguments, such as rotary embeddings, are still those of the traced size
         after = _counted(site.path, kinds, new, args, kwargs)
         require_alike(site.path, after.result, before.result, kinds)
-        costs.append((before.cost, after.cost))
-    return costs[0]
+        return before.cost, after.cost
+
+    traced, *_ = at_each_size(site.operator.in_shape, run)
+    assert traced is not None
+    return traced
 
 
 def _with_new_modules(site: Site, module: nn.Module, below: Mapping[str, str], resizing: Resizing) -> nn.Module:

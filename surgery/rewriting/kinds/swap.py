@@ -13,7 +13,7 @@ from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.lesson import Lesson, ModuleLesson
 from surgery.rewriting.make import Maker, like
-from surgery.rewriting.other_sizes import other_sizes
+from surgery.rewriting.other_sizes import ToSize, at_each_size
 from surgery.rewriting.replacement import Replacement
 from surgery.rewriting.site import Site
 from surgery.rewriting.trial import Cost, Trial, require_alike
@@ -131,9 +131,11 @@ def _tried(trial: Trial, site: Site, replacement: Replacement) -> Cost:
         RewriteError: it fails, or gives another shape or dtype than the module that it replaces.
     """
     new = trial.module(site.path, replacement, first_floating(site.module))
-    call = (*site.arguments, site.result)
-    for resize in other_sizes(site.operator.in_shape, replacement.operator.takes_any_length):
-        args, kwargs, expected = resize(call)
-        result, _ = trial.run(site.path, replacement, new, args, kwargs)
+
+    def run(resize: ToSize) -> Cost:
+        args, kwargs, expected = resize((*site.arguments, site.result))
+        result, cost = trial.run(site.path, replacement, new, args, kwargs)
         require_alike(site.path, result, expected, replacement.operator.kind)
-    return trial.run(site.path, replacement, new, *site.arguments)[1]
+        return cost
+
+    return at_each_size(site.operator.in_shape, run, replacement.operator.takes_any_length)[0]
