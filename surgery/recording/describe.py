@@ -7,9 +7,14 @@ counts: whether a number is told or only that it is one, the strides of a tensor
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
@@ -45,7 +50,7 @@ class Describer:
             return self.constant(value)
         if isinstance(value, set | frozenset):
             return (self.kind(type(value)), frozenset((type(item), item) for item in value))
-        if depth < self.deepest and isinstance(value, list | tuple):
+        if depth < self.deepest and isinstance(value, list | tuple | deque):
             return (self.kind(type(value)), *(self.describe(item, depth + 1) for item in value))
         if depth < self.deepest and isinstance(value, dict):
             return (self.kind(type(value)), *((key, self.describe(item, depth + 1)) for key, item in value.items()))
@@ -73,8 +78,29 @@ class Describer:
 
     def other(self, value: Any, depth: int) -> Description:
         """All else, and containers that are too deep."""
-        return self.attributes(value, depth) if depth < self.deepest and hasattr(value, "__dict__") else (type(value),)
+        if isinstance(value, np.ndarray):
+            return (np.ndarray, value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).digest())
+        return self.attributes(value, depth) if depth < self.deepest and has_attributes(value) else (type(value),)
 
     def attributes(self, value: Any, depth: int) -> Description:
         """An object by its class and attributes."""
-        return (type(value), self.describe(vars(value), depth + 1))
+        return (type(value), self.describe(attributes_of(value), depth + 1))
+
+
+def has_attributes(value: Any) -> bool:
+    """Whether `attributes_of` finds what `value` consists of."""
+    return hasattr(value, "__dict__") or next(_slots(type(value)), None) is not None
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What an object consists of: its `__dict__`, and what is in its slots."""
+    slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+    return slots | getattr(value, "__dict__", {})
+
+
+def _slots(cls: type) -> Iterator[str]:
+    """The slots of a class; those of Python's own are no state of a model."""
+    if cls.__module__.partition(".")[0] not in sys.stdlib_module_names:
+        for base in cls.__mro__:
+            names = vars(base).get("__slots__", ())
+            yield from (n for n in ([names] if isinstance(names, str) else names) if not n.startswith("__"))

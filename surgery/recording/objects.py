@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
@@ -60,5 +61,5 @@ def parts(value: Any, is_leaf: Callable[[Any], bool] = _never) -> Iterator[Any]:
         seen.add(id(part))
         yield part
         inside = vars(origin_of(part)) if not is_leaf(part) and is_object(part) else part
-        if isinstance(inside, dict | list | tuple):
+        if isinstance(inside, dict | list | tuple | deque):
             stack += reversed(inside.values() if isinstance(inside, dict) else inside)

@@ -10,7 +10,8 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from surgery.recording.describe import Describer, Description
 from surgery.recording.objects import is_object, parts
-from surgery.recording.state import STANDS_FOR, own_class
+from surgery.recording.state import own_class
+from surgery.recording.surroundings import original
 from surgery.recording.torch_private import pytree
 
 Signature = tuple[Any, ...]
@@ -69,7 +70,7 @@ def signature_of(
     One tensor that is given twice is another kind of input than two: a graph does not tell which of its readers reads
     which.
     """
-    forward = getattr(module_class.forward, STANDS_FOR, module_class.forward)
+    forward = original(module_class.forward)
     return ((module_class, forward), autocast, str(spec), *map(leaf_kind, leaves), *_again(leaves))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
@@ -14,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.overrides import TorchFunctionMode
 
 from surgery.errors import TraceError
-from surgery.recording.describe import DEEPEST
+from surgery.recording.describe import DEEPEST, attributes_of, has_attributes
 from surgery.recording.generated import forget
 from surgery.recording.paths import below
 
@@ -141,7 +142,7 @@ def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
         attributes = {**vars(module), **module._parameters, **module._buffers}
         for name, value in attributes.items():
             if name not in BOOKKEEPING:
-                for keys, tensor in _tensors(value):
+                for keys, tensor in held_tensors(value):
                     found.setdefault(id(tensor), Owned(below(path, name), keys, tensor))
     return found
 
@@ -152,23 +153,23 @@ def owned_parts(model: nn.Module, root: str = "") -> dict[int, Owned]:
     return owned_tensors(model, root) | modules
 
 
-def _tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def held_tensors(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """The tensors and block masks in an attribute, with the keys that lead to them."""
     if isinstance(value, torch.Tensor | BlockMask):
         yield keys, value
     elif len(keys) < DEEPEST:
         for key, item in _items(value):
-            yield from _tensors(item, (*keys, key))
+            yield from held_tensors(item, (*keys, key))
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     """What is in a container or a plain object, such as a helper that caches position embeddings."""
     if isinstance(value, dict):
         return value.items()
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | deque):
         return enumerate(value)
-    is_plain = hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) and not _is_code(value)
-    return ((Attribute(name), item) for name, item in vars(value).items()) if is_plain else ()
+    is_plain = has_attributes(value) and not isinstance(value, nn.Module | type) and not _is_code(value)
+    return ((Attribute(name), item) for name, item in attributes_of(value).items()) if is_plain else ()
 
 
 def _is_code(value: Any) -> bool:

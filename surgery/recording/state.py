@@ -6,17 +6,17 @@ shape and dtype of a tensor, the class of a module, and the contents of a contai
 
 from __future__ import annotations
 
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
 from surgery.recording.describe import Describer, Description
+from surgery.recording.surroundings import Global, describe_function
 
-State = tuple[tuple[tuple[str, ...], str, Description], ...]  # path below the module, attribute, description
+State = tuple[tuple[tuple[str, ...], str | Global, Description], ...]
+"""The path below the module, the attribute, and its description; or of a global variable."""
 
-STANDS_FOR = "_surgery_stands_for"
-"""Names, in a function that takes the place of another one while a model is recorded, that other one."""
 MISSING = ("missing",)  # describes an attribute that is not there
 
 
@@ -28,10 +28,13 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 class _StateDescriber(Describer):
     """Describes attributes of modules."""
 
+    def constant(self, value: Any) -> Description:
+        return describe_function(value) if isinstance(value, FunctionType) else super().constant(value)
+
     def other(self, value: Any, depth: int) -> Description:
         """A module by its class, as what the forward reads of it is an entry of its own; a method by its function."""
         if isinstance(value, MethodType):
-            return ("method", getattr(value.__func__, STANDS_FOR, value.__func__))
+            return ("method", describe_function(value.__func__))
         return ("module", own_class(value)) if isinstance(value, nn.Module) else super().other(value, depth)
 
 
@@ -46,8 +49,9 @@ def describe(value: Any) -> Description:
 def changed(module: nn.Module, state: State) -> str | None:
     """The first attribute of or below `module` that is not as in `state`, by its path; None if all are."""
     for path, name, description in state:
-        if _describe_at(module, path, name) != description:
-            return ".".join((*path, name))
+        now = name.describe() if isinstance(name, Global) else _describe_at(module, path, name)
+        if now != description:
+            return ".".join((*path, str(name)))
     return None
 
 

@@ -32,3 +32,15 @@ def is_stock(module: nn.Module, cls: type[nn.Module]) -> bool:
 
 def _torch_bases(cls: type[nn.Module]) -> list[type]:
     return [base for base in cls.__mro__ if base.__module__.startswith("torch.nn.")]
+
+
+STACKS = (
+    nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)  # fmt: skip
+"""The modules of torch that are opened, as they hold others."""
+
+
+def is_closed(module: nn.Module) -> bool:
+    """Whether `module` is one of PyTorch's that is called as a whole."""
+    return stock_class(type(module)) is not None and not isinstance(module, STACKS)

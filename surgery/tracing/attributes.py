@@ -18,9 +18,10 @@ from surgery.recording.one_thread import uncompiled
 from surgery.recording.paths import below, is_inside, names_of, relative
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import MISSING, State, describe
+from surgery.recording.surroundings import Global, original, surroundings
 from surgery.recording.torch_private import DisableTorchFunction, pytree
 from surgery.tracing.frame import Frame
-from surgery.tracing.kept import holds_data, refuse_counter, refuse_kept
+from surgery.tracing.kept import Tensors, holds_data, refuse_changed, refuse_counter, refuse_kept, tensors_in
 from surgery.tracing.randomness import GENERATORS, INSTEAD
 from surgery.tracing.sizes import Number
 
@@ -42,25 +43,37 @@ class Attributes:
         self._frame = frame
         self._paths = paths
         self._owned = owned
-        self._reads: dict[Frame, dict[tuple[str, str], tuple[Description, Any]]] = {}
+        self._reads: dict[Frame, dict[tuple[str, str], tuple[Description, Any, Tensors]]] = {}
+        self._around: dict[Frame, dict[Global, Description]] = {}
         self._set_in: dict[tuple[int, str], Frame] = {}
         self._sets: dict[Frame, dict[tuple[str, str], Any]] = {}
 
     def state(self, frame: Frame) -> State:
         """What `frame` has read, with paths that start at its module."""
         found = self._reads.pop(frame, {}).items()
-        return tuple(
-            (names_of(relative(path, frame.path)), name, description) for (path, name), (description, _) in found
+        around = self._around.pop(frame, {}).items()
+        return (
+            *((names_of(relative(path, frame.path)), name, description) for (path, name), (description, *_) in found),
+            *(((), name, description) for name, description in around),
         )
+
+    def note_around(self, frame: Frame, function: Any) -> None:
+        """Add what `function`, which `frame` runs, reads of the Python around it."""
+        function = original(getattr(function, "__func__", function))
+        if isinstance(function, FunctionType):
+            self._around.setdefault(frame, {}).update(surroundings(function))
 
     def kept(self, frame: Frame) -> list[tuple[AttributeChange, list[Any]]]:
         """What `frame` has set in its modules, with the leaves of the values; none if all of it is a cache by size.
 
         Raises:
-            TraceError: it counts, or keeps data in a container.
+            TraceError: it counts, keeps data in a container, or changes a global variable.
         """
-        for (path, name), (before, value) in self._reads.get(frame, {}).items():
-            refuse_kept(below(path, name), before, value, frame.node_of)
+        for variable, known in self._around.get(frame, {}).items():
+            refuse_changed(variable, known)
+        for (path, name), (before, value, tensors) in self._reads.get(frame, {}).items():
+            if name not in BOOKKEEPING:
+                refuse_kept(below(path, name), before, tensors, value, frame.node_of)
         found = self._sets.pop(frame, {})
         if not any(holds_data(value, frame.node_of) for value in found.values()):
             return []
@@ -101,6 +114,8 @@ class Attributes:
                 self._note(frame, module, name, MISSING)
                 raise
             is_method = isinstance(value, MethodType | FunctionType)
+            if is_method:
+                self.note_around(frame, value)
             if is_method or not _is_code(type(module), name) or name in vars(module):
                 self._note(frame, module, name, value)
             return value
@@ -123,7 +138,7 @@ class Attributes:
         path = self._paths.get(id(module))
         if path is None or not is_inside(path, frame.path):
             raise TraceError(f"the forward sets {name!r} of a {type(module).__name__}, which is not below it")
-        before, _ = self._reads.get(frame, {}).get((path, name), (MISSING, None))
+        before, *_ = self._reads.get(frame, {}).get((path, name), (MISSING,))
         refuse_counter(below(path, name), before, describe(value))
         self._set_in[id(module), name] = frame
         self._sets.setdefault(frame, {})[path, name] = value
@@ -141,9 +156,14 @@ class Attributes:
             return
         if isinstance(value, GENERATORS):
             raise TraceError(f"module {path!r}: draws random numbers from a generator of its own, {name!r}; {INSTEAD}")
+        if isinstance(value, Iterator):
+            raise TraceError(
+                f"module {path!r}: reads {name!r}, a {type(value).__name__} that each call finds elsewhere; keep a list, "
+                "and the position in a buffer"
+            )
         reads = self._reads.setdefault(frame, {})
         if (path, name) not in reads:
-            reads[path, name] = (value if value is MISSING else describe(value)), value
+            reads[path, name] = (value if value is MISSING else describe(value)), value, tensors_in(value)
 
     def _note_given(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Guard a read of a module that is not below that of `frame`, but among its arguments."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.recording.describe import Describer, Description
+from surgery.recording.describe import Describer, Description, has_attributes
 from surgery.recording.objects import Followed
 from surgery.recording.signature import identities
 from surgery.recording.skeleton import BOOKKEEPING
@@ -35,11 +35,7 @@ class _ExactDescriber(Describer):
 
     def other(self, value: Any, depth: int) -> Description:
         """An object by its attributes."""
-        if (
-            isinstance(value, nn.Module | MethodType | Followed)
-            or depth >= self.deepest
-            or not hasattr(value, "__dict__")
-        ):
+        if isinstance(value, nn.Module | MethodType | Followed) or depth >= self.deepest or not has_attributes(value):
             raise Unique
         return self.attributes(value, depth)
 

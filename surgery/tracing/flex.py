@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from surgery.errors import TraceError
 from surgery.recording.closure import Closure, block_mask_from_kv_blocks, closed_over
+from surgery.recording.surroundings import STANDS_FOR
 from surgery.tracing.frame import Frame
 from surgery.tracing.leaves import map_leaves
 from surgery.tracing.on_meta import META
@@ -77,6 +78,7 @@ def _recorded(
         frame.call("call_function", target, args, kwargs, result, flops)
         return result
 
+    setattr(call, STANDS_FOR, function)
     return call
 
 

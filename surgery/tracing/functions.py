@@ -16,7 +16,7 @@ from surgery.tracing.known_values import KnownValues
 from surgery.tracing.on_meta import run_on_meta
 from surgery.tracing.randomness import refuse_generators
 from surgery.tracing.reads import READERS, read
-from surgery.tracing.sizes import concrete
+from surgery.tracing.sizes import concrete, takes_bare_sizes
 
 Unrecorded = Callable[[Callable[[], Any]], tuple[Any, int]]
 """Runs a function without recording it; gives its result, and the floating point operations that it took."""
@@ -83,7 +83,7 @@ class FunctionRecorder:
     def _read(self, frame: Frame, name: str, tensor: torch.Tensor, func: Any) -> Any:
         """An attribute of a tensor."""
         if name == "shape":
-            return torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
+            return _sizes(frame, tensor)
         if name == "device" or name in OF_TYPE:
             device = frame.device_of(tensor)
             return device if name == "device" else device.type == OF_TYPE[name]
@@ -101,7 +101,7 @@ class FunctionRecorder:
         tensor = args[0]
         dims = [*args[1:], *kwargs.values()]
         if name == "size":
-            sizes = torch.Size([frame.size(tensor, i) for i in range(tensor.dim())])
+            sizes = _sizes(frame, tensor)
             return sizes if not dims or dims[0] is None else sizes[concrete(dims[0])]
         if name == "__len__":
             return int(frame.size(tensor, 0))
@@ -139,6 +139,12 @@ class FunctionRecorder:
             return run_on_meta(func, args, kwargs)
         except Exception:  # perhaps as sizes depend on values
             return self._values.size(func, args, kwargs, guess=not frame.is_kept)
+
+
+def _sizes(frame: Frame, tensor: torch.Tensor) -> torch.Size:
+    """The sizes of a tensor as the code that asks takes them."""
+    sizes = [frame.size(tensor, i) for i in range(tensor.dim())]
+    return torch.Size(map(int, sizes) if takes_bare_sizes() else sizes)
 
 
 def _method_name(func: Any) -> str | None:

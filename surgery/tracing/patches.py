@@ -23,7 +23,7 @@ from torch import nn
 
 from surgery.recording.kept import kept
 from surgery.recording.one_thread import here, is_this_thread
-from surgery.recording.state import STANDS_FOR
+from surgery.recording.surroundings import STANDS_FOR
 from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
 
 
@@ -34,7 +34,7 @@ class _Meta(type):
     convert: Callable[..., Any]
 
     def __eq__(cls, other: object) -> bool:
-        return other is cls or other is cls.kinds[0]
+        return other is cls or any(other is kind for kind in cls.kinds)
 
     def __hash__(cls) -> int:
         return hash(cls.kinds[0])
@@ -76,6 +76,8 @@ STAND_INS = {"int": TrackedInt, "float": TrackedFloat}
 _ITSELF = re.compile(r"\bis (?:not )?(int|float)\b|\bdtype=(int|float)\b|\.(?:to|type|astype)\((int|float)\b")
 """Code that no stand-in can deceive, `type(x) is int`, and code that gives the builtin to PyTorch or NumPy as a dtype."""
 
+_TYPES = re.compile(r"\btype\(.*\) is (?:not )?(?:int|float)\b")
+
 
 @contextmanager
 def patched_code(model: nn.Module) -> Iterator[None]:
@@ -83,7 +85,8 @@ def patched_code(model: nn.Module) -> Iterator[None]:
     names = {cls.__module__ for module in model.modules() for cls in type(module).__mro__}
     spaces = [sys.modules[n] for n in names if n in sys.modules and n.split(".")[0] not in ("torch", "builtins")]
     with ExitStack() as stack:
-        stack.enter_context(recorded_code([vars(space) for space in spaces]))
+        untracked = [vars(space) for space in spaces if _asks_for_types(space)]
+        stack.enter_context(recorded_code([vars(space) for space in spaces], untracked))
         for space in spaces:
             for name, stand_in in STAND_INS.items():
                 if name not in vars(space) and name not in _asked_for(space):
@@ -96,11 +99,20 @@ def patched_code(model: nn.Module) -> Iterator[None]:
 @kept
 def _asked_for(space: ModuleType) -> set[str]:
     """The builtins that the code of a Python module needs as they are; `int(x)` there is a bare number, and guarded."""
+    return {name for match in _ITSELF.finditer(_source(space)) for name in match.groups() if name}
+
+
+@kept
+def _asks_for_types(space: ModuleType) -> bool:
+    """Whether code of a Python module asks what the type of a number is; sizes are bare there, and guarded."""
+    return _TYPES.search(_source(space)) is not None
+
+
+def _source(space: ModuleType) -> str:
     try:
-        source = inspect.getsource(space)
+        return inspect.getsource(space)
     except (OSError, TypeError):  # there is none
-        return set()
-    return {name for match in _ITSELF.finditer(source) for name in match.groups() if name}
+        return ""
 
 
 def _cached(space: ModuleType) -> Iterator[tuple[Any, str, Any]]:

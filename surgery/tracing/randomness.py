@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,10 @@ STATES: dict[str, Callable[[], Hashable]] = {
 SEEDING = ("manual_seed", "seed", "set_rng_state")
 """Functions of PyTorch that set the generator that all share."""
 
+_SEED = random.Random.seed
+ENTROPY = ((os, "urandom"), (random, "_urandom"), (random.Random, "seed"))
+"""Where Python and NumPy get random numbers from if no seed is given; `secrets` and `uuid` as well."""
+
 
 def _hashable(state: Any) -> Hashable:
     """The state of NumPy's generator, which is an array and some numbers."""
@@ -45,21 +50,33 @@ def drawing_nothing(name: str) -> Iterator[None]:
 
 @contextmanager
 def seeding_refused(is_recorded: Callable[[], bool]) -> Iterator[None]:
-    """While this context is open, model code, which runs if `is_recorded` says so, cannot seed PyTorch's generator."""
+    """While this context is open, model code, which runs if `is_recorded` says so, cannot seed PyTorch's generator.
+
+    Nor can it draw from the system.
+    """
     with ExitStack() as stack:
-        for module, name in product((torch, torch.random), SEEDING):
-            stack.enter_context(mock.patch.object(module, name, _refusing(getattr(module, name), is_recorded)))
+        for owner, name in (*product((torch, torch.random), SEEDING), *ENTROPY):
+            if hasattr(owner, name):
+                stack.enter_context(mock.patch.object(owner, name, _refusing(getattr(owner, name), is_recorded)))
         yield
 
 
 def _refusing(function: Callable[..., Any], is_recorded: Callable[[], bool]) -> Callable[..., Any]:
+    """`function`, which model code is not to call; `random.Random.seed` only without a seed."""
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if is_recorded():
-            raise TraceError(f"the forward calls torch.{function.__name__}, which no graph does; {INSTEAD}")
+        if is_recorded() and not (function is _SEED and {*args[1:], *kwargs.values()} - {None}):
+            raise TraceError(f"the forward {_deed(function)}, which no graph does; {INSTEAD}")
         return function(*args, **kwargs)
 
     return call
+
+
+def _deed(function: Callable[..., Any]) -> str:
+    if function.__name__ in SEEDING and function is not _SEED:
+        return f"calls torch.{function.__name__}"
+    return "draws random numbers from the system, as generators without a seed do"
 
 
 def refuse_generators(given: list[Any], *values: Any) -> None:

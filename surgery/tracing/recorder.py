@@ -23,7 +23,7 @@ from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
 from surgery.recording.skeleton import owned_parts
 from surgery.recording.state import own_class
-from surgery.recording.stock import stock_class
+from surgery.recording.stock import is_closed
 from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
@@ -34,19 +34,15 @@ from surgery.tracing.flex import recorded_flex
 from surgery.tracing.frame import Frame
 from surgery.tracing.functions import FunctionRecorder
 from surgery.tracing.handing_back import handed_back
+from surgery.tracing.hidden import refuse_hidden
 from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
+from surgery.tracing.modes import recorded_questions
 from surgery.tracing.randomness import drawing_nothing, seeding_refused
 from surgery.tracing.sizes import concrete
 from surgery.tracing.unseen import recorded_unseen
 
 _call = nn.Module.__call__
-
-STACKS = (
-    nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
-    nn.TransformerDecoderLayer,
-)  # fmt: skip
-"""The modules of torch that are opened, as they hold others."""
 
 
 class Recorder(TorchFunctionMode):
@@ -110,7 +106,8 @@ class Recorder(TorchFunctionMode):
             flex = recorded_flex(self._current, self._run_opaque)
             unseen = recorded_unseen(self._current, self._functions.record)
             seeding = seeding_refused(lambda: self._current() is not None)
-            with self, self._flops, self._attributes.watched(), autocast, flex, unseen, seeding:
+            asked = recorded_questions(self._current)
+            with self, self._flops, self._attributes.watched(), autocast, flex, unseen, seeding, asked:
                 yield
         finally:
             nn.Module.__call__ = _call  # type: ignore[method-assign]
@@ -141,6 +138,7 @@ class Recorder(TorchFunctionMode):
             flops, mixing = cost_of(module, (args, kwargs), flops)
         else:
             result, flops = self._call_scope(module, path, args, kwargs)
+        refuse_hidden(result)
         if self._frames:
             node = self._write_call(self._frames[-1], module, path, args, kwargs, result, flops)
             if mixing is not None:
@@ -188,8 +186,7 @@ class Recorder(TorchFunctionMode):
 
     def _is_leaf(self, module: nn.Module, path: str) -> bool:
         """Whether a module is called as a whole: those of torch, counted operators, and what the user names."""
-        in_torch = stock_class(type(module)) is not None and not isinstance(module, STACKS)
-        return bool(self._frames) and (in_torch or isinstance(module, Counted) or path in self._leaves)
+        return bool(self._frames) and (is_closed(module) or isinstance(module, Counted) or path in self._leaves)
 
     def _call_scope(
         self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -235,6 +232,7 @@ class Recorder(TorchFunctionMode):
             for keys, container in containers(given):
                 frame.lend(keys[0] + "".join(f"[{key!r}]" for key in keys[1:]), container, () if path else keys)
             args, kwargs = unbind(type(module), given, positional)
+            self._attributes.note_around(frame, own_class(module).forward)
             with drawing_nothing(type(module).__name__), self._watching(True):
                 result = _call(module, *args, **kwargs)
         finally:

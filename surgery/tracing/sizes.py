@@ -21,16 +21,26 @@ from surgery.tracing.leaves import map_leaves
 from surgery.tracing.tape import Tape
 
 _recorded: list[dict[str, Any]] = []
+_untracked: list[dict[str, Any]] = []
 
 
 @contextmanager
-def recorded_code(spaces: list[dict[str, Any]]) -> Iterator[None]:
-    """While this context is open, code with these globals is the model's own."""
+def recorded_code(spaces: list[dict[str, Any]], untracked: list[dict[str, Any]]) -> Iterator[None]:
+    """While this context is open, code with the globals `spaces` is the model's own; some of it gets bare numbers."""
     _recorded.extend(spaces)
+    _untracked.extend(untracked)
     try:
         yield
     finally:
-        del _recorded[len(_recorded) - len(spaces) :]
+        del _recorded[len(_recorded) - len(spaces) :], _untracked[len(_untracked) - len(untracked) :]
+
+
+def takes_bare_sizes() -> bool:
+    """Whether the model's code that runs asks a number for its type, which a tracked one cannot answer."""
+    frame = sys._getframe(1) if _untracked else None
+    while frame is not None and not is_recorded(frame.f_globals):
+        frame = frame.f_back
+    return frame is not None and any(known is frame.f_globals for known in _untracked)
 
 
 def is_recorded(space: dict[str, Any]) -> bool:

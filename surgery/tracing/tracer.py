@@ -180,7 +180,7 @@ def _is_foreign(filename: str) -> bool:
     """Whether a source file belongs to surgery, torch or Python itself."""
     folders = [str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)]
     in_python = filename.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in filename
-    return in_python or filename.startswith((*folders, "<"))
+    return in_python or filename.startswith((*folders, "<")) or filename.endswith(".pyx")
 
 
 def _takes_any(model: nn.Module) -> bool:

@@ -32,12 +32,12 @@ def recorded_unseen(current: Callable[[], Frame | None], record: Record) -> Iter
         with DisableTorchFunction():  # as in `__torch_function__`: what writes the node is no part of the model
             return record(frame, function, args, kwargs)
 
-    apply, run, from_numpy = Function.apply.__func__, ScriptFunction.__call__, torch.from_numpy  # type: ignore[attr-defined]
+    plain, run, from_numpy = vars(Function)["apply"], ScriptFunction.__call__, torch.from_numpy
 
     def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
         frame = current()
         if frame is None:
-            return apply(cls, *args, **kwargs)
+            return plain.__get__(None, cls)(*args, **kwargs)  # a method of C or of Python, by the version
         if cls is CheckpointFunction:
             return _run_checkpointed(frame, *args)
         frame.has_effects = True  # it may change its arguments, or draw random numbers

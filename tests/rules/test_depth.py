@@ -199,3 +199,36 @@ def test_a_residual_outside_of_a_block_goes_with_it(way):
 def test_a_copy_of_a_block_whose_residual_is_outside_is_refused():
     with pytest.raises(MatchError, match="is added to what it reads outside of it"):
         surgery.plan(Outer("sum"), [duplicate_blocks(layers=indices(1))], {"x": torch.randn(2, 5, 4)})
+
+
+class Conditioned(nn.Module):
+    """A block that hands on tokens and a condition vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.map, self.condition, self.change = nn.Linear(8, 8), nn.Linear(width, 8), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        c = c + self.change(c)
+        return x + self.map(x * (1 + self.condition(c)[:, None])), c
+
+
+class TwoStreams(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Conditioned(width) for _ in range(4))
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for each in self.blocks:
+            x, c = each(x, c)
+        return x, c
+
+
+@pytest.mark.parametrize("width", [20, 12])
+def test_a_stream_of_vectors_as_wide_as_there_are_tokens_is_none_of_tokens(width):
+    """With 20 tokens, 20 features of a condition look like a number for each token."""
+    model, inputs = TwoStreams(width).eval(), {"x": torch.randn(2, 20, 8), "c": torch.randn(2, width)}
+    student = surgery.rewrite(model, [parallel_pairs(SumDeltas())], inputs)
+    x, c = student(x=torch.randn(3, 7, 8), c=torch.randn(3, width))
+    assert x.shape == (3, 7, 8)
+    assert c.shape == (3, width)

@@ -28,3 +28,21 @@ def test_a_model_that_asks_whether_something_is_an_int() -> None:
         for tokens in (16, 17, 25):
             x = torch.randn(2, tokens, 3)
             assert_same(traced(x=x), model(x=x))
+
+
+class AsksForTypes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.shape[1]
+        return self.map(x) * (tokens if type(tokens) is int and isinstance(tokens, int) else -1)
+
+
+def test_code_that_asks_for_the_type_of_a_size_gets_a_bare_one():
+    model = AsksForTypes().eval()
+    traced = surgery.trace(model, {"x": torch.randn(2, 6, 4)}).module()
+    for tokens in (6, 9):
+        x = torch.randn(2, tokens, 4)
+        assert torch.equal(traced(x=x), model(x=x))
