@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.recording.describe import Describer, Description
@@ -49,9 +50,11 @@ def describe(value: Any) -> Description:
 def changed(module: nn.Module, state: State) -> str | None:
     """The first attribute of or below `module` that is not as in `state`, by its path; None if all are."""
     for path, name, description in state:
-        now = name.describe() if isinstance(name, Global) else _describe_at(module, path, name)
-        if now != description:
-            return ".".join((*path, str(name)))
+        if isinstance(name, Global):
+            if not torch.compiler.is_compiling() and name.describe() != description:
+                return str(name)
+        elif _describe_at(module, path, name) != description:
+            return ".".join((*path, name))
     return None
 
 
