@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from tests.classes import all_cases
-from tests.classes.check import randomised
 from tests.pipelines.parts import clip, decoder_only, flow, t5, tokenizer
 
 
@@ -45,8 +44,21 @@ class Tiny:
         model = made_transformer(self.transformer, self.init)
         for part in (model, *parts.values()):
             if isinstance(part, nn.Module):
-                randomised(part).eval()
+                drawn_anew(part).eval()
         return getattr(diffusers, self.pipeline)(transformer=model, **parts)
+
+
+def drawn_anew(model: nn.Module) -> nn.Module:
+    """`model` with random weights throughout, also where it starts with zeros, that neither lose nor blow up signals."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(drawn / (parameter.numel() / len(parameter)) ** 0.5)
+            else:
+                parameter.copy_(0.1 * drawn + (1 if name.endswith("weight") else 0))
+    return model
 
 
 def made_transformer(name: str, init: dict[str, Any]) -> nn.Module:
