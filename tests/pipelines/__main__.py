@@ -15,11 +15,12 @@ import diffusers
 import torch
 
 from tests.pipelines.embedded import EMBEDDED
+from tests.pipelines.latest import LATEST
 from tests.pipelines.rows import Row, row_of
 from tests.pipelines.tiny import PIPELINES
 
 PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
-ALL = (*PIPELINES, *EMBEDDED)
+ALL = (*PIPELINES, *EMBEDDED, *LATEST)
 HEAD = """# Pipelines of diffusers
 
 Tiny pipelines with random weights, built by `tests/pipelines` without a network, and what can be done with each.

@@ -69,14 +69,14 @@ def bert() -> nn.Module:
     return BertModel(BertConfig(**{**SMALL, "bos_token_id": None, "eos_token_id": None}))
 
 
-def decoder_only(kind: str) -> nn.Module:
+def decoder_only(kind: str, **config: Any) -> nn.Module:
     """A language model whose hidden states are the text's embedding."""
-    config, model = {
+    made, model = {
         "gemma": (Gemma2Config, Gemma2Model), "glm": (GlmConfig, GlmModel), "llama": (LlamaConfig, LlamaModel),
         "qwen3": (Qwen3Config, Qwen3Model),
     }[kind]  # fmt: skip
-    more = {} if kind == "llama" else {"head_dim": 12}
-    return model(config(**SMALL, num_key_value_heads=2, **more))
+    more = config if kind == "llama" else config | {"head_dim": 12}
+    return model(made(**{**SMALL, "num_key_value_heads": 2, **more}))
 
 
 def vae(channels: int = 4, levels: int = 1) -> nn.Module:
