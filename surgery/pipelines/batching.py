@@ -89,7 +89,7 @@ def compare(one: Arguments, two: Arguments) -> Batching:
         elif isinstance(a, Tensor):
             _visit_tensor(a, b, path, dims, odd)
         elif a != b:
-            odd.append(f"argument {path} is {a!r} for one sample and {b!r} for two")
+            odd.append(f"argument {path} is no tensor, and another one for two samples")
 
     visit(one, two, "")
     return Batching(dims, frozenset(lists), tuple(odd))

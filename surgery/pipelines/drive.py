@@ -162,9 +162,13 @@ def _stepping(scheduler: Any, listener: Listener, calls: list[Call]) -> Forward:
             seen.sample, seen.model_output = cloned(seen.sample), cloned(seen.model_output)
         out = step(*bound.args, **bound.kwargs)
         seen.sigma = _sigma_before(scheduler)
+        previous = out[0] if isinstance(out, tuple) else out.prev_sample
+        if given["sample"].shape != seen.sample.shape:
+            previous = previous.expand(seen.sample.shape)
+        previous = listener.step(seen, previous)
         if isinstance(out, tuple):
-            return (listener.step(seen, out[0].expand(seen.sample.shape)), *out[1:])
-        out.prev_sample = listener.step(seen, out.prev_sample.expand(seen.sample.shape))
+            return (previous, *out[1:])
+        out.prev_sample = previous
         return out
 
     return stepping

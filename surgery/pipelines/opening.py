@@ -14,10 +14,14 @@ from torch import Tensor
 from surgery.errors import SurgeryError, WiringError
 from surgery.pipelines.batching import Batching, compare
 from surgery.pipelines.drive import Done, Forward, Listener, Step, drive
-from surgery.pipelines.tree import Arguments, prediction, tensors_in
+from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, tensors_in
 
 COUNT = re.compile(r"num_\w+_per_\w+")
 """Keywords such as num_images_per_prompt."""
+
+
+ALONE = 1e-2
+"""How far a row may be from itself in a forward of its own, relative to the largest output."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,22 @@ def batching_of(pipeline: Any, call: Mapping[str, Any], one: Opening) -> Batchin
             return _merged(
                 [compare(a.arguments, b.arguments) for a, b in zip(one.step.calls, two.step.calls, strict=True)]
             )
-    return Batching({}, frozenset(), (why,))
+    return _from_rows(pipeline, one) or Batching({}, frozenset(), (why,))
+
+
+def _from_rows(pipeline: Any, one: Opening) -> Batching | None:
+    """The first dimension of all that has as many items as the forward has rows, if each row alone gives what it gave."""
+    call, rows = one.step.calls[-1], one.rows[-1]
+    tensors = {path: leaf for path, leaf in leaves(call.arguments).items() if isinstance(leaf, Tensor) and leaf.ndim}
+    batching = Batching({path: 0 for path, leaf in tensors.items() if len(leaf) == rows}, frozenset())
+    if rows == 1 or not batching.dims:
+        return None
+    whole = rows_of(prediction(call.output), rows)
+    with torch.no_grad():
+        parts = [getattr(pipeline, call.model)(**part) for part in batching.split(call.arguments, rows)]
+    alone = torch.cat([rows_of(prediction(part), 1) for part in parts])
+    close = alone.shape == whole.shape and torch.allclose(alone, whole, rtol=0, atol=ALONE * float(whole.abs().max()))
+    return batching if close else None
 
 
 def _twice(pipeline: Any, call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

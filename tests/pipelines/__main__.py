@@ -28,8 +28,9 @@ Tiny pipelines with random weights, built by `tests/pipelines` without a network
 to the bit. *Guidance*: by rows of one forward or by several calls. *Batched*: the largest difference between samples in
 one forward and alone, or why they run alone. *Encoded*: whether the way from the latents to the autoencoder could be
 inverted. *Distilled*: what is replaced, by random new operators, in how many places, and the loss of held-out samples
-after the first and after the last of 20 steps of distillation; *finetuned*: their denoising loss, alike; *student*:
-whether it runs in its pipeline afterwards. Written by `make pipelines` with torch {torch} and diffusers {diffusers}.
+after the first and after the last of 20 steps of distillation; *finetuned*: their denoising loss, alike, or, where
+nothing is known to make training inputs from, their distance to the teacher's recorded predictions; *student*: whether
+it runs in its pipeline afterwards. Written by `make pipelines` with torch {torch} and diffusers {diffusers}.
 
 **{wired} of {total} pipelines are wired, of {classes} transformer classes; {batched} can be batched, {encoded} encode.
 Students of {trained} pipelines, of {students} classes, were distilled and finetuned, and run.**

@@ -167,11 +167,11 @@ EMBEDDED = (
         PROMPT | TEXT | {"image": PICTURE, "height": 32, "width": 32, "num_frames": 9},
     ),
     Tiny(
-        "PixArtSigmaPipeline",
+        "PixArtAlphaPipeline",
         "PixArtTransformer2DModel-conditioned",
-        {"caption_channels": WIDTH},
+        {"caption_channels": WIDTH, "sample_size": 128},  # of that size, the pipeline gives sizes to the transformer
         with_text("t5", vae, diffusers.DDIMScheduler),
-        PROMPT | {"height": 8, "width": 8, "use_resolution_binning": False},
+        PROMPT | TEXT | {"height": 8, "width": 8, "use_resolution_binning": False},
         "sizes among the conditions",
     ),
     Tiny(

@@ -79,11 +79,11 @@ def decoder_only(kind: str, **config: Any) -> nn.Module:
     return model(made(**{**SMALL, "num_key_value_heads": 2, **more}))
 
 
-def vae(channels: int = 4, levels: int = 1) -> nn.Module:
+def vae(channels: int = 4, levels: int = 1, **config: Any) -> nn.Module:
     return diffusers.AutoencoderKL(
         block_out_channels=(8,) * levels, down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels, latent_channels=channels, norm_num_groups=2, sample_size=32,
-        scaling_factor=0.4, shift_factor=0.06,
+        scaling_factor=0.4, shift_factor=0.06, **config,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import sample
 from tests.pipelines.build import Tiny
-from tests.pipelines.training import data_of, trained
+from tests.pipelines.training import recorded_data, trained, wired_data
 
 
 @dataclass
@@ -44,19 +44,20 @@ class Row:
 def row_of(tiny: Tiny) -> Row:
     """Build a pipeline, measure it and try what it is for."""
     row = Row(tiny.name, tiny.transformer.partition("-")[0])
+    pipeline = tiny.build()
     try:
-        pipeline = tiny.build()
         wiring = measure(pipeline, tiny.call)
-    except Exception as error:  # whatever a pipeline fails with is what the table is to say
-        row.wired = f"no: {_line(error) or type(error).__name__}"
-        return row
-    row.process = _said(lambda: "{0.kind}, {0.predicts}".format(process_of(wiring.schedule)))
-    row.guidance = _guidance(wiring)
-    row.batched = _said(lambda: _batched(pipeline, wiring, tiny.call))
-    row.encoded = _said(lambda: f"by {encoder_of(pipeline, tiny.call, wiring.shape).autoencoder}")
+        row.process = _said(lambda: "{0.kind}, {0.predicts}".format(process_of(wiring.schedule)))
+        row.guidance = _guidance(wiring)
+        row.batched = _said(lambda: _batched(pipeline, wiring, tiny.call))
+        row.encoded = _said(lambda: f"by {encoder_of(pipeline, tiny.call, wiring.shape).autoencoder}")
+    except SurgeryError as error:
+        row.wired = f"no: {_line(error)}"
     try:
-        data = data_of(pipeline, wiring, tiny.call)
+        wired = row.has("process")
+        data = wired_data(pipeline, wiring, tiny.call) if wired else recorded_data(pipeline, tiny.call)
         row.distilled, row.finetuned, row.student = trained(pipeline, data)
+        row.finetuned += "" if wired else ", on recorded forwards"
     except Exception as error:  # of the pipeline's own code, or a reason
         row.distilled = f"no: {_line(error)}"
     return row
