@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surgery.errors import SurgeryError, WiringError
 from surgery.pipelines.batching import Batching, compare
-from surgery.pipelines.drive import Done, Forward, Listener, Step, drive
+from surgery.pipelines.drive import Done, Forward, Listener, Step, drive, modules
 from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, tensors_in
 
 COUNT = re.compile(r"num_\w+_per_\w+")
@@ -90,13 +90,17 @@ def _from_rows(pipeline: Any, one: Opening) -> Batching | None:
     """The first dimension of all that has as many items as the forward has rows, if each row alone gives what it gave."""
     call, rows = one.step.calls[-1], one.rows[-1]
     tensors = {path: leaf for path, leaf in leaves(call.arguments).items() if isinstance(leaf, Tensor) and leaf.ndim}
-    batching = Batching({path: 0 for path, leaf in tensors.items() if len(leaf) == rows}, frozenset())
-    if rows == 1 or not batching.dims:
+    dims = {path: 0 for path, leaf in tensors.items() if len(leaf) == rows}
+    lists = frozenset(path for path, v in call.arguments.items() if isinstance(v, list) and len(v) == rows)
+    batching, whole = Batching(dims, lists), rows_of(prediction(call.output), rows)
+    if rows == 1:
         return None
-    whole = rows_of(prediction(call.output), rows)
-    with torch.no_grad():
-        parts = [getattr(pipeline, call.model)(**part) for part in batching.split(call.arguments, rows)]
-    alone = torch.cat([rows_of(prediction(part), 1) for part in parts])
+    try:
+        with torch.no_grad():
+            parts = [modules(pipeline)[call.model](**part) for part in batching.split(call.arguments, rows)]
+        alone = torch.cat([rows_of(prediction(part), 1) for part in parts])
+    except Exception:  # whatever a model says to what is no part
+        return None
     close = alone.shape == whole.shape and torch.allclose(alone, whole, rtol=0, atol=ALONE * float(whole.abs().max()))
     return batching if close else None
 

@@ -30,6 +30,9 @@ class Transformer(nn.Module):
         timestep: Any,
         encoder_hidden_states: Tensor,
         extra: Tensor | None = None,
+        mask: Tensor | None = None,
+        guidance: Tensor | None = None,
+        ids: Tensor | None = None,
         return_dict=True,
     ) -> Any:
         items = hidden_states if isinstance(hidden_states, list) else list(hidden_states)
@@ -37,9 +40,15 @@ class Transformer(nn.Module):
         outs = []
         for row, item in enumerate(items):
             time = times[row % len(times)] if times.ndim else times
-            shift = torch.sin(time.mean()) + encoder_hidden_states[row].float().mean()
+            text = encoder_hidden_states[row].float()
+            shift = torch.sin(time.mean()) + (text if mask is None else text[mask[row].bool()]).mean()
+            shift = shift + sum(float(given.float().mean()) for given in (_of(guidance, row), ids) if given is not None)
             outs.append((item.float() * 1.5 + shift + (0 if extra is None else extra.mean())).to(item.dtype))
         return (outs if isinstance(hidden_states, list) else torch.stack(outs),)
+
+
+def _of(values: Tensor | None, row: int) -> Tensor | None:
+    return None if values is None else values[row]
 
 
 class Autoencoder(nn.Module):
@@ -75,6 +84,8 @@ class Synthetic:
         output_type: str = "pt",
     ) -> Tensor:  # fmt: skip
         count, traits = num_images_per_prompt, self.traits
+        if count > 1 and traits.single:
+            raise ValueError("one at a time, please")
         texts = self.texts(prompt, count)
         latents = torch.randn(count, *self.shape, generator=generator)
         latents = latents if traits.wide_latents else latents.to(traits.dtype)
@@ -121,8 +132,17 @@ class Synthetic:
         extra = torch.randn(len(latents)) if self.traits.bad == "noise" else None
         return {
             "hidden_states": hidden, "timestep": time, "encoder_hidden_states": text, "extra": extra,
-            "return_dict": False,
+            "return_dict": False, **self.others(text, tokens),
         }  # fmt: skip
+
+    def others(self, text: Tensor, tokens: int) -> dict[str, Tensor]:
+        """What does not depend on latents or time."""
+        length = torch.arange(text.shape[1])
+        mask = (length < 1 + text.float().abs().sum((1, 2)).long()[:, None] % len(length)).long()
+        ids = torch.arange(3.0 * (tokens + 3)).reshape(-1, 3)
+        found = {"mask": mask, "guidance": torch.full((len(text),), SCALE), "ids": ids}
+        wanted = {"mask": self.traits.masked, "guidance": self.traits.embedded, "ids": self.traits.numbered}
+        return {name: value for name, value in found.items() if wanted[name]}
 
     def hidden(self, latents: Tensor, text: Tensor, t: Tensor) -> Any:
         traits, x = self.traits, latents.to(self.traits.dtype) * self.traits.sign

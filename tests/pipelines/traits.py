@@ -32,6 +32,8 @@ class Traits:
         time: how t is passed.
         guidance: by "rows" of one forward, by "calls", or "".
         doubled: the scheduler is given the latents twice, as DiT's is.
+        single: it makes one sample at a time.
+        masked, embedded, numbered: it gives a mask of the text, a strength of guidance, ids that all samples share.
         bad: a key of `BAD`.
     """
 
@@ -46,6 +48,10 @@ class Traits:
     conditional_first: bool = False
     normalised: bool = False
     doubled: bool = False
+    single: bool = False
+    masked: bool = False
+    embedded: bool = False
+    numbered: bool = False
     dtype: torch.dtype = torch.float32
     wide_latents: bool = False
     bad: str | None = None
@@ -71,6 +77,10 @@ def traits(draw: st.DrawFn, bad: st.SearchStrategy[str | None] | None = None) ->
         conditional_first=draw(st.booleans()),
         normalised=bool(guidance) and draw(st.booleans()),
         doubled=guidance == "rows" and draw(st.booleans()),
+        single=draw(st.integers(0, 4)) == 0,
+        masked=draw(st.booleans()),
+        embedded=draw(st.booleans()),
+        numbered=draw(st.booleans()),
         dtype=draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
         wide_latents=draw(st.booleans()),
         bad=None if bad is None else draw(bad),
