@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -60,6 +60,8 @@ class Recipe(Config):
         finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged; None judges none, and measures only what they cost.
         seed: of everything random.
+        dtype: of the models. In bfloat16, weights that are trained have float32 beside them, and losses and averages are
+            in float32.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Recipe(Config):
     finetune: Finetune = Finetune()
     evaluate: Evaluate | None = Evaluate()
     seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

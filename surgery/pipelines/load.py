@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.errors import WiringError
@@ -38,13 +39,14 @@ def load_pipeline(folder: str | Path, **given: Any) -> Any:
 class PipelineFolder:
     """A pipeline in a folder whose parts are in memory only while they are needed; what was taken from it stays."""
 
-    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+    def __init__(self, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         """Load nothing yet.
 
         Raises:
             WiringError: the folder holds no pipeline.
         """
         self.folder, self._device = Path(folder), device
+        self._options = {} if dtype == torch.float32 else {"torch_dtype": dtype}
         self._taken: dict[str, Any] = {}
         self._pipeline: Any = None
         try:
@@ -58,7 +60,7 @@ class PipelineFolder:
     def pipeline(self) -> Any:
         """The whole pipeline, on the device."""
         if self._pipeline is None:
-            self._pipeline = load_pipeline(self.folder, **self._taken).to(self._device)
+            self._pipeline = load_pipeline(self.folder, **self._options, **self._taken).to(self._device)
         return self._pipeline
 
     def take(self, name: str) -> Any:
@@ -92,7 +94,8 @@ class PipelineFolder:
         component = getattr(diffusers, class_name, None)
         if component is None:
             raise WiringError(f"{self.folder}: {name} is a {class_name}, which is no class of diffusers")
-        found = component.from_pretrained(str(self.folder), subfolder=name, local_files_only=True)
+        options = self._options if issubclass(component, nn.Module) else {}
+        found = component.from_pretrained(str(self.folder), subfolder=name, local_files_only=True, **options)
         return found.to(self._device) if isinstance(found, nn.Module) else found
 
 

@@ -36,5 +36,7 @@ def cache(recipe: Recipe, out: str | Path, device: str, progress: Progress) -> P
     folder = RunFolder(out)
     with locked(out):
         folder.require_own()
-        load_subject(recipe.model, recipe.data, recipe.seed, device, folder.data).data.stored(folder.data, progress)
+        load_subject(recipe.model, recipe.data, recipe.seed, device, folder.data, recipe.dtype).data.stored(
+            folder.data, progress
+        )
     return folder.data

@@ -66,7 +66,7 @@ def _recipe_of(run: Path) -> dict[str, Any]:
 
 def _subject_of(recipe: dict[str, Any]) -> Subject:
     data = recipe["data"]
-    return load_subject(recipe["model"], Data.from_data(data), recipe["seed"])
+    return load_subject(recipe["model"], Data.from_data(data), recipe["seed"], dtype=recipe.get("dtype", "float32"))
 
 
 def _sampling_of(recipe: dict[str, Any]) -> Sampling:

@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Pr
         SurgeryError: of the kind that fits.
     """
     require_device(device)
-    subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made)
+    subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made, recipe.dtype)
     graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
     planned, recordings = prove(graph, recipe.rules)
     require_no_conflicts(planned)
@@ -78,7 +78,7 @@ def plan_recipe(recipe: Recipe) -> Plan:
         SurgeryError: of the kind that fits.
     """
     if isinstance(recipe.data, Data):
-        subject = load_subject(recipe.model, recipe.data, recipe.seed)
+        subject = load_subject(recipe.model, recipe.data, recipe.seed, dtype=recipe.dtype)
         return plan(subject.teacher.model, recipe.rules, subject.data.example(recipe.seed, "cpu"))
     model = load_skeleton(recipe.model)
     return plan(model, recipe.rules, example_inputs(model))

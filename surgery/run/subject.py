@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from surgery.data import Data
 from surgery.errors import RecipeError
 from surgery.evaluate.pipeline_sampler import PipelineSampler
@@ -36,7 +38,14 @@ class Subject:
     sampler: Sampler
 
 
-def load_subject(model: str, data: str | Data, seed: int, device: str = "cpu", made: Path | None = None) -> Subject:
+def load_subject(
+    model: str,
+    data: str | Data,
+    seed: int,
+    device: str = "cpu",
+    made: Path | None = None,
+    dtype: str = "float32",
+) -> Subject:
     """Load a model and find out how it is fed.
 
     Args:
@@ -45,19 +54,21 @@ def load_subject(model: str, data: str | Data, seed: int, device: str = "cpu", m
         seed: of what is made.
         device: where the model goes, and all else that has to run to make data.
         made: where data may have been made already; then nothing but the model is loaded.
+        dtype: of the model, and of all else that has to run to make data.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
     if isinstance(data, Data):
-        return _of_pipeline(model, data, seed, device, made)
+        return _of_pipeline(model, data, seed, device, made, dtype)
     teacher = load_pretrained(model, device)
+    teacher.model.to(getattr(torch, dtype))
     return Subject(teacher, LatentData(load_data(data), teacher.scheduler), LatentSampler(teacher.scheduler))
 
 
-def _of_pipeline(name: str, data: Data, seed: int, device: str, made: Path | None) -> Subject:
-    folder = PipelineFolder(name, device)
-    identity = {"diffusers": version("diffusers"), **folder.identity(), **identity_of(data, seed)}
+def _of_pipeline(name: str, data: Data, seed: int, device: str, made: Path | None, dtype: str) -> Subject:
+    folder = PipelineFolder(name, device, getattr(torch, dtype))
+    identity = {"diffusers": version("diffusers"), "dtype": dtype, **folder.identity(), **identity_of(data, seed)}
     feed = (stored_feed(made, identity) if made else None) or feed_of(data, folder, seed)
     model = folder.take(feed.model)
     if not type(model).__module__.startswith("diffusers.models.transformers"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import surgery
 from surgery.data import Generated, read_prompts
@@ -71,6 +72,22 @@ def test_labels_are_taken_where_the_pipeline_takes_classes(tmp_path):
     weighed = asked.model_copy(update={"finetune": Finetune(weights=Sigma())})
     with pytest.raises(RecipeError, match=r"finetune\.weights: Sigma is made for flows"):
         check_run(replace(prepared, recipe=weighed))
+
+
+def test_half_precision_from_end_to_end(tmp_path):
+    asked = asking(tmp_path / "pipeline", "DiTPipeline", (3,), evaluate=None, dtype="bfloat16")
+    run = surgery.apply(asked, tmp_path / "run")
+    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.bfloat16}
+    store = load_file(tmp_path / "run" / "checkpoints" / "finetune.safetensors")
+    trained = {name: tensor for name, tensor in store.items() if name.startswith("parameters/")}
+    for name, tensor in trained.items():
+        master = store[f"{name.replace('parameters/', 'optimizer/')}/master"]
+        assert (tensor.dtype, master.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(tensor, master.bfloat16())
+    losses = json.loads((tmp_path / "run" / "losses.json").read_text())
+    held_out = [step["validation"] for step in losses if step["stage"] == "finetune" and step["validation"]]
+    assert held_out[-1] < held_out[0]
+    assert next(run.student.parameters()).dtype == torch.bfloat16
 
 
 def test_guidance_is_the_pipelines_own(tmp_path):

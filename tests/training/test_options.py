@@ -177,6 +177,23 @@ def test_weight_decay_is_of_matrices() -> None:
             torch.testing.assert_close(decayed[name] - plain[name], expected, atol=1e-7, rtol=1e-3)
 
 
+@pytest.mark.parametrize("target", ["data", "teacher"])
+def test_a_compiled_student_learns_the_same(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph is captured; compiling that is not ours to test, and takes long."""
+    graphs: list[Any] = []
+    original = torch.compile
+
+    def captured(model: nn.Module) -> Any:
+        return original(model, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+
+    plain, records = run(target=target)
+    monkeypatch.setattr(torch, "compile", captured)
+    compiled, again = run(target=target, compile=True)
+    assert graphs
+    assert [record.loss for record in again] == pytest.approx([record.loss for record in records], rel=1e-4)
+    assert weights(compiled).keys() == weights(plain).keys()
+
+
 def test_the_schedule_is_constant_if_asked_for() -> None:
     config = Finetune(**FAST, schedule="constant")
     assert [config.rate_at(step) for step in range(3)] == [1e-3] * 3
