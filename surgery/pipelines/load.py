@@ -95,7 +95,7 @@ class PipelineFolder:
         if component is None:
             raise WiringError(f"{self.folder}: {name} is a {class_name}, which is no class of diffusers")
         options = self._options if issubclass(component, nn.Module) else {}
-        found = component.from_pretrained(str(self.folder), subfolder=name, local_files_only=True, **options)
+        found = component.from_pretrained(str(self.folder / name), local_files_only=True, **options)
         return found.to(self._device) if isinstance(found, nn.Module) else found
 
 

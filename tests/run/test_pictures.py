@@ -170,7 +170,7 @@ def test_what_has_changed_since_is_named(made, pixart, monkeypatch):
     folder = Path(asked.data.folder)
     for path, old, new, name in (
         (folder / "03.txt", "3 cats", "3 dogs", "captions"),
-        (pixart / "scheduler" / "scheduler_config.json", "0.02", "0.03", "scheduler"),
+        (pixart / "scheduler" / "scheduler_config.json", "0.02,", "0.03,", "scheduler"),
         (folder / "no.png", "nothing", "something", "images"),
         (pixart / "transformer" / "config.json", "{", "{ ", "model"),
     ):

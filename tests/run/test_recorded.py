@@ -22,7 +22,7 @@ from surgery.store import InMemory, Sample
 from surgery.training.recorded import RecordedBatches, RecordedData
 from surgery.training.source import predict
 from tests.data.draw import write
-from tests.run.twins import STEPS, built, recipe
+from tests.run.twins import SCHEDULE, STEPS, built, recipe
 from tests.training.tiny import Interrupting
 
 
@@ -39,7 +39,9 @@ class Saying(Interrupting):
 def scaled(tmp_path_factory):
     """A pipeline whose scheduler scales its input by the time, which is no wiring."""
     folder, dit = tmp_path_factory.mktemp("scaled"), built("DiTPipeline")[0]
-    diffusers.DiTPipeline(dit.transformer, dit.vae, diffusers.EulerDiscreteScheduler()).save_pretrained(folder)
+    diffusers.DiTPipeline(
+        dit.transformer, dit.vae, diffusers.EulerDiscreteScheduler(num_train_timesteps=SCHEDULE)
+    ).save_pretrained(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.pipelines.tiny import PIPELINES
 
 STEPS = {"steps": 6, "batch_size": 4, "warmup": 0, "checkpoint_every": 2}
 TRAINED = {"distil": Distil(**STEPS), "finetune": Finetune(**STEPS, lr=1e-2, ema_decay=0.0)}
+SCHEDULE = 100
 PROMPTS = ("prompt", "class_labels")
 
 
@@ -32,8 +34,10 @@ def call_of(name: str) -> dict[str, Any]:
 
 
 def saved(folder: Path, name: str) -> Path:
-    """The pipeline in a folder."""
+    """The pipeline in a folder, with a schedule that is soon measured."""
     built(name)[0].save_pretrained(folder)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "num_train_timesteps": SCHEDULE}))
     return folder
 
 
