@@ -19,7 +19,8 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 nightly: classes pairs
-	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/rewriting/test_laws.py tests/rules/test_formulas.py tests/tracing/test_threads.py tests/artifact/test_fuzz.py tests/store
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/rewriting/test_laws.py tests/rules/test_formulas.py \
+		tests/tracing/test_threads.py tests/artifact/test_fuzz.py tests/store tests/run/test_killed.py tests/run/test_twins.py
 
 classes: .venv/installed-dev
 	$(BIN)/python -m tests.classes

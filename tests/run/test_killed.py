@@ -18,8 +18,10 @@ def test_sigkill_changes_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["kills"] == KILLS
-    for part in ("data", "model", "checkpoints"):
+    for part in ("data", "model"):
         assert files(tmp_path / "killed" / part) == files(tmp_path / "whole" / part), part
+    losses = [(tmp_path / run / "losses.json").read_text() for run in ("killed", "whole")]
+    assert losses[0] == losses[1]
 
 
 def files(folder: Path) -> dict[Path, bytes]:

@@ -11,7 +11,7 @@ from surgery.data import Data, Generated, Images, Videos
 from surgery.operators import GatedMLP
 from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rules import replace_mlp
-from tests.data.draw import clip, halves
+from tests.data.draw import halves
 from tests.pipelines.embedded import EMBEDDED
 from tests.pipelines.tiny import PIPELINES
 
@@ -42,9 +42,9 @@ def saved(folder: Path, name: str) -> Path:
 
 
 def recipe(pipeline: Path, data: Data, **more: Any) -> Recipe:
-    """Gated MLPs for the pipeline in a folder."""
+    """Gated MLPs for the pipeline in a folder, unless there are other rules among what is said more."""
     rules = (replace_mlp(GatedMLP(ratio=2), inherit="random"),)
-    return Recipe(model=str(pipeline), data=data, rules=rules, **{**TRAINED, **more})
+    return Recipe(model=str(pipeline), data=data, **{"rules": rules, **TRAINED, **more})
 
 
 def images(folder: Path, count: int = 24) -> Path:
@@ -59,10 +59,11 @@ def images(folder: Path, count: int = 24) -> Path:
 
 
 def videos(folder: Path, count: int = 24) -> Path:
-    """Captioned clips."""
+    """Captioned clips, all different."""
     folder.mkdir()
     for number in range(count):
-        clip(folder / f"{number:02}.gif", [50 + number] * 12)
+        frames = [halves(16, 16, (9 * number, 20 * frame, 9), "blue") for frame in range(12)]
+        frames[0].save(folder / f"{number:02}.png", save_all=True, append_images=frames[1:], duration=50)
         (folder / f"{number:02}.txt").write_text(f"{number % 4} cats")
     return folder
 
