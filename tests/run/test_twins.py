@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import surgery
+from surgery.evaluate.metrics import HeldOutLoss
+from surgery.evaluate.settings import Evaluate
 from surgery.pipelines.load import load_pipeline
 from surgery.recipe import Finetune
 from surgery.rewriting import indices
@@ -26,12 +27,12 @@ def test_a_student_learns_and_runs_in_its_pipeline(name: str, kind: str, tmp_pat
     data = of_pictures(tmp_path / "pictures", name) if kind == "pictures" else of_prompts(name)
     folder = saved(tmp_path / "pipeline", name)
     more = {"rules": (drop_blocks(layers=indices(1)),)} if name == "SanaPipeline" else {}  # its MLPs are convolutions
-    finetune = Finetune(**{**STEPS, "steps": 12}, lr=3e-3, ema_decay=0.0)
-    run = surgery.apply(recipe(folder, data, finetune=finetune, evaluate=None, **more), tmp_path / "run")
-    assert len(Store(run.folder / "data" / "samples")) == 24
-    losses = json.loads((run.folder / "losses.json").read_text())
-    judged = [each["validation"] for each in losses if each["stage"] == "finetune" and each["validation"]]
-    assert judged[-1] < judged[0]
+    judged = Evaluate(metrics=[HeldOutLoss()], samples=1, steps=2)
+    finetune = Finetune(**{**STEPS, "steps": 16}, lr=3e-3, ema_decay=0.0)
+    run = surgery.apply(recipe(folder, data, finetune=finetune, evaluate=judged, **more), tmp_path / "run")
+    assert len(Store(run.folder / "data" / "samples")) == (24 if kind == "pictures" else 60)
+    losses = {stage.stage: stage.values["held_out_loss"] for stage in run.metrics.stages}
+    assert losses["finetuned"] < losses["rewritten"]
     pipeline = load_pipeline(folder)
     pipeline.transformer = surgery.load(run.folder / "model")
     assert pipeline(**built(name)[1], num_inference_steps=2)[0] is not None

@@ -78,4 +78,4 @@ def of_pictures(folder: Path, name: str) -> Data:
 
 def of_prompts(name: str) -> Generated:
     """Samples of two prompts."""
-    return Generated(prompts=("a cat", "two birds"), samples=24, steps=2, call=call_of(name))
+    return Generated(prompts=("a cat", "two birds"), samples=60, steps=2, call=call_of(name))
