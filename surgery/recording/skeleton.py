@@ -50,22 +50,27 @@ def skeleton(model: nn.Module) -> nn.Module:
     Generated classes are taken back to those that they were generated from, and hooks are left out: they run when a
     module is called, recorded or not.
     """
-    for path, module in model.named_modules():
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
         _refuse_computed(path, module)
     with _MetaCopies():
-        return _copied(model, _generators(model) | {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())})
+        return _copied(
+            model, _generators(modules.values()) | {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())}
+        )
 
 
-def _generators(model: nn.Module) -> dict[int, Any]:
+def _generators(modules: Iterable[nn.Module]) -> dict[int, Any]:
     """The generators that modules hold, by id: they stay, as their states cannot be on the meta device."""
-    values = (value for module in model.modules() for value in vars(module).values())
+    values = (vars(module)[name] for module in modules for name in vars(module).keys() - BOOKKEEPING)
     return {id(value): value for value in values if isinstance(value, torch.Generator)}
 
 
 def _refuse_computed(path: str, module: nn.Module) -> None:
     """Raise TraceError if a hook computes a tensor of `module` before each call; without hooks it would be constant."""
+    if not module._forward_pre_hooks:
+        return
     tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
-    if tensors and module._forward_pre_hooks:
+    if tensors:
         raise TraceError(
             f"module {path!r}: a hook computes its {tensors[0]} before each call, as torch.nn.utils.weight_norm does; "
             "use torch.nn.utils.parametrizations, or remove the hook"

@@ -92,6 +92,15 @@ def test_plain_mlps_are_replaced(activation: str) -> None:
         torch.testing.assert_close(student(**inputs), model(**inputs))
 
 
+def test_an_mlp_whose_linear_maps_stand_outside_of_what_matched() -> None:
+    """Such a match costs nothing by itself, so the costs of the maps cannot be told by its own."""
+    around = [
+        MLPFormula("one", "squared", "learned", "with input"),
+        MLPFormula("one", "gelu", "with input", "with input"),
+    ]
+    assert_kept(Blocks(FeedForward, around, 279), KEPT_MLPS["wider, exact"])
+
+
 def assert_kept(model: Blocks, rule: Rule) -> None:
     """The student computes what the model does, on every size that this takes."""
     for got, expected in results(model.double().eval(), rule):

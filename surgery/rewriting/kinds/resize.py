@@ -141,7 +141,8 @@ def _flops(application: Application, group: Sequence[Site], old: Cost, new: Cost
     changes = []
     for site in group:
         before = site.node.meta["flops"] if site.first.is_module else operator.flops
-        after = before + before * (new.flops - old.flops) // operator.flops
+        grown = new.flops - old.flops  # all of it, where the linear maps stand outside of what matched
+        after = before + (before * grown // operator.flops if operator.flops else grown)
         changes.append(Change(before=before, after=after).times(application.facts.runs[site.scope]))
     return Change.total(changes)
 
