@@ -23,7 +23,7 @@ def copies_of(experiment: Experiment) -> int:
     """
     seen, plan = experiment.seen, experiment.plan
     sample = seen[0].sample
-    for copies in dict.fromkeys((1, len(sample))):
+    for copies in (copies for copies in range(1, len(sample) + 1) if len(sample) % copies == 0):
         used = len(sample) // copies
         if all(_repeats(seen[p].sample, _fed(experiment, p), copies) for p in (*plan.digits, *plan.checks)):
             if used != 1:

@@ -51,7 +51,7 @@ def whole_schedule(pipeline: Any, call: Mapping[str, Any]) -> Iterator[dict[str,
         raise WiringError(f"{type(pipeline).__name__} takes no num_inference_steps: its schedule cannot be measured")
     trained = int(getattr(pipeline.scheduler.config, "num_train_timesteps", 1000))
     latent = {"output_type": "latent"} if "output_type" in known else {}
-    for steps in (trained, trained - 1, trained // 2, trained // 10):
+    for steps in (trained, trained - 1, trained // 2, trained // 10, trained // 20):
         yield {**call, **latent, "num_inference_steps": steps}
 
 

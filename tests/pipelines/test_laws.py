@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def test_the_way_to_the_autoencoder_is_inverted(drawn: Traits) -> None:
 def test_what_is_no_wiring_is_refused_by_name(drawn: Traits) -> None:
     with pytest.raises(WiringError, match=BAD[drawn.bad or ""]):
         measure(Synthetic(drawn), CALL)
+
+
+@settings(max_examples=10, deadline=None)
+@given(traits(), st.integers(2, 4))
+def test_a_call_for_several_samples_is_refused(drawn: Traits, count: int) -> None:
+    drawn = replace(drawn, single=False, normalised=False)
+    with pytest.raises(WiringError, match=f"the call makes {count} samples: measure with one"):
+        measure(Synthetic(drawn), {**CALL, "num_images_per_prompt": count})
 
 
 @some
