@@ -40,6 +40,8 @@ def load(monkeypatch: pytest.MonkeyPatch):
         "distil_page",
         "distil_plot",
         "machine",
+        "memory",
+        "training",
     ):
         sys.modules.pop(name, None)
 
@@ -124,3 +126,18 @@ def test_the_page_of_distilled_operators_is_that_of_the_results(load) -> None:
     assert {name: row["operator"] for name, row in rows.items()} == {
         name: distil.written(config) for name, config in distil.operators().items()
     }
+
+
+def test_steps_of_both_stages_and_a_forward_by_hand(load) -> None:
+    training = load("training")
+    tiny = {**training.INIT, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "norm_num_groups": 1}
+    figures = training.measure(tiny, 2)
+    assert set(figures) == {"forward", "distil", "finetune"}
+    assert all(row["ratio"] == row["ours"] / row["by_hand"] > 0 for row in figures.values())
+
+
+def test_memory_is_within_a_fifth_of_what_is_stated() -> None:
+    figures = json.loads((BENCHMARKS / "results" / "memory.json").read_text())["figures"]
+    rows = [row for stages in figures.values() for row in stages.values()]
+    assert len(rows) == 9
+    assert all(abs(row["measured"] / row["stated"] - 1) < 0.2 for row in rows)
