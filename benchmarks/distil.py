@@ -28,7 +28,7 @@ from machine import RESULTS, machine, save
 from torch import nn
 
 from surgery import operators as ops
-from surgery.digits.judge import evaluate_samples, judge_for
+from surgery.digits.judge import evaluate_samples, shipped_judge
 from surgery.errors import RewriteError
 from surgery.losses import LOSSES
 from surgery.models import load_pretrained
@@ -141,7 +141,7 @@ def held_out_loss(run: Prepared, student: nn.Module | None, setting: Setting) ->
 def frechet(model: nn.Module, scheduler: Any, setting: Setting) -> float:
     """The distance of a model's samples to the data."""
     size = {"samples": setting.samples, "steps": setting.ddim_steps, "seed": setting.seed}
-    return judge_for(setting.data).judge(*evaluate_samples(model, scheduler, **size)).frechet
+    return shipped_judge().judge(*evaluate_samples(model, scheduler, **size)).frechet
 
 
 def outcome(run: Prepared, setting: Setting) -> dict[str, Any]:

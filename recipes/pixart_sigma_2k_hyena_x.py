@@ -3,8 +3,10 @@
 surgery plan recipes/pixart_sigma_2k_hyena_x.py
 """
 
+from pathlib import Path
+
 from surgery.operators import HyenaX
-from surgery.recipe import Distil, Finetune, Recipe
+from surgery.recipe import Distil, Evaluate, Finetune, Generated, Recipe
 from surgery.rewriting import indices
 from surgery.rules import replace_attention
 
@@ -12,8 +14,10 @@ LAYERS = (8, 10, 12, 14, 16, 18, 20, 21, 22, 23, 24, 25, 26, 27)
 
 recipe = Recipe(
     model="PixArt-alpha/PixArt-Sigma-XL-2-2K-MS",
-    data="pixart_2k_latents.safetensors",
+    # As in the paper, 12,000 samples that the teacher makes; from a text file with a prompt in each line.
+    data=Generated(prompts=Path("prompts.txt"), samples=12_000, steps=20, call={"height": 2048, "width": 2048}),
     rules=[replace_attention(HyenaX(kernel=4, causal=True), layers=indices(*LAYERS))],
-    distil=Distil(steps=25_000, batch_size=64, lr=1e-4),
-    finetune=Finetune(steps=50_000, batch_size=64, lr=1e-4),
+    distil=Distil(steps=25_000, batch_size=64, micro_batch=4, lr=1e-4),
+    finetune=Finetune(steps=50_000, batch_size=64, micro_batch=4, lr=1e-4, checkpointing=True),
+    evaluate=Evaluate(samples=32, steps=20, batch_size=2),
 )

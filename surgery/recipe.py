@@ -53,9 +53,8 @@ class Recipe(Config):
     Attributes:
         model: a built-in name, a folder written by diffusers, or a hub id.
         rules: applied together to the model.
-        data: `digits`, or a safetensors file with `latents` (N, C, H, W) and conditions named like forward's keywords; or
-            of a pipeline in the folder `model`: `Generated(...)`, which it makes itself, `Images(...)`, `Videos(...)` or
-            `Latents(...)`.
+        data: of the pipeline `model`: `Generated(...)`, which it makes itself, `Images(...)`, `Videos(...)` or
+            `Latents(...)`; or "digits", those that `digits-dit` was trained on.
         distil: stage 1, new operators learn the old ones' outputs.
         finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged; None judges none, and measures only what they cost.
@@ -66,7 +65,7 @@ class Recipe(Config):
 
     model: str
     rules: Annotated[Sequence[AnyRule], AfterValidator(tuple)]
-    data: str | AnyData = "digits"
+    data: AnyData = "digits"
     distil: Distil = Distil()
     finetune: Finetune = Finetune()
     evaluate: Evaluate | None = Evaluate()

@@ -26,7 +26,7 @@ def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch_size=1, num_embeds_ada_norm=10,
     )  # fmt: skip
     model.save_pretrained(folder)
-    DDPMScheduler().save_pretrained(folder)
+    DDPMScheduler(num_train_timesteps=100).save_pretrained(folder)  # a longer one takes longer to be measured
     return folder
 
 

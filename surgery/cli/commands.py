@@ -207,7 +207,7 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
 
 
 @app.command
-def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed: int = 0) -> None:
+def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 16, seed: int = 0) -> None:
     """Draw a grid of samples from the student of a run.
 
     Args:
@@ -224,17 +224,18 @@ def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 100, seed
 
 
 @app.command
-def bench(run: Path, *, as_json: Json = False) -> None:
+def bench(run: Path, *, compiled: Annotated[bool, Parameter(negative="")] = False, as_json: Json = False) -> None:
     """Measure the latency of the teacher and of the student of a run, side by side.
 
     Args:
         run: Folder of a finished run.
+        compiled: Measure both by torch.compile as well, which takes minutes for a large model.
         as_json: Print the figures as JSON.
     """
     from surgery.run.finished import bench_run
     from surgery.run.terminal import bench_table
 
-    figures = bench_run(run)
+    figures = bench_run(run, compiled=compiled)
     if as_json:
         return print_json(figures)
     console().print(bench_table(figures))

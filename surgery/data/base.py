@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, SerializeAsAny
 
 from surgery.kinds import Kinded
+
+DIGITS = "digits"
+"""What a recipe calls the handwritten digits that come with surgery."""
 
 
 class Data(Kinded):
     """Base of the configs that say where training samples come from."""
 
 
-AnyData = Annotated[SerializeAsAny[Data], BeforeValidator(Data.from_data)]
-"""A pydantic field for any of them; read back from JSON as the class of its kind."""
+def _read(value: Any) -> Any:
+    if isinstance(value, str) and value != DIGITS:
+        raise ValueError(f"unknown data {value!r}; use {DIGITS!r}, or Latents({value!r}) of a file of latents")
+    return value if value == DIGITS else Data.from_data(value)
+
+
+AnyData = Annotated[Literal["digits"] | SerializeAsAny[Data], BeforeValidator(_read)]
+"""A pydantic field for any of them, or the word for the embedded ones; read back from JSON as the class of its kind."""

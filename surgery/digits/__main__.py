@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from surgery.digits.card import write_card
 from surgery.digits.classifier import accuracy, held_out_split, train_classifier
+from surgery.digits.data import load_digits
 from surgery.digits.train import Training, build_model, build_scheduler, printer, train
-from surgery.training.data import DIGITS, load_data
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,17 +28,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def write_classifier(folder: Path) -> None:
     """Train the feature extractor and save it."""
-    fit, held_out = held_out_split(load_data(DIGITS))
+    fit, held_out = held_out_split(load_digits())
     classifier = train_classifier(fit)
     save_file(classifier.state_dict(), folder / "features.safetensors")
-    held_out_accuracy = accuracy(classifier, held_out.latents, held_out.conditions["class_labels"])
+    held_out_accuracy = accuracy(classifier, *held_out)
     print(f"feature extractor: held-out accuracy {held_out_accuracy:.4f}", flush=True)
 
 
 def write_model(folder: Path, training: Training) -> None:
     """Train the denoiser and save it with its scheduler."""
     model, scheduler = build_model(training.seed), build_scheduler()
-    train(model, scheduler, load_data(DIGITS), training, printer(50, training.steps))
+    train(model, scheduler, load_digits(), training, printer(50, training.steps))
     model.save_pretrained(folder)
     scheduler.save_pretrained(folder)
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from surgery.digits import FOLDER
 from surgery.digits.classifier import accuracy, held_out_split, load_classifier
-from surgery.digits.judge import Judge, evaluate_samples, nearest_distances, size_ratio
+from surgery.digits.data import load_digits
+from surgery.digits.judge import SAMPLES, STEPS, Judge, evaluate_samples, nearest_distances, size_ratio
 from surgery.digits.train import Training
-from surgery.evaluate.sampling import PROTOCOL
 from surgery.models import load_pretrained
-from surgery.training.data import DIGITS, load_data
 
 TEMPLATE = FOLDER / "card_template.md"
 
@@ -19,10 +18,10 @@ def write_card(folder: Path, training: Training) -> None:
     """Measure the model and the feature extractor in `folder`, and write its README.md."""
     pretrained = load_pretrained(str(folder))
     classifier = load_classifier(folder / "features.safetensors")
-    judge = Judge(classifier, load_data(DIGITS))
+    judge = Judge(classifier, load_digits())
     images, labels = evaluate_samples(pretrained.model, pretrained.scheduler)
     quality = judge.judge(images, labels)
-    nearest = nearest_distances(images.clamp(-1, 1), judge.real.latents)
+    nearest = nearest_distances(images.clamp(-1, 1), judge.real.images)
     real_nearest = judge.real_nearest()
     near = float(real_nearest.quantile(0.05))
     split = judge.real_split_distance()
@@ -30,12 +29,12 @@ def write_card(folder: Path, training: Training) -> None:
     text = TEMPLATE.read_text().format(
         **vars(training),
         parameters=sum(p.numel() for p in pretrained.model.parameters()),
-        samples=PROTOCOL.samples,
-        ddim_steps=PROTOCOL.steps,
+        samples=SAMPLES,
+        ddim_steps=STEPS,
         features=judge.features.shape[1],
-        classifier=accuracy(classifier, held_out.latents, held_out.conditions["class_labels"]),
-        held_out=len(held_out),
-        real=len(judge.real),
+        classifier=accuracy(classifier, *held_out),
+        held_out=len(held_out.labels),
+        real=len(judge.real.labels),
         frechet=quality.frechet,
         split=split,
         ratio=quality.frechet / split,
@@ -46,7 +45,7 @@ def write_card(folder: Path, training: Training) -> None:
         real_nearest_median=real_nearest.median(),
         near=near,
         copies=(nearest < near).double().mean(),
-        size_ratio=size_ratio(PROTOCOL.samples, len(judge.real)),
+        size_ratio=size_ratio(SAMPLES, len(judge.real.labels)),
     )
     (folder / "README.md").write_text(text)
     print(f"Frechet distance {quality.frechet:.3f}, between halves of the real images {split:.3f}", flush=True)

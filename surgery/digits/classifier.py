@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from surgery.digits import FOLDER
+from surgery.digits.data import Digits
 from surgery.errors import ArtifactError
 from surgery.store.order import seeded
-from surgery.training.data import LatentDataset
 
 FILE = FOLDER / "features.safetensors"
 FEATURES = 48
@@ -67,10 +67,10 @@ def load_classifier(file: Path = FILE) -> DigitClassifier:
     return classifier.eval().requires_grad_(False)
 
 
-def held_out_split(dataset: LatentDataset) -> tuple[LatentDataset, LatentDataset]:
+def held_out_split(digits: Digits) -> tuple[Digits, Digits]:
     """The fixed split of the digits into training images and `HELD_OUT` held-out ones."""
-    order = torch.randperm(len(dataset), generator=seeded("features", "split"))
-    return dataset.select(order[HELD_OUT:]), dataset.select(order[:HELD_OUT])
+    order = torch.randperm(len(digits.labels), generator=seeded("features", "split"))
+    return digits.select(order[HELD_OUT:]), digits.select(order[:HELD_OUT])
 
 
 def accuracy(classifier: DigitClassifier, images: Tensor, labels: Tensor) -> float:
@@ -79,18 +79,18 @@ def accuracy(classifier: DigitClassifier, images: Tensor, labels: Tensor) -> flo
         return float((classifier(images).argmax(1) == labels).double().mean())
 
 
-def train_classifier(dataset: LatentDataset, *, seed: int = 0, epochs: int = 40) -> DigitClassifier:
-    """A classifier trained on `dataset` from `seed`, with shifts and slight noise; frozen, in eval mode."""
+def train_classifier(digits: Digits, *, seed: int = 0, epochs: int = 40) -> DigitClassifier:
+    """A classifier trained on `digits` from `seed`, with shifts and slight noise; frozen, in eval mode."""
     torch.manual_seed(seed)
     classifier = DigitClassifier()
-    steps = epochs * len(dataset) // 64
+    steps = epochs * len(digits.labels) // 64
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in range(steps):
         generator = seeded(seed, "features", step)
-        batch = dataset.select(torch.randint(len(dataset), (64,), generator=generator))
-        images = _augmented(batch.latents, generator)
-        loss = F.cross_entropy(classifier(images), batch.conditions["class_labels"], label_smoothing=0.05)
+        batch = digits.select(torch.randint(len(digits.labels), (64,), generator=generator))
+        images = _augmented(batch.images, generator)
+        loss = F.cross_entropy(classifier(images), batch.labels, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -12,19 +12,20 @@ Shapes: N samples, M real images, F features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from surgery.digits.classifier import DigitClassifier, accuracy, load_classifier
-from surgery.errors import RecipeError
+from surgery.digits.data import CLASSES, Digits, load_digits
+from surgery.digits.pipeline import DigitsPipeline
 from surgery.evaluate.frechet import fit_gaussian, frechet_distance, gaussian_distance
-from surgery.evaluate.sample import balanced_labels, sample
-from surgery.evaluate.sampling import PROTOCOL
 from surgery.store.order import seeded
-from surgery.training.data import LatentDataset, load_data
-from surgery.training.scheduler import Scheduler
+
+SAMPLES, STEPS = 1000, 25
+"""Of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,15 @@ class Judge:
 
     Attributes:
         classifier: gives the features.
-        real: the real images (M, 1, 8, 8) with their labels.
+        real: the M real images.
         features: (M, F), those of the real images.
     """
 
-    def __init__(self, classifier: DigitClassifier, real: LatentDataset) -> None:
+    def __init__(self, classifier: DigitClassifier, real: Digits) -> None:
         self.classifier = classifier
         self.real = real
         with torch.inference_mode():
-            self.features = classifier.features(real.latents)
+            self.features = classifier.features(real.images)
         self._gaussian = fit_gaussian(self.features)
 
     def judge(self, samples: Tensor, labels: Tensor) -> Quality:
@@ -68,7 +69,7 @@ class Judge:
         return Quality(
             frechet=self.frechet(samples),
             class_accuracy=accuracy(self.classifier, clamped, labels),
-            nearest=float(nearest_distances(clamped, self.real.latents).mean()),
+            nearest=float(nearest_distances(clamped, self.real.images).mean()),
         )
 
     def frechet(self, samples: Tensor) -> float:
@@ -92,7 +93,7 @@ class Judge:
 
     def real_nearest(self) -> Tensor:
         """The distance (M,) from each real image to the nearest other one."""
-        return nearest_distances(self.real.latents, self.real.latents, skip_self=True)
+        return nearest_distances(self.real.images, self.real.images, skip_self=True)
 
 
 def size_ratio(samples: int, real: int) -> float:
@@ -111,30 +112,22 @@ def nearest_distances(samples: Tensor, images: Tensor, *, skip_self: bool = Fals
     return distances_NM.amin(1)
 
 
-@lru_cache(maxsize=4)
-def judge_for(data: str) -> Judge:
-    """The judge of models of `data` (see `load_data`), with the shipped classifier.
-
-    Raises:
-        RecipeError: the classifier cannot read the data: it knows 8x8 digits.
-    """
-    real = load_data(data)
-    if real.latents.shape[1:] != (1, 8, 8):
-        raise RecipeError(
-            f"data {data!r} has latents of shape {tuple(real.latents.shape[1:])}: "
-            "the Frechet distance is measured in features of 8x8 digits, so use latents of shape (1, 8, 8)"
-        )
-    return Judge(load_classifier(), real)
+@cache
+def shipped_judge() -> Judge:
+    """The judge with all real images and the shipped classifier."""
+    return Judge(load_classifier(), load_digits())
 
 
 def evaluate_samples(
-    model: nn.Module,
-    scheduler: Scheduler,
-    *,
-    samples: int = PROTOCOL.samples,
-    steps: int = PROTOCOL.steps,
-    seed: int = 0,
+    model: nn.Module, scheduler: Any, *, samples: int = SAMPLES, steps: int = STEPS, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The samples (N, 1, 8, 8) that the protocol judges, and their labels (N,); see `sample`."""
-    labels = balanced_labels(samples)
-    return sample(model, scheduler, labels, seed=seed, steps=steps), labels
+    """The samples (N, 1, 8, 8) that the protocol judges, and their labels (N,).
+
+    Sample i starts from noise that depends on `seed` and i alone, as those of a run do.
+    """
+    labels = torch.arange(samples) % CLASSES
+    pipeline = DigitsPipeline(model, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [seeded(seed, "sample", number) for number in range(samples)]
+    drawn = pipeline(labels.tolist(), num_inference_steps=steps, generator=generators, output_type="latent").images
+    return drawn.float().cpu(), labels

@@ -5,34 +5,32 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from surgery.digits.classifier import FEATURES, accuracy, load_classifier
-from surgery.digits.judge import Judge
+from surgery.digits.judge import SAMPLES, shipped_judge
+from surgery.digits.pipeline import DigitsPipeline
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics import Metric
 from surgery.evaluate.results import Better
-from surgery.training.batches import LatentData
 from surgery.training.source import TrainingData
-
-SHAPE = (1, 8, 8)
-"""Of an image of a digit, as the classifier reads it."""
+from surgery.training.wired import WiredData
 
 
 class DigitsFrechet(Metric):
-    """The Frechet distance between features of the samples and of the data (Heusel et al. 2017), see `Judge`."""
+    """The Frechet distance between features of the samples and of the digits (Heusel et al. 2017), see `Judge`."""
 
     kind: Literal["frechet"] = "frechet"
     title: ClassVar[str] = "Frechet distance"
     better: ClassVar[Better] = "lower"
+    usual_samples: ClassVar[int] = SAMPLES
 
     def check(self, data: TrainingData, samples: int) -> str | None:
-        """Refuse data that are no digits, and fewer samples than a covariance of the features needs."""
+        """Refuse models of other data, and fewer samples than a covariance of the features needs."""
         if samples <= FEATURES:
             return f"{samples} samples are too few in {FEATURES} features: use at least {FEATURES + 1}"
         return not_digits(data)
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        assert isinstance(context.data, LatentData), "`check` refuses other data"
-        return Judge(load_classifier(), context.data.dataset).frechet(context.samples)
+        return shipped_judge().frechet(context.samples)
 
 
 class DigitsAccuracy(Metric):
@@ -44,7 +42,7 @@ class DigitsAccuracy(Metric):
     better: ClassVar[Better] = "higher"
 
     def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
-        """Refuse data that are no digits."""
+        """Refuse models of other data."""
         return not_digits(data)
 
     def compute(self, context: Context) -> float:
@@ -57,8 +55,7 @@ METRICS: tuple[Metric, ...] = (DigitsFrechet(), DigitsAccuracy())
 
 
 def not_digits(data: TrainingData) -> str | None:
-    """Why the classifier cannot read the data, None if it can."""
-    if not isinstance(data, LatentData):
-        return "it knows 8x8 digits; the data are of a pipeline"
-    shape = tuple(data.dataset.latents.shape[1:])
-    return None if shape == SHAPE else f"it knows 8x8 digits, latents of shape {SHAPE}; the data have shape {shape}"
+    """Why the classifier cannot read the model's samples, None if it can."""
+    if isinstance(data, WiredData) and data.wiring.pipeline == DigitsPipeline.__name__:
+        return None
+    return "it knows handwritten digits, and the model is of other data"

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
-from torch import nn
+from torch import Tensor, nn
 
-from surgery.training.data import LatentDataset
-from surgery.training.diffusion import denoising_loss, noised_batch, null_label
-from surgery.training.scheduler import Scheduler
+from surgery.digits.data import CLASSES, Digits
+from surgery.store.order import Order, seeded
 from surgery.training.source import predict
 
 ARCHITECTURE: dict[str, Any] = {
@@ -25,7 +25,7 @@ ARCHITECTURE: dict[str, Any] = {
     "num_layers": 8,
     "sample_size": 8,
     "patch_size": 1,
-    "num_embeds_ada_norm": 10,
+    "num_embeds_ada_norm": CLASSES,
 }
 # 64 pixels lose their class at a higher signal-to-noise ratio than large images do, so the cosine schedule wastes fewer
 # of the steps on pure noise than the linear one (Nichol & Dhariwal 2021, section 3.2). Pixels lie in [-1, 1].
@@ -89,10 +89,9 @@ def build_model(seed: int) -> Any:
     return model.eval()
 
 
-def build_scheduler() -> Scheduler:
+def build_scheduler() -> Any:
     """The DDPMScheduler that holds q(z_t | z)."""
-    scheduler: Scheduler = DDPMScheduler(**SCHEDULE)
-    return scheduler
+    return DDPMScheduler(**SCHEDULE)
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -105,8 +104,8 @@ def learning_rate(step: int, training: Training) -> float:
 
 def train(
     model: Any,
-    scheduler: Scheduler,
-    dataset: LatentDataset,
+    scheduler: Any,
+    digits: Digits,
     training: Training,
     on_step: Callable[[int, float, Any], None],
 ) -> None:
@@ -115,20 +114,18 @@ def train(
     Args:
         model: from `build_model`.
         scheduler: from `build_scheduler`.
-        dataset: the digits.
+        digits: to learn.
         training: how long and how fast.
         on_step: called after each step with the number of steps done, the loss, and the averaged parameters.
     """
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    order = Order([0] * len(digits.labels), training.batch_size, training.seed)
     for step in range(training.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, training)
-        batch = noised_batch(
-            dataset, scheduler, step, training.batch_size, training.seed,
-            null_label=null_label(model), label_drop=training.label_drop,
-        )  # fmt: skip
-        loss = denoising_loss(predict(model, batch.inputs), batch)
+        batch = digits.select(torch.tensor(order.batch(step)))
+        loss = denoising_loss(model, scheduler, batch, training.label_drop, seeded(training.seed, "train", step))
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, training.clip)
         optimizer.step()
@@ -137,6 +134,23 @@ def train(
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         on_step(step + 1, loss.item(), average)
     install(model, average)
+
+
+def denoising_loss(model: Any, scheduler: Any, digits: Digits, label_drop: float, generator: torch.Generator) -> Tensor:
+    """The mean squared error of the noise that the model finds in `digits`, a scalar, at random noise and timesteps.
+
+    A share `label_drop` of the labels becomes the null class, as classifier-free guidance needs it (Ho & Salimans 2022).
+    """
+    images, labels = digits
+    noise = torch.randn(images.shape, generator=generator)
+    timestep = torch.randint(scheduler.config.num_train_timesteps, labels.shape, generator=generator)
+    dropped = torch.rand(labels.shape, generator=generator) < label_drop
+    inputs = {
+        "hidden_states": scheduler.add_noise(images, noise, timestep),
+        "timestep": timestep,
+        "class_labels": labels.masked_fill(dropped, CLASSES),
+    }
+    return F.mse_loss(predict(model, inputs), noise)
 
 
 @torch.no_grad()

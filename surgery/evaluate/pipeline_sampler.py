@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from surgery.data.generated import Prompt
+from surgery.errors import RecipeError
 from surgery.evaluate.sampling import Drawn, Sampling
 from surgery.pipelines.calls import Calls
 from surgery.pipelines.drive import attribute_set
-from surgery.pipelines.load import PipelineFolder
-from surgery.pipelines.record import run_to_end
+from surgery.pipelines.record import first_step, run_to_end
 from surgery.store.order import seeded
 
-LARGEST_PICTURE = (128, 128)
-"""Width and height in a grid, in pixels."""
+SIMILAR = 1e-2
+"""By how much, of the largest number, predictions may differ between samples alone and together."""
+
+
+class Holder(Protocol):
+    """Something that has a pipeline in memory while it is needed."""
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline."""
+
+    def release(self) -> None:
+        """Let go of what is not needed now."""
 
 
 @dataclass(frozen=True)
@@ -27,34 +40,66 @@ class PipelineSampler:
     """Runs a pipeline with a model in the place of its own; a `surgery.evaluate.sampling.Sampler`.
 
     Attributes:
-        folder: of the pipeline, all of which is in memory while samples are drawn.
+        holder: of the pipeline, all of which is in memory while samples are drawn.
         component: the name of the model's place.
         calls: what it is called with.
     """
 
-    folder: PipelineFolder
+    holder: Holder
     component: str
     calls: Calls
 
-    def draw(self, model: nn.Module, settings: Sampling, seed: int, advance: Callable[[int], None]) -> Drawn:
-        """See `Sampler`. Of a video, the first frame is the picture."""
-        latents, pictures, pipeline = [], [], self.folder.pipeline
+    def prompts(self, samples: int) -> list[Prompt]:
+        """See `Sampler`."""
+        return [self.calls.prompt(number) for number in range(samples)] if self.calls.prompts else []
+
+    def require(self, settings: Sampling) -> None:
+        """See `Sampler`."""
+        pipeline = self.holder.pipeline if settings.guidance is not None else None
+        if pipeline is not None and "guidance_scale" not in inspect.signature(pipeline.__call__).parameters:
+            raise RecipeError(f"evaluate.guidance: {type(pipeline).__name__} has no guidance_scale; leave it out")
+
+    def draw(
+        self, model: nn.Module, count: int, settings: Sampling, seed: int, advance: Callable[[int], None]
+    ) -> Drawn:
+        """See `Sampler`."""
+        pipeline, latents, pictures = self.holder.pipeline, [], list[Image.Image]()
         with attribute_set(pipeline, self.component, model):
-            for number in range(settings.samples):
-                call = self.calls(
-                    number, steps=settings.steps, generator=seeded(seed, "sample", number), output_type="pil"
-                )
-                last, output = run_to_end(pipeline, call)
-                latents.append(last[0].float().cpu())
-                pictures += _pictures_in(output)[:1]
-                advance(1)
-        self.folder.release()
-        return Drawn(torch.stack(latents), pictures)
+            size = settings.batch_size
+            if size > 1 and not self._joins(pipeline, settings, seed, range(min(2, count))):
+                size = 1
+            for start in range(0, count, size):
+                numbers = range(start, min(start + size, count))
+                last, output = run_to_end(pipeline, self._call(numbers, settings, seed) | {"output_type": "pil"})
+                latents.append(last[: len(numbers)].float().cpu())
+                pictures += _first_pictures(output, len(numbers))
+                advance(len(numbers))
+        self.holder.release()
+        return Drawn(torch.cat(latents), pictures)
+
+    def _call(self, numbers: Sequence[int], settings: Sampling, seed: int) -> dict[str, Any]:
+        """The keywords for samples, each from noise of its own."""
+        generators = [seeded(seed, "sample", number) for number in numbers]
+        guided = {} if settings.guidance is None else {"guidance_scale": settings.guidance}
+        if len(numbers) == 1:
+            return self.calls(numbers[0], steps=settings.steps, generator=generators[0], **guided)
+        return self.calls.together(numbers, steps=settings.steps, generator=generators, **guided)
+
+    def _joins(self, pipeline: Any, settings: Sampling, seed: int, numbers: Sequence[int]) -> bool:
+        """Whether samples come out together as they do alone: they start from the same noise, to the same prediction."""
+        try:
+            both = first_step(pipeline, self._call(numbers, settings, seed))
+            alone = [first_step(pipeline, self._call([number], settings, seed)) for number in numbers]
+            # Where the scheduler has the latents twice, all samples come once before they come again.
+            started = torch.equal(both.sample, torch.stack([one.sample for one in alone], 1).flatten(0, 1))
+            expected = torch.stack([one.model_output for one in alone], 1).flatten(0, 1)
+            difference = float((both.model_output - expected).abs().max())
+        except Exception:  # whatever a pipeline says to a call that it was not made for
+            return False
+        return started and difference <= SIMILAR * float(expected.abs().max())
 
 
-def _pictures_in(output: Any) -> list[Image.Image]:
-    """The pictures in what a pipeline gives, small enough for a grid."""
+def _first_pictures(output: Any, samples: int) -> list[Image.Image]:
+    """The first picture of each sample in what a pipeline gives."""
     found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Image.Image)]
-    for picture in found[:1]:
-        picture.thumbnail(LARGEST_PICTURE)
-    return found
+    return found[:: len(found) // samples] if found else []

@@ -11,28 +11,23 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from surgery.config import Config
+from surgery.data.generated import Prompt
 
 
 class Sampling(Config):
-    """How samples are drawn to judge a model by, and for the grids.
-
-    Of a pipeline, the samples are made one by one, and guidance is a keyword of the pipeline's own.
+    """How samples are drawn by the pipeline to judge a model by, and for the grids.
 
     Attributes:
-        samples: number of samples, with balanced labels.
-        steps: of the pipeline's scheduler, or of DDIM for latents.
-        guidance: scale of classifier-free guidance; 1 is none.
-        batch_size: samples at a time.
+        samples: number of samples; None draws as many as the metrics need, see `Metric.usual_samples`.
+        steps: of the pipeline's scheduler.
+        guidance: scale of classifier-free guidance, the pipeline's `guidance_scale`; None leaves that as it is.
+        batch_size: samples at a time, where the pipeline makes several at once.
     """
 
-    samples: PositiveInt = 1000
+    samples: PositiveInt | None = None
     steps: PositiveInt = 25
-    guidance: float = Field(default=1.0, ge=0)
-    batch_size: PositiveInt = 250
-
-
-PROTOCOL = Sampling()
-"""The defaults, by which the digits are judged."""
+    guidance: float | None = Field(default=None, ge=0)
+    batch_size: PositiveInt = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Drawn:
 
     Attributes:
         latents: (N, ...), float32 on the CPU.
-        pictures: of each sample, for a grid; none where there is nothing to see.
+        pictures: of each sample; of a video, its first frame. None where there is nothing to see.
     """
 
     latents: Tensor
@@ -51,5 +46,17 @@ class Drawn:
 class Sampler(Protocol):
     """Draws samples of a model; each starts from noise that depends on the seed and its number alone."""
 
-    def draw(self, model: nn.Module, settings: Sampling, seed: int, advance: Callable[[int], None]) -> Drawn:
-        """The samples; `advance` is called with how many more are done."""
+    def prompts(self, samples: int) -> list[Prompt]:
+        """What each of so many samples is asked to be; none where the pipeline is asked for nothing."""
+
+    def require(self, settings: Sampling) -> None:
+        """Refuse settings that the pipeline has no keyword for.
+
+        Raises:
+            RecipeError: it has none.
+        """
+
+    def draw(
+        self, model: nn.Module, count: int, settings: Sampling, seed: int, advance: Callable[[int], None]
+    ) -> Drawn:
+        """`count` samples of `model`; `advance` is called with how many more are done."""

@@ -15,7 +15,6 @@ from surgery.digits import FOLDER as DIGITS_DIT
 from surgery.errors import ArtifactError, RecipeError
 from surgery.models.presets import preset, presets
 from surgery.recording.own_modes import OnMeta
-from surgery.training.scheduler import Scheduler
 
 BUILT_IN = {"digits-dit": DIGITS_DIT}
 
@@ -33,15 +32,18 @@ def load_skeleton(name: str) -> nn.Module:
         return load_pretrained(name).model
     import diffusers
 
+    sizes = config.pop("_sizes", {})
     with OnMeta():
-        model: nn.Module = getattr(diffusers, config["_class_name"]).from_config(config)
-    return model.eval()
+        model: Any = getattr(diffusers, config["_class_name"]).from_config(config)
+    model.register_to_config(**sizes)
+    skeleton: nn.Module = model.eval()
+    return skeleton
 
 
 class Pretrained:
     """A diffusion transformer in eval mode, and the scheduler that holds its q(z_t | z)."""
 
-    def __init__(self, name: str, model: Any, scheduler: Scheduler | None = None) -> None:
+    def __init__(self, name: str, model: Any, scheduler: Any = None) -> None:
         self.name = name
         self.model: nn.Module = model
         self._scheduler = scheduler
@@ -51,8 +53,8 @@ class Pretrained:
         return f"Pretrained({self.name!r}, {type(self.model).__name__}, {params:,} parameters)"
 
     @property
-    def scheduler(self) -> Scheduler:
-        """The diffusers DDPMScheduler.
+    def scheduler(self) -> Any:
+        """The scheduler of diffusers, of the class that was saved.
 
         Raises:
             ArtifactError: none was saved with the model.
@@ -167,31 +169,21 @@ def _read_config(source: str, subfolder: str | None, local: bool) -> dict[str, A
     return config
 
 
-def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) -> Scheduler | None:
-    """A DDPMScheduler with the config of the saved scheduler, of any class; None if none was saved."""
-    from diffusers import DDPMScheduler
+def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) -> Any:
+    """The scheduler that was saved with the model; None without one."""
+    import diffusers
 
     folder = None if subfolder is None else "scheduler"
     try:
-        config = DDPMScheduler.load_config(source, subfolder=folder, local_files_only=local)
-        class_name = str(config.get("_class_name", ""))
+        # Any scheduler class reads the config of all of them.
+        config = diffusers.DDPMScheduler.load_config(source, subfolder=folder, local_files_only=local)
+        return getattr(diffusers, config["_class_name"]).from_config(config)
     except OSError:
         return None
-    except Exception as error:  # JSON of any other shape
-        raise _unreadable_scheduler(name, error) from error
-    if "Flow" in class_name:
+    except Exception as error:  # JSON of any other shape, no class of diffusers, values that are wrong
         raise ArtifactError(
-            f"model {name!r} is trained by flow matching ({class_name}), which surgery does not know yet"
-        )
-    try:
-        scheduler: Scheduler = DDPMScheduler.from_config(config)
-    except Exception as error:  # values that are wrong
-        raise _unreadable_scheduler(name, error) from error
-    return scheduler
-
-
-def _unreadable_scheduler(name: str, error: Exception) -> ArtifactError:
-    return ArtifactError(f"the scheduler of model {name!r} cannot be read: {_first_line(error)}; save it again")
+            f"the scheduler of model {name!r} cannot be read: {_first_line(error)}; save it again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -36,8 +36,23 @@ class Calls:
 
     def __call__(self, number: int, *, steps: int | None = None, **more: Any) -> dict[str, Any]:
         """The keywords for the sample of this number, `more` beside its own."""
-        prompt = self.prompts[number % len(self.prompts)] if self.prompts else None
-        return self.of(prompt, steps=steps, **more)
+        return self.of(self.prompt(number) if self.prompts else None, steps=steps, **more)
+
+    def together(self, numbers: Sequence[int], **more: Any) -> dict[str, Any]:
+        """The keywords of one call for several samples, where the pipeline takes a list of prompts.
+
+        Raises:
+            RecipeError: there are no prompts to put into a list.
+        """
+        if not self.prompts:
+            raise RecipeError("without prompts, a call is for one sample")
+        prompts = [self.prompt(number) for number in numbers]
+        listed = [int(prompt) if self.labels else str(prompt) for prompt in prompts]
+        return {**self(numbers[0], **more), self.keyword: listed}
+
+    def prompt(self, number: int) -> Prompt:
+        """The prompt for the sample of this number."""
+        return self.prompts[number % len(self.prompts)]
 
     def of(self, prompt: Prompt | None, *, steps: int | None = None, **more: Any) -> dict[str, Any]:
         """The keywords for a prompt."""

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from surgery.errors import WiringError
+from surgery.pipelines.drive import modules
+from surgery.store.shard import content_of
 
 INDEX = "model_index.json"
 SIMPLE: dict[str, Any] = {"prompt": "a photograph", "class_labels": [0]}
@@ -113,6 +115,30 @@ def _without_bars() -> Iterator[None]:
     finally:
         for each in shown:
             each.enable_progress_bar()
+
+
+class LoadedPipeline:
+    """A pipeline that is in memory, to be used as one in a folder is."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def take(self, name: str) -> Any:
+        """A component."""
+        return getattr(self.pipeline, name)
+
+    def release(self) -> None:
+        """All of it stays."""
+
+    def identity(self) -> dict[str, str]:
+        """What tells the pipeline from others: digests of its weights and of its scheduler."""
+        weights, scheduler = hashlib.sha256(), self.pipeline.scheduler
+        for name, part in modules(self.pipeline).items():
+            for key, tensor in part.state_dict().items():
+                weights.update(f"{name}.{key} {content_of(tensor)} ".encode())
+        settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+        described = f"{type(scheduler).__name__} {sorted(settings.items())}"
+        return {"model": weights.hexdigest(), "scheduler": hashlib.sha256(described.encode()).hexdigest()}
 
 
 def call_of(pipeline: Any, file: Path | None = None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from surgery.data.generated import Prompt
-from surgery.data.latents import LatentRows
 from surgery.data.pictures import Pictures
 from surgery.errors import RecipeError
 from surgery.pipelines.calls import Calls
@@ -19,7 +18,7 @@ from surgery.pipelines.record import Conditioning, sample
 from surgery.pipelines.tree import Arguments, moved
 from surgery.pipelines.wiring import Wiring
 from surgery.store.order import seeded
-from surgery.store.sample import Sample
+from surgery.store.sample import Sample, Source
 
 CONDITIONS_KEPT = 64
 
@@ -122,7 +121,7 @@ class PictureSamples:
 class LatentSamples:
     """Latents from files; the conditions beside them take the place of those measured. A source for a store."""
 
-    def __init__(self, rows: LatentRows, wiring: Wiring) -> None:
+    def __init__(self, rows: Source, wiring: Wiring) -> None:
         """Compare the first row with the wiring.
 
         Raises:

@@ -28,8 +28,13 @@ class Density(Kinded, ABC):
         """The time below which `share`, from 0 to 1, of all times lie, elementwise; rising or falling throughout."""
 
     def draw(self, samples: int, positions: int, generator: torch.Generator) -> Tensor:
-        """Random positions of a schedule of so many, the noisiest being 0: (samples,), int64."""
-        times = self.quantile(torch.rand(samples, generator=generator, dtype=torch.float64))
+        """Random positions of a schedule of so many, the noisiest being 0: (samples,), int64.
+
+        Each is drawn from the density, together they are spread evenly over it, so that batches differ less in what they
+        ask for: Kingma et al., "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
+        """
+        start = torch.rand(1, generator=generator, dtype=torch.float64)
+        times = self.quantile((start + torch.arange(samples, dtype=torch.float64) / samples) % 1)
         return ((1 - times) * positions).long().clamp(0, positions - 1)
 
 

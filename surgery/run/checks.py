@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
-import torch
-from torch import nn
-
 from surgery.artifact.saving import require_savable
 from surgery.errors import RecipeError
 from surgery.pipelines.times import Uniform
-from surgery.recipe import Recipe
 from surgery.rewriting.rule import Rule
 from surgery.run.prepare import Prepared
-from surgery.training.batches import LatentData
 from surgery.training.checkpoint import digest
-from surgery.training.data import LatentDataset
 from surgery.training.recorded import RecordedData
 from surgery.training.wired import WiredData
 
@@ -32,15 +26,12 @@ def check_run(prepared: Prepared) -> None:
     """Raise an error if the run could not come to its end.
 
     Raises:
-        RecipeError: a number is too large, the data has labels that the model does not know, or loss weights do not fit
-            the scheduler.
+        RecipeError: a number is too large, the pipeline takes no guidance, or loss weights do not fit the scheduler.
         ArtifactError: the student could not be saved.
     """
     require_moderate(prepared.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
-    if isinstance(prepared.data, LatentData):
-        _require_labels(prepared.recipe, prepared.teacher.model, prepared.data.dataset)
-    elif prepared.recipe.evaluate is not None and prepared.recipe.evaluate.guidance != 1:
-        raise RecipeError("evaluate.guidance: a pipeline has a keyword of its own; put it into data.call")
+    if prepared.recipe.evaluate is not None:
+        prepared.sampler.require(prepared.recipe.evaluate)
     _require_fitting_weights(prepared)
     _require_what_is_recorded(prepared)
     require_savable(prepared.teacher.model, prepared.plan.edits)
@@ -87,20 +78,6 @@ def identity_of(prepared: Prepared) -> Identity:
         "the teacher's weights": digest(prepared.teacher.model.state_dict()),
         **{f"the {name}": sha for name, sha in prepared.data.identity.items()},
     }
-
-
-def _require_labels(recipe: Recipe, teacher: nn.Module, data: LatentDataset) -> None:
-    """Labels index the table of an embedding, which would fail at the first batch that has a label it does not know."""
-    classes = getattr(getattr(teacher, "config", None), "num_embeds_ada_norm", None)
-    labels = data.conditions.get("class_labels")
-    if labels is None or not isinstance(classes, int) or labels.is_floating_point():
-        return
-    lowest, highest = (int(value) for value in torch.aminmax(labels))
-    if lowest < 0 or highest >= classes:
-        raise RecipeError(
-            f"data {recipe.data!r} has class_labels from {lowest} to {highest}, and model {recipe.model!r} knows 0 to "
-            f"{classes - 1}; choose data for this model"
-        )
 
 
 def _code_of(rule: type[Rule]) -> Iterator[str]:

@@ -8,17 +8,18 @@ from typing import Any
 import surgery.artifact
 from surgery.data import Data
 from surgery.errors import RecipeError
-from surgery.evaluate.metrics.latency import latency_ms
-from surgery.evaluate.sample import grid_png
+from surgery.evaluate.grid import grid_png
+from surgery.evaluate.metrics.latency import latencies_ms
 from surgery.evaluate.sampling import Sampling
 from surgery.files import write_atomically
-from surgery.models.inputs import example_inputs
 from surgery.progress import Progress
 from surgery.run.folder import RECIPE, RunFolder
 from surgery.run.subject import Subject, load_subject
 
 MOST = 100_000
 """Samples of a grid."""
+BATCHES = (1, 8)
+"""Sizes at which latency is measured, as far as the pipeline joins samples."""
 
 
 def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) -> None:
@@ -37,36 +38,47 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
     """
     if not 1 <= count <= MOST:
         raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
-    recipe = _recipe_of(run)
-    student = surgery.artifact.load(RunFolder(run).model)
-    settings = _sampling_of(recipe).model_copy(update={"samples": count})
+    folder = RunFolder(run)
+    recipe = folder.read_json(RECIPE)
+    student = surgery.artifact.load(folder.model)
     with progress.stage("sample", total=count) as bar:
-        drawn = _subject_of(recipe).sampler.draw(student, settings, seed, bar.advance)
+        drawn = _subject_of(folder, recipe).sampler.draw(student, count, _sampling_of(recipe), seed, bar.advance)
+    if not drawn.pictures:
+        raise RecipeError(f"{run}: the pipeline gives no pictures, of which a grid could be made")
     write_atomically(out, grid_png(drawn.pictures))
 
 
-def bench_run(run: Path, batches: tuple[int, ...] = (1, 8, 64)) -> dict[str, dict[str, float]]:
-    """Latency of teacher and student of a run folder by batch size, in milliseconds, in one process.
+def bench_run(run: Path, *, compiled: bool = False) -> dict[str, dict[str, float]]:
+    """Latency of teacher and student of a run by batch size, in milliseconds, measured in turns in one process.
+
+    Args:
+        run: the folder of a finished run.
+        compiled: whether both are measured by `torch.compile` as well.
 
     Raises:
         ArtifactError: a file of the run is missing or damaged.
+        SurgeryError: a model cannot be compiled.
     """
-    teacher = _subject_of(_recipe_of(run)).teacher.model
-    models = {"teacher_ms": teacher, "student_ms": surgery.artifact.load(RunFolder(run).model)}
-    return {
-        str(batch): {name: latency_ms(model, example_inputs(model, batch)) for name, model in models.items()}
-        for batch in batches
-    }
+    folder = RunFolder(run)
+    recipe = folder.read_json(RECIPE)
+    subject = _subject_of(folder, recipe)
+    models = [subject.teacher.model, surgery.artifact.load(folder.model)]
+    found: dict[str, dict[str, float]] = {}
+    for batch in BATCHES if subject.data.joins_samples else BATCHES[:1]:
+        inputs = subject.data.example(recipe["seed"], "cpu", batch)
+        times = dict(zip(("teacher_ms", "student_ms"), latencies_ms(models, inputs), strict=True))
+        if compiled:
+            faster = latencies_ms(models, inputs, compiled=True)
+            times |= zip(("teacher_compiled_ms", "student_compiled_ms"), faster, strict=True)
+        found[str(batch)] = times
+    return found
 
 
-def _recipe_of(run: Path) -> dict[str, Any]:
-    recipe: dict[str, Any] = RunFolder(run).read_json(RECIPE)
-    return recipe
-
-
-def _subject_of(recipe: dict[str, Any]) -> Subject:
+def _subject_of(folder: RunFolder, recipe: dict[str, Any]) -> Subject:
     data = recipe["data"]
-    return load_subject(recipe["model"], Data.from_data(data), recipe["seed"], dtype=recipe.get("dtype", "float32"))
+    data = Data.from_data(data) if isinstance(data, dict) else data
+    dtype = recipe.get("dtype", "float32")
+    return load_subject(recipe["model"], data, recipe["seed"], made=folder.data, dtype=dtype)
 
 
 def _sampling_of(recipe: dict[str, Any]) -> Sampling:

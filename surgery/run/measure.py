@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from surgery.errors import SurgeryError
 from surgery.evaluate.context import Context
+from surgery.evaluate.grid import grid_png
 from surgery.evaluate.metrics import COSTS, Metric
 from surgery.evaluate.results import Column, StageMetrics, StageName
-from surgery.evaluate.sample import balanced_labels, grid_png
-from surgery.evaluate.sampling import PROTOCOL, Drawn, Sampling
+from surgery.evaluate.sampling import Drawn, Sampling
 from surgery.progress import Progress
 from surgery.run.prepare import Prepared
 
@@ -23,17 +23,18 @@ SHOWN_MEANWHILE = 8
 
 
 class Measuring:
-    """Measures models of one run. Samples are kept, so that those of the teacher are drawn once."""
+    """Measures models of one run. The teacher's samples are kept, so that they are drawn once."""
 
     def __init__(self, prepared: Prepared, progress: Progress) -> None:
         self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
-        self._sampling: Sampling = prepared.recipe.evaluate or PROTOCOL
+        self._sampling: Sampling = prepared.recipe.evaluate or Sampling()
+        self._count = prepared.samples
         self._progress = progress
         # A metric of the recipe that is also a cost takes its place.
         chosen = {metric.name for metric in prepared.metrics}
         self._metrics = (*prepared.metrics, *(cost for cost in COSTS if cost.name not in chosen))
         self._sampler = prepared.sampler
-        self._drawn: dict[nn.Module, Drawn] = {}
+        self._teachers: Drawn | None = None
         self._few: Sequence[Image.Image] | None = None
 
     @property
@@ -48,7 +49,7 @@ class Measuring:
         return Context(
             teacher=self._teacher.model,
             model=model,
-            labels=balanced_labels(self._sampling.samples),
+            prompts=self._sampler.prompts(self._count),
             data=self._data,
             held_out=min(recipe.distil.batch_size, recipe.finetune.batch_size),
             inputs=self._data.example(recipe.seed, device),
@@ -65,28 +66,28 @@ class Measuring:
         values = {metric.name: _value(metric, context) for metric in self._metrics}
         return StageMetrics.model_validate({"stage": stage, "seconds": seconds, **values})
 
-    def pictures(self, context: Context) -> Sequence[Image.Image]:
-        """Samples of the model in `context`, to be shown."""
-        _ = context.samples  # which are drawn with them
-        return self._drawn[context.model].pictures
-
     def progress_grid(self, model: nn.Module) -> bytes | None:
         """A few samples of the teacher over those of `model` from the same noise, as a PNG; None if nothing is to be
         seen."""
-        few = self._sampling.model_copy(update={"samples": min(self._sampling.samples, SHOWN_MEANWHILE)})
         if self._few is None:
-            self._few = self._sampler.draw(self._teacher.model, few, self._recipe.seed, _ignored).pictures
-        shown = self._sampler.draw(model, few, self._recipe.seed, _ignored).pictures
+            self._few = self._pictures(self._teacher.model)
+        shown = self._pictures(model)
         return grid_png([*self._few, *shown], columns=len(shown)) if shown else None
 
-    def _draw(self, stage: StageName, model: nn.Module) -> Tensor:
-        """Samples of a model by the recipe's protocol."""
-        settings, is_teacher = self._sampling, model is self._teacher.model
-        if not is_teacher or model not in self._drawn:
-            name = "teacher" if is_teacher else stage
-            with self._progress.stage(f"evaluate {name}", total=settings.samples) as bar:
-                self._drawn[model] = self._sampler.draw(model, settings, self._recipe.seed, bar.advance)
-        return self._drawn[model].latents
+    def _pictures(self, model: nn.Module) -> Sequence[Image.Image]:
+        count = min(self._count, SHOWN_MEANWHILE)
+        return self._sampler.draw(model, count, self._sampling, self._recipe.seed, _ignored).pictures
+
+    def _draw(self, stage: StageName, model: nn.Module) -> Drawn:
+        """Samples of a model by the recipe's protocol; those of the teacher are kept, but for its pictures."""
+        if model is self._teacher.model and self._teachers is not None:
+            return self._teachers
+        name = "teacher" if model is self._teacher.model else stage
+        with self._progress.stage(f"evaluate {name}", total=self._count) as bar:
+            drawn = self._sampler.draw(model, self._count, self._sampling, self._recipe.seed, bar.advance)
+        if model is self._teacher.model:
+            self._teachers = Drawn(drawn.latents, ())
+        return drawn
 
 
 def _value(metric: Metric, context: Context) -> int | float | None:

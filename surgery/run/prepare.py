@@ -15,6 +15,7 @@ from surgery.evaluate.settings import Evaluate
 from surgery.graph import ModelGraph
 from surgery.models import Pretrained, load_skeleton
 from surgery.models.inputs import example_inputs
+from surgery.models.presets import preset
 from surgery.recipe import Recipe
 from surgery.rewriting import Plan, plan
 from surgery.rewriting.commit import require_no_conflicts
@@ -37,6 +38,7 @@ class Prepared:
         plan: what the rules do to it.
         recordings: what planning has made, for the commit.
         metrics: by which its quality is judged, in this order; none if the recipe asks for none.
+        samples: how many are drawn to judge by.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class Prepared:
     plan: Plan
     recordings: Recordings
     metrics: tuple[Metric, ...]
+    samples: int
 
 
 def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Prepared:
@@ -65,35 +68,39 @@ def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Pr
     graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
     planned, recordings = prove(graph, recipe.rules)
     require_no_conflicts(planned)
-    metrics = metrics_for(recipe.evaluate, subject.data) if recipe.evaluate else ()
-    return Prepared(recipe, subject.teacher, subject.data, subject.sampler, graph, planned, recordings, metrics)
+    metrics, samples = metrics_for(recipe.evaluate, subject.data) if recipe.evaluate else ((), 0)
+    return Prepared(
+        recipe, subject.teacher, subject.data, subject.sampler, graph, planned, recordings, metrics, samples
+    )
 
 
 def plan_recipe(recipe: Recipe) -> Plan:
     """What the rules of a recipe do to its model, at the model's own sizes. See `load_skeleton` on weights.
 
-    With data of a pipeline, it is planned on what the pipeline gives the model, masks included.
+    With data of a pipeline, it is planned on what the pipeline gives the model, masks included. A model whose config
+    alone is at hand is planned on made-up inputs.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
-    if isinstance(recipe.data, Data):
+    if isinstance(recipe.data, Data) and preset(recipe.model) is None:
         subject = load_subject(recipe.model, recipe.data, recipe.seed, dtype=recipe.dtype)
         return plan(subject.teacher.model, recipe.rules, subject.data.example(recipe.seed, "cpu"))
     model = load_skeleton(recipe.model)
     return plan(model, recipe.rules, example_inputs(model))
 
 
-def metrics_for(evaluate: Evaluate, data: TrainingData) -> tuple[Metric, ...]:
-    """The metrics that a recipe names, or else those that fit its data.
+def metrics_for(evaluate: Evaluate, data: TrainingData) -> tuple[tuple[Metric, ...], int]:
+    """The metrics that a recipe names, or else those that fit its data; and how many samples are drawn for them.
 
     Raises:
         RecipeError: a metric cannot judge models of these data by so many samples; there is a line for each.
     """
     fitting = METRICS if not_digits(data) is None else (HeldOutLoss(), TeacherDistance())
     metrics = fitting if evaluate.metrics is None else evaluate.metrics
-    reasons = {metric.name: metric.check(data, evaluate.samples) for metric in metrics}
+    samples = evaluate.samples or max((metric.usual_samples for metric in metrics), default=Metric.usual_samples)
+    reasons = {metric.name: metric.check(data, samples) for metric in metrics}
     lines = [f"evaluate: metric {name!r}: {reason}" for name, reason in reasons.items() if reason is not None]
     if lines:
         raise RecipeError("\n".join(lines))
-    return metrics
+    return metrics, samples

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import nn
 
 import surgery.artifact
+from surgery.evaluate.grid import grid_png
 from surgery.evaluate.results import Metrics, StageName
-from surgery.evaluate.sample import grid_png
 from surgery.graph.show.draw import draw_blocks
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
@@ -162,7 +162,7 @@ class _Runner:
         if stage in self._stages and (grid.exists() or not draws):
             return
         context = self._measuring.context(stage, model)
-        if draws and (pictures := self._measuring.pictures(context)):
+        if draws and (pictures := context.pictures):
             self._folder.write(f"samples/{stage}.png", grid_png(pictures[:SHOWN]))
         self._stages[stage] = self._measuring.measure(stage, context, seconds)
         self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 
 from surgery.data import Data
+from surgery.digits.data import load_digits
+from surgery.digits.feed import digits_feed
+from surgery.digits.pipeline import DigitsPipeline
 from surgery.errors import RecipeError
 from surgery.evaluate.pipeline_sampler import PipelineSampler
-from surgery.evaluate.sample import LatentSampler
 from surgery.evaluate.sampling import Sampler
-from surgery.models import Pretrained, load_pretrained
+from surgery.models import BUILT_IN, Pretrained, load_pretrained
 from surgery.pipelines.feed import feed_of, identity_of, stored_feed
-from surgery.pipelines.load import PipelineFolder
-from surgery.training.batches import LatentData
-from surgery.training.data import load_data
+from surgery.pipelines.load import LoadedPipeline, PipelineFolder
+from surgery.training.checkpoint import digest
 from surgery.training.recorded import RecordedData
 from surgery.training.source import TrainingData
 from surgery.training.wired import WiredData
@@ -59,20 +60,26 @@ def load_subject(
     Raises:
         SurgeryError: of the kind that fits.
     """
+    holder = _holder_of(model, data, device, getattr(torch, dtype))
     if isinstance(data, Data):
-        return _of_pipeline(model, data, seed, device, made, dtype)
-    teacher = load_pretrained(model, device)
-    teacher.model.to(getattr(torch, dtype))
-    return Subject(teacher, LatentData(load_data(data), teacher.scheduler), LatentSampler(teacher.scheduler))
+        identity = {"diffusers": version("diffusers"), "dtype": dtype, **holder.identity(), **identity_of(data, seed)}
+        feed = (stored_feed(made, identity) if made else None) or feed_of(data, holder, seed)
+    else:
+        digits = load_digits()
+        identity = {**holder.identity(), "data": digest(digits._asdict())}
+        feed = digits_feed(holder.pipeline, digits)
+    teacher = holder.take(feed.model)
+    if not type(teacher).__module__.startswith("diffusers.models.transformers"):
+        raise RecipeError(f"model {model!r}: {feed.model} is a {type(teacher).__name__}, no diffusion transformer")
+    fed = (WiredData if feed.recorded is None else RecordedData)(feed.to(device), identity, holder.release)
+    sampler = PipelineSampler(holder, feed.model, feed.calls)
+    return Subject(Pretrained(model, teacher, holder.take("scheduler")), fed, sampler)
 
 
-def _of_pipeline(name: str, data: Data, seed: int, device: str, made: Path | None, dtype: str) -> Subject:
-    folder = PipelineFolder(name, device, getattr(torch, dtype))
-    identity = {"diffusers": version("diffusers"), "dtype": dtype, **folder.identity(), **identity_of(data, seed)}
-    feed = (stored_feed(made, identity) if made else None) or feed_of(data, folder, seed)
-    model = folder.take(feed.model)
-    if not type(model).__module__.startswith("diffusers.models.transformers"):
-        raise RecipeError(f"model {name!r}: {feed.model} is a {type(model).__name__}, no diffusion transformer")
-    fed = (WiredData if feed.recorded is None else RecordedData)(feed.to(device), identity, folder.release)
-    sampler = PipelineSampler(folder, feed.model, feed.calls)
-    return Subject(Pretrained(name, model, folder.take("scheduler")), fed, sampler)
+def _holder_of(model: str, data: str | Data, device: str, dtype: torch.dtype) -> LoadedPipeline | PipelineFolder:
+    """The pipeline of a model; that of the digits is made of a model and a scheduler alone."""
+    if isinstance(data, Data) and model not in BUILT_IN:
+        return PipelineFolder(model, device, dtype)
+    pretrained = load_pretrained(model, device)
+    pretrained.model.to(dtype)
+    return LoadedPipeline(DigitsPipeline(pretrained.model, pretrained.scheduler))

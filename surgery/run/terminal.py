@@ -99,10 +99,12 @@ def _count_or_blank(number: int) -> str:
 
 def bench_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
     """Latency of teacher and student by batch size, in milliseconds, and how many times faster the student is."""
-    table = _table("batch", "teacher", "student", "speed-up")
+    table = _table("batch", "", "teacher", "student", "speed-up")
     for batch, times in figures.items():
-        ratio = times["teacher_ms"] / times["student_ms"]
-        table.add_row(batch, f"{times['teacher_ms']:.2f} ms", f"{times['student_ms']:.2f} ms", f"{ratio:.2f} x")
+        for how, part in (("", ""), ("compiled", "_compiled")):
+            if f"teacher{part}_ms" in times:
+                teacher, student = times[f"teacher{part}_ms"], times[f"student{part}_ms"]
+                table.add_row(batch, how, f"{teacher:.2f} ms", f"{student:.2f} ms", f"{teacher / student:.2f} x")
     return table
 
 

@@ -66,6 +66,11 @@ class RecordedData:
         self.release()
         return replace(self, feed=feed)
 
+    @property
+    def joins_samples(self) -> bool:
+        """Recorded forwards stay apart."""
+        return False
+
     def example(self, seed: int, device: str, samples: int = 1) -> Arguments:  # noqa: ARG002
         """Keywords of the model's forward for one sample: those of the first step."""
         found: Arguments = moved(self.feed.samples[0].conditions, device)

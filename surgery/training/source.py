@@ -13,10 +13,6 @@ from torch import Tensor, nn
 from surgery.pipelines.times import Density, LossWeight, Uniform
 from surgery.pipelines.tree import prediction, stacked
 from surgery.progress import Progress
-from surgery.store.order import seeded
-
-HELD_OUT_SHARE = 20
-"""At most one sample in so many is held out."""
 
 
 class Forward(Protocol):
@@ -72,6 +68,10 @@ class TrainingData(Protocol):
     def identity(self) -> Mapping[str, str]:
         """Digests of all that the batches depend on besides the seed: of the "data" and of the "scheduler"."""
 
+    @property
+    def joins_samples(self) -> bool:
+        """Whether several samples share a forward."""
+
     def stored(self, folder: Path, progress: Progress) -> TrainingData:
         """The same data, made and kept in `folder` first where this takes long."""
 
@@ -99,20 +99,3 @@ def batch_loss(model: nn.Module, batch: Sequence[Forward]) -> float:
     """The denoising loss of a model on a batch, without gradients."""
     with torch.no_grad():
         return sum(forward.share * forward.loss(predict(model, forward.inputs)).item() for forward in batch)
-
-
-def parted(samples: int, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The numbers of the samples that are held out and of those that are trained on, by a seeded choice.
-
-    A smaller choice is part of a larger one.
-
-    Args:
-        samples: how many there are.
-        most: how many are held out at most; one in `HELD_OUT_SHARE` is, if that is less.
-        seed: of the choice.
-    """
-    size = min(most, samples // HELD_OUT_SHARE)
-    if not size:
-        return torch.arange(0), torch.arange(samples)
-    order = torch.randperm(samples, generator=seeded(seed, "held out"))
-    return order[:size], order[size:]

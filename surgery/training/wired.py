@@ -52,6 +52,11 @@ class WiredData:
         return len(self.feed.samples)
 
     @property
+    def joins_samples(self) -> bool:
+        """Whether several samples share a forward."""
+        return not self.wiring.batching.odd
+
+    @property
     def wirings(self) -> Sequence[Wiring]:
         """One for each size of the latents."""
         return self.feed.wirings

@@ -14,28 +14,28 @@ from surgery.digits.classifier import (
     load_classifier,
     train_classifier,
 )
+from surgery.digits.data import load_digits
 from surgery.errors import ArtifactError
-from surgery.training.data import load_data
 
 
 def test_the_shipped_classifier_knows_held_out_digits():
-    _, held_out = held_out_split(load_data("digits"))
-    assert len(held_out) == HELD_OUT
-    assert accuracy(load_classifier(), held_out.latents, held_out.conditions["class_labels"]) >= 0.98
+    _, held_out = held_out_split(load_digits())
+    assert len(held_out.labels) == HELD_OUT
+    assert accuracy(load_classifier(), *held_out) >= 0.98
 
 
 def test_the_split_is_fixed_and_without_overlap():
-    digits = load_data("digits")
+    digits = load_digits()
     fit, held_out = held_out_split(digits)
-    assert len(fit) + len(held_out) == len(digits)
-    assert torch.equal(held_out_split(digits)[1].latents, held_out.latents)
-    images = {image.numpy().tobytes() for image in digits.latents}
-    assert {image.numpy().tobytes() for image in torch.cat([fit.latents, held_out.latents])} == images
+    assert len(fit.labels) + len(held_out.labels) == len(digits.labels)
+    assert torch.equal(held_out_split(digits)[1].images, held_out.images)
+    images = {image.numpy().tobytes() for image in digits.images}
+    assert {image.numpy().tobytes() for image in torch.cat([fit.images, held_out.images])} == images
 
 
 def test_logits_are_linear_in_the_features():
     classifier = load_classifier()
-    images = load_data("digits").latents[:20]
+    images = load_digits().images[:20]
     features = classifier.features(images)
     assert features.shape == (20, FEATURES)
     assert torch.equal(classifier(images), classifier.classify(features))
@@ -43,12 +43,11 @@ def test_logits_are_linear_in_the_features():
 
 
 def test_training_learns_and_repeats_from_its_seed():
-    fit, held_out = held_out_split(load_data("digits"))
+    fit, held_out = held_out_split(load_digits())
     first, again = (train_classifier(fit, epochs=2) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    labels = held_out.conditions["class_labels"]
-    assert accuracy(first, held_out.latents, labels) > 0.8
-    assert accuracy(DigitClassifier(), held_out.latents, labels) < 0.4
+    assert accuracy(first, *held_out) > 0.8
+    assert accuracy(DigitClassifier(), *held_out) < 0.4
 
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path):

@@ -11,13 +11,12 @@ import torch
 
 from surgery.digits import FOLDER, train
 from surgery.digits.__main__ import main
-from surgery.digits.judge import evaluate_samples, judge_for
-from surgery.digits.train import Training, build_model, build_scheduler, learning_rate
-from surgery.evaluate.sample import balanced_labels, sample
+from surgery.digits.data import load_digits
+from surgery.digits.judge import evaluate_samples, shipped_judge
+from surgery.digits.pipeline import DigitsPipeline
+from surgery.digits.train import Training, build_model, build_scheduler, denoising_loss, learning_rate
 from surgery.models import load_pretrained
-from surgery.training.data import load_data
-from surgery.training.diffusion import denoising_loss, noised_batch
-from surgery.training.source import predict
+from surgery.store.order import seeded
 
 
 def figure(line: str, card: str = (FOLDER / "README.md").read_text()) -> float:
@@ -37,7 +36,7 @@ def test_the_shipped_files_are_small_and_have_the_scripts_architecture():
 
 def test_the_card_states_the_required_quality():
     assert figure("ratio of the two") <= 0.8
-    assert figure("Frechet distance between") == pytest.approx(judge_for("digits").real_split_distance(), abs=0.002)
+    assert figure("Frechet distance between") == pytest.approx(shipped_judge().real_split_distance(), abs=0.002)
     for word in ("CC BY 4.0", "python -m surgery.digits", "Seed 0", "Alpaydin"):
         assert word in (FOLDER / "README.md").read_text()
 
@@ -46,7 +45,7 @@ def test_the_shipped_model_draws_digits():
     """A tenth of the protocol's samples and fewer steps; the card holds the full figures."""
     pretrained = load_pretrained("digits-dit")
     images, labels = evaluate_samples(pretrained.model, pretrained.scheduler, samples=100, steps=10)
-    quality = judge_for("digits").judge(images, labels)
+    quality = shipped_judge().judge(images, labels)
     assert quality.class_accuracy > 0.9
     assert quality.frechet < 10
 
@@ -54,14 +53,15 @@ def test_the_shipped_model_draws_digits():
 def test_guidance_and_the_null_class_were_trained():
     """Without a class the model draws all digits; the class sharpens what it draws."""
     pretrained = load_pretrained("digits-dit")
-    null = sample(pretrained.model, pretrained.scheduler, torch.full((60,), 10), steps=6)
+    pipeline = DigitsPipeline(pretrained.model, pretrained.scheduler)
+    null = pipeline([10] * 60, num_inference_steps=6, generator=seeded("null"), output_type="latent").images
     with torch.inference_mode():
-        drawn = judge_for("digits").classifier(null).argmax(1)
+        drawn = shipped_judge().classifier(null).argmax(1)
     assert len(drawn.unique()) >= 7
 
 
 def test_training_repeats_and_lowers_the_loss():
-    data, scheduler = load_data("digits"), build_scheduler()
+    data, scheduler = load_digits(), build_scheduler()
     training = Training(steps=6, batch_size=16, warmup=2)
 
     def run():
@@ -72,10 +72,12 @@ def test_training_repeats_and_lowers_the_loss():
     (first, losses), (again, _) = run(), run()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert losses[-1] < losses[0]
-    batch = noised_batch(data, scheduler, 99, 64, 1)
     with torch.inference_mode():
-        before = denoising_loss(predict(build_model(0), batch.inputs), batch)
-        assert denoising_loss(predict(first, batch.inputs), batch) < before
+        before, after = (
+            denoising_loss(model, scheduler, data.select(torch.arange(64)), 0.1, seeded("after"))
+            for model in (build_model(0), first)
+        )
+    assert after < before
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
@@ -88,10 +90,10 @@ def test_the_learning_rate_warms_up_and_decays_to_zero():
 
 
 def test_the_script_writes_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    monkeypatch.setattr("surgery.digits.__main__.train_classifier", lambda data: judge_for("digits").classifier)
+    monkeypatch.setattr("surgery.digits.__main__.train_classifier", lambda digits: shipped_judge().classifier)
     monkeypatch.setattr(
         "surgery.digits.card.evaluate_samples",
-        lambda model, scheduler: (load_data("digits").latents[:1000], balanced_labels(1000)),
+        lambda model, scheduler: (load_digits().images[:1000], torch.arange(1000) % 10),
     )
     main(["--steps", "1", "--out", str(tmp_path)])
     shipped = {path.name for path in FOLDER.iterdir() if path.suffix in (".json", ".safetensors")}

@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
-from surgery.digits.judge import judge_for, nearest_distances, size_ratio
-from surgery.errors import RecipeError, SurgeryError
+from surgery.digits.judge import nearest_distances, shipped_judge, size_ratio
+from surgery.errors import SurgeryError
 from surgery.evaluate.frechet import frechet_distance
 
 seeds = st.integers(0, 2**31)
@@ -38,29 +37,29 @@ def test_the_nearest_other_image_is_another_one(seed, count):
 @settings(deadline=None, max_examples=5)
 @given(seeds)
 def test_noise_and_wrong_labels_worsen_the_figures(seed):
-    judge = judge_for("digits")
+    judge = shipped_judge()
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(judge.real), generator=generator)[:900]
+    chosen = torch.randperm(len(judge.real.labels), generator=generator)[:900]
     real = judge.real.select(chosen)
-    labels = real.conditions["class_labels"]
-    good = judge.judge(real.latents, labels)
-    noisy = judge.judge(real.latents + 0.7 * torch.randn(real.latents.shape, generator=generator), labels)
+    labels = real.labels
+    good = judge.judge(real.images, labels)
+    noisy = judge.judge(real.images + 0.7 * torch.randn(real.images.shape, generator=generator), labels)
     assert good.frechet < judge.real_split_distance(3) < noisy.frechet / 2
     assert good.class_accuracy > 0.98 > noisy.class_accuracy
     assert good.nearest == 0 < noisy.nearest
-    assert judge.judge(real.latents, (labels + 1) % 10).class_accuracy < 0.02
+    assert judge.judge(real.images, (labels + 1) % 10).class_accuracy < 0.02
 
 
 def test_samples_are_clamped_before_they_are_judged():
-    judge = judge_for("digits")
+    judge = shipped_judge()
     real = judge.real.select(torch.arange(300))
-    labels = real.conditions["class_labels"]
-    stretched = torch.where(real.latents.abs() == 1, real.latents * 9, real.latents)
-    assert judge.judge(stretched, labels) == judge.judge(real.latents, labels)
+    labels = real.labels
+    stretched = torch.where(real.images.abs() == 1, real.images * 9, real.images)
+    assert judge.judge(stretched, labels) == judge.judge(real.images, labels)
 
 
 def test_samples_that_cannot_be_judged_are_refused():
-    judge = judge_for("digits")
+    judge = shipped_judge()
     with pytest.raises(SurgeryError, match="too few"):
         judge.judge(torch.zeros(48, 1, 8, 8), torch.zeros(48, dtype=torch.long))
     with pytest.raises(SurgeryError, match="not finite"):
@@ -69,7 +68,7 @@ def test_samples_that_cannot_be_judged_are_refused():
 
 def test_the_excess_distance_of_finite_sets_follows_their_sizes():
     """Subsets of the real images: the distance between disjoint ones grows like 1/N + 1/M."""
-    features = judge_for("digits").features
+    features = shipped_judge().features
 
     def mean_distance(size: int) -> float:
         total = 0.0
@@ -80,9 +79,3 @@ def test_the_excess_distance_of_finite_sets_follows_their_sizes():
 
     assert 1.6 < mean_distance(400) / mean_distance(800) < 2.4
     assert size_ratio(1000, 1797) == pytest.approx(0.699, abs=0.001)
-
-
-def test_data_that_the_classifier_cannot_read_are_refused(tmp_path):
-    save_file({"latents": torch.zeros(3, 4, 8, 8)}, tmp_path / "other.safetensors")
-    with pytest.raises(RecipeError, match=r"\(4, 8, 8\)"):
-        judge_for(str(tmp_path / "other.safetensors"))

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from surgery.digits.metrics import DigitsAccuracy, DigitsFrechet
-from surgery.errors import ConfigError
+from surgery.errors import ConfigError, SurgeryError
 from surgery.evaluate.context import Context
-from surgery.evaluate.metrics import Flops, HeldOutLoss, Latency, Metric, Params, TeacherDistance
+from surgery.evaluate.metrics import (
+    Fid,
+    Flops,
+    HeldOutLoss,
+    Kid,
+    Latency,
+    Metric,
+    Params,
+    Precision,
+    Recall,
+    SpeedUp,
+    TeacherDistance,
+)
+from surgery.evaluate.sampling import Drawn
 from surgery.evaluate.settings import Evaluate
-from surgery.training.batches import LatentData
-from surgery.training.data import LatentDataset
-
-SCHEDULER = DDPMScheduler()
+from surgery.store import InMemory
+from surgery.training.wired import WiredData
+from tests.training import tiny
 
 
 class Brightness(Metric):
@@ -42,28 +55,32 @@ class Scaled(nn.Module):
     def __init__(self, weight: float = 0.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
-        self.config = SimpleNamespace(num_embeds_ada_norm=None)
 
     def forward(self, hidden_states, timestep, class_labels, return_dict=True):
         return (self.weight * hidden_states,)
 
 
-def digits(count: int = 40, size: int = 8) -> LatentData:
-    latents = torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(0))
-    return LatentData(LatentDataset(latents, {"class_labels": torch.arange(count)}), SCHEDULER)
+@cache
+def digits(count: int = 60) -> WiredData:
+    """So many of the pictures of noise."""
+    data = tiny.data()
+    samples = InMemory([data.feed.samples[number] for number in range(count)])
+    return replace(data, feed=replace(data.feed, samples=samples))
 
 
 def context(model: nn.Module | None = None, drawn: dict[nn.Module, torch.Tensor] | None = None, **changed) -> Context:
     teacher, data = Scaled(), digits()
     given = {
-        "teacher": teacher, "model": model or teacher, "labels": torch.arange(4), "data": data, "held_out": 32,
-        "seed": 0, "inputs": {"hidden_states": data.dataset.latents[:1], "timestep": torch.tensor([3])},
+        "teacher": teacher, "model": model or teacher, "prompts": range(4), "data": data, "held_out": 32,
+        "seed": 0, "inputs": data.example(0, "cpu"),
     }  # fmt: skip
-    return Context(**{**given, **changed}, draw=lambda model: (drawn or {})[model])
+    return Context(**{**given, **changed}, draw=lambda model: Drawn((drawn or {})[model], ()))
 
 
 metrics = st.lists(
-    st.sampled_from([Params(), Flops(), Latency(), TeacherDistance(), DigitsFrechet(), DigitsAccuracy()])
+    st.sampled_from([Params(), Flops(), TeacherDistance(), DigitsFrechet(), DigitsAccuracy()])
+    | st.sampled_from([Latency, SpeedUp]).flatmap(lambda metric: st.builds(metric, compiled=st.booleans()))
+    | st.sampled_from([Fid, Kid, Precision, Recall]).map(lambda metric: metric(reference=Path("real")))
     | st.builds(HeldOutLoss, draws=st.integers(1, 9))
     | st.builds(Brightness, gain=st.floats(-9, 9)),
     unique_by=lambda metric: metric.name,
@@ -137,22 +154,30 @@ def test_the_held_out_loss_is_a_mean_squared_error_on_fixed_noise():
     assert "of 19 samples none is held out" in metric.check(digits(19), 1000)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(20, 200), st.integers(0, 99))
-def test_fewer_held_out_samples_are_some_of_more(a, b, count, seed):
-    """So that what the smallest batch of a recipe holds out is trained on in neither stage."""
-
-    def labels(size: int) -> set[int]:
-        (batch,) = digits(count, 1).source(Scaled(), stage="x", batch_size=size, seed=seed).held_out(3)
-        return set(batch.inputs["class_labels"].tolist())
-
-    assert labels(min(a, b)) <= labels(max(a, b))
-
-
 def test_costs_are_counted():
-    data = digits().dataset
-    inputs = {"hidden_states": data.latents[:1], "timestep": torch.tensor([3]), "class_labels": torch.tensor([1])}
-    judged = context(inputs=inputs)
+    judged = context()
     assert Params().compute(judged) == 1
     assert Latency().compute(judged) > 0
+    assert SpeedUp().compute(judged) == pytest.approx(1, abs=0.9)
     assert Flops().compute(judged) >= 0
+
+
+def test_compiled_models_are_compiled(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
+    judged = context(Scaled(2.0))
+    for metric, models in ((Latency, [judged.model]), (SpeedUp, [judged.teacher, judged.model])):
+        assert metric(compiled=True).compute(judged) > 0
+        assert metric(compiled=True).name == f"compiled_{metric().name}"
+        assert metric(compiled=True).column.title.endswith(", compiled")
+        assert asked == models
+        asked.clear()
+
+
+def test_a_model_that_cannot_be_compiled_is_named(monkeypatch):
+    def refuse(**inputs):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda model: refuse)
+    with pytest.raises(SurgeryError, match="Scaled cannot be compiled: no C\\+\\+ compiler; measure it uncompiled"):
+        Latency(compiled=True).compute(context())

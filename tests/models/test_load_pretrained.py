@@ -68,15 +68,23 @@ def test_a_pipeline_folder_round_trips(tmp_path):
     DiTPipeline(transformer=model, vae=vae, scheduler=DDIMScheduler(beta_end=0.01)).save_pretrained(tmp_path)
     pretrained = load_pretrained(str(tmp_path))
     assert same_weights(pretrained.model, model)
-    assert type(pretrained.scheduler) is DDPMScheduler
+    assert type(pretrained.scheduler) is DDIMScheduler
     assert pretrained.scheduler.config.beta_end == 0.01
 
 
-def test_any_diffusion_scheduler_gives_the_same_noise_levels(tmp_path):
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
+def test_no_scheduler_is_taken_for_another(tmp_path, scheduler):
     tiny().save_pretrained(tmp_path)
-    solver = DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2")
-    solver.save_pretrained(tmp_path)
-    assert torch.equal(load_pretrained(str(tmp_path)).scheduler.alphas_cumprod, solver.alphas_cumprod)
+    scheduler(num_train_timesteps=77).save_pretrained(tmp_path)
+    found = load_pretrained(str(tmp_path)).scheduler
+    assert type(found) is scheduler
+    assert found.config.num_train_timesteps == 77
+
+
+def test_a_scheduler_that_is_none_of_diffusers_is_refused(folder):
+    path = folder / "scheduler_config.json"
+    path.write_text(path.read_text().replace("DDPMScheduler", "NoScheduler"))
+    assert "the scheduler of model" in message(folder)
 
 
 def test_a_model_without_scheduler_loads_but_says_so_when_it_is_needed(tmp_path):
@@ -128,11 +136,6 @@ def test_truncated_and_absent_weights_are_refused(folder):
     assert message(folder).startswith("ArtifactError")
     weights.unlink()
     assert message(folder).startswith("ArtifactError")
-
-
-def test_flow_matching_is_refused(folder):
-    FlowMatchEulerDiscreteScheduler().save_pretrained(folder)
-    assert "flow matching" in message(folder)
 
 
 def test_a_hub_id_is_looked_up_in_the_pipeline_and_then_in_the_root(folder, monkeypatch):

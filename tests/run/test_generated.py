@@ -90,13 +90,6 @@ def test_half_precision_from_end_to_end(tmp_path):
     assert next(run.student.parameters()).dtype == torch.bfloat16
 
 
-def test_guidance_is_the_pipelines_own(tmp_path):
-    asked = asking(tmp_path / "pipeline", "DiTPipeline", (3,), evaluate=Evaluate(guidance=2.0))
-    with pytest.raises(RecipeError, match=r"evaluate\.guidance: .* put it into data\.call"):
-        surgery.apply(asked, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("prompts", "call", "words"),
     [

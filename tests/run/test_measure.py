@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 import surgery
 from surgery.errors import RecipeError, SurgeryError
@@ -24,8 +23,8 @@ from surgery.rules import replace_attention
 from surgery.run.finished import sample_run
 from surgery.run.measure import Measuring
 from surgery.run.prepare import metrics_for, prepare
-from surgery.training.batches import LatentData
-from surgery.training.data import LatentDataset
+from tests.training import tiny
+from tests.training.test_wired import wired
 
 
 class Answer(Metric):
@@ -85,10 +84,10 @@ def test_the_teachers_samples_are_drawn_once_and_from_the_same_noise(tiny_dit):
 
 
 def test_what_fits_the_data_is_measured_unless_a_recipe_says_otherwise():
-    latents = LatentData(LatentDataset(torch.zeros(30, 4, 8, 8), {}), DDPMScheduler())
-    few = LatentData(LatentDataset(torch.zeros(3, 1, 8, 8), {}), DDPMScheduler())
-    assert [metric.name for metric in metrics_for(Evaluate(), few)] == ["frechet", "accuracy"]
-    assert metrics_for(Evaluate(), latents) == (HeldOutLoss(), TeacherDistance())
-    assert metrics_for(Evaluate(metrics=[]), latents) == ()
+    digits, other, few = tiny.data(), wired("DiTPipeline")[1], wired("DiTPipeline", 3)[1]
+    metrics, samples = metrics_for(Evaluate(), digits)
+    assert ([metric.name for metric in metrics], samples) == (["frechet", "accuracy"], 1000)
+    assert metrics_for(Evaluate(), other) == ((HeldOutLoss(), TeacherDistance()), 16)
+    assert metrics_for(Evaluate(metrics=[], samples=5), other) == ((), 5)
     with pytest.raises(RecipeError, match="evaluate: metric 'held_out_loss': of 3 samples none is held out"):
         metrics_for(Evaluate(metrics=[HeldOutLoss()]), few)

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.store.order import HELD_OUT_SHARE, Order, held_out
-from surgery.training.data import batch_indices
+from surgery.store.order import HELD_OUT_SHARE, Order, held_out, seeded
 
 kinds = st.lists(st.sampled_from("abc"), min_size=1, max_size=20)
 sizes, seeds = st.integers(1, 7), st.integers(0, 5)
@@ -45,7 +44,15 @@ def test_a_batch_is_full_of_one_kind_and_depends_on_seed_and_step_alone(
 
 @given(count=st.integers(1, 20), size=sizes, seed=seeds, step=st.integers(0, 40))
 def test_samples_of_one_kind_come_as_one_row_of_permutations(count: int, size: int, seed: int, step: int) -> None:
-    assert Order(["a"] * count, size, seed).batch(step) == batch_indices(count, size, step, seed).tolist()
+    start, stop = step * size, (step + 1) * size
+    epochs = range((stop - 1) // count + 1)
+    row = torch.cat([torch.randperm(count, generator=seeded(seed, "epoch", epoch)) for epoch in epochs])
+    assert Order(["a"] * count, size, seed).batch(step) == row[start:stop].tolist()
+
+
+def test_streams_are_told_apart_by_every_key() -> None:
+    keys = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1)]
+    assert len({float(torch.rand((), generator=seeded(*key))) for key in keys}) == len(keys)
 
 
 def test_epochs_and_seeds_differ() -> None:

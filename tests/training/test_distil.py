@@ -22,7 +22,8 @@ def run(
     teacher: nn.Module, student: nn.Module, sites: dict[str, str], config: Distil = FAST, **more: Any
 ) -> list[LossRecord]:
     lessons = tiny.sites(teacher, student, sites)
-    return distil(teacher, student, lessons, tiny.data(), config, seed=0, **more)
+    data = tiny.data(next(teacher.parameters()).dtype)
+    return distil(teacher, student, lessons, data, config, seed=0, **more)
 
 
 def test_the_loss_is_that_of_equation_2() -> None:

@@ -1,30 +1,30 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from surgery.errors import ConfigError, RecipeError, TrainingError
-from surgery.training.batches import Batches, LatentData
 from surgery.training.checkpoint import CheckpointStore, TrainState
-from surgery.training.data import LatentDataset
-from surgery.training.diffusion import NoisedBatch
 from surgery.training.distil import Distil, distil
 from surgery.training.finetune import Finetune, finetune
+from surgery.training.forward import WiredForward
 from surgery.training.record import LossRecord
+from surgery.training.wired import WiredBatches
 from tests.training import tiny
+from tests.training.test_wired import wired
 
 FAST = Finetune(steps=4, batch_size=8, lr=1e-3, warmup=1, checkpoint_every=2)
 
 
 def run(student: nn.Module, config: Finetune = FAST, **more: Any) -> list[LossRecord]:
-    return finetune(tiny.teacher(), student, (tiny.SITE,), tiny.data(), config, seed=0, **more)
+    data = tiny.data(next(student.parameters()).dtype)
+    return finetune(tiny.teacher(), student, (tiny.SITE,), data, config, seed=0, **more)
 
 
 class LastState(CheckpointStore):
@@ -108,13 +108,16 @@ def test_no_average_at_decay_zero() -> None:
 
 
 def poisoned_from(step: int, patch: pytest.MonkeyPatch) -> None:
-    clean = Batches.training
+    clean = WiredBatches.training
 
-    def training(self: Batches, at: int) -> tuple[NoisedBatch, ...]:
-        (batch,) = clean(self, at)
-        return (NoisedBatch(batch.inputs, batch.target * float("nan")) if at >= step else batch,)
+    def training(self: WiredBatches, at: int) -> list[WiredForward]:
+        factor = float("nan") if at >= step else 1.0
+        return [
+            replace(forward, taught=replace(forward.taught, target=factor * forward.taught.target))
+            for forward in clean(self, at)
+        ]
 
-    patch.setattr(Batches, "training", training)
+    patch.setattr(WiredBatches, "training", training)
 
 
 def test_nan_stops_keeps_the_last_checkpoint_and_can_be_resumed(tmp_path: Path) -> None:
@@ -151,53 +154,17 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert records[-1].validation is not None
 
 
-def text_to_image() -> tuple[nn.Module, LatentData]:
-    torch.manual_seed(0)
-    model = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        sample_size=4,
-        cross_attention_dim=16,
-        caption_channels=6,
-        norm_num_groups=1,
-    )
-    texts = {"encoder_hidden_states": torch.randn(30, 5, 6), "encoder_attention_mask": torch.ones(30, 5)}
-    return model, LatentData(LatentDataset(torch.randn(30, 4, 4, 4), texts), tiny.scheduler())
-
-
 @pytest.mark.parametrize(
     "path", ["transformer_blocks.0.attn1", "transformer_blocks.1.attn2", "transformer_blocks.1.ff"]
 )
 def test_text_conditions_learned_variance_and_any_operator(path: str) -> None:
-    model, data = text_to_image()
-    student, _ = text_to_image()
+    model, data = wired("PixArtSigmaPipeline")
+    student = copy.deepcopy(model)
     nn.init.normal_(next(student.get_submodule(path).parameters()))
     options = {"steps": 3, "batch_size": 4, "lr": 1e-2, "warmup": 0}
     records = distil(model, student, tiny.sites(model, student, {path: "l1"}), data, Distil(**options), seed=0)
     assert records[0].loss > 0
     assert len(finetune(model, student, (), data, Finetune(**options), seed=0)) == 3
-
-
-@given(size=st.integers(1, 70), batch_size=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
-def test_what_is_held_out_is_never_trained_on(size: int, batch_size: int, seed: int) -> None:
-    data = LatentDataset(torch.zeros(size, 1, 2, 2), {"number": torch.arange(size)})
-    batches = LatentData(data, tiny.scheduler()).source(nn.Linear(1, 1), stage="a", batch_size=batch_size, seed=seed)
-    numbers = [batches.training(step)[0].inputs["number"].tolist() for step in range(size // batch_size + 2)]
-    trained = {number for batch in numbers for number in batch}
-    if not batches.held_out():
-        assert size < 20
-        assert trained == set(range(size))
-        return
-    (first,), (second,) = batches.held_out(), batches.held_out()
-    held = set(first.inputs["number"].tolist())
-    assert len(held) == min(batch_size, size // 20)
-    assert trained == set(range(size)) - held
-    assert torch.equal(first.inputs["hidden_states"], second.inputs["hidden_states"])
-    assert torch.equal(first.target, second.target)
 
 
 def test_dropout_never_runs() -> None:

@@ -12,10 +12,12 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
+from surgery.digits.data import Digits
+from surgery.digits.feed import digits_feed
+from surgery.digits.pipeline import DigitsPipeline
 from surgery.rewriting.lesson import ModuleLesson
-from surgery.training.batches import LatentData
-from surgery.training.data import LatentDataset
 from surgery.training.distil import Site
+from surgery.training.wired import WiredData
 
 SITE = "transformer_blocks.1.attn1"
 OTHER_SITE = "transformer_blocks.0.attn1"
@@ -73,18 +75,16 @@ def student(*paths: str) -> nn.Module:
     return model
 
 
-def dataset(size: int = 60) -> LatentDataset:
-    generator = torch.Generator().manual_seed(2)
-    latents = torch.randn(size, 1, 4, 4, generator=generator)
-    return LatentDataset(latents, {"class_labels": torch.arange(size) % 10})
-
-
 def scheduler() -> Any:
     return DDPMScheduler(num_train_timesteps=100)
 
 
-def data() -> LatentData:
-    return LatentData(dataset(), scheduler())
+@cache
+def data(dtype: torch.dtype = torch.float32) -> WiredData:
+    """60 pictures of noise, with labels, for a model of this dtype."""
+    pictures = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    pipeline = DigitsPipeline(teacher().to(dtype).eval(), scheduler())
+    return WiredData(digits_feed(pipeline, Digits(pictures, torch.arange(60) % 10)), {"data": "noise"})
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

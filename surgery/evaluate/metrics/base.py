@@ -24,11 +24,13 @@ class Metric(Kinded, ABC):
         unit: "" of a plain number; "share" of a number from 0 to 1, shown in percent; "count" of a number shown with k,
             M or G; else what is written behind the number, such as "ms".
         better: which way is better, "lower" or "higher".
+        usual_samples: so many are drawn for it if the recipe does not say.
     """
 
     title: ClassVar[str]
     unit: ClassVar[str] = ""
     better: ClassVar[Better]
+    usual_samples: ClassVar[int] = 16
 
     @property
     def name(self) -> str:

@@ -9,7 +9,8 @@ from pydantic import PositiveInt
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics.base import Metric
 from surgery.evaluate.results import Better
-from surgery.training.source import HELD_OUT_SHARE, TrainingData, batch_loss
+from surgery.store.order import HELD_OUT_SHARE
+from surgery.training.source import TrainingData, batch_loss
 
 
 class HeldOutLoss(Metric):

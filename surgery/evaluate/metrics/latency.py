@@ -4,41 +4,81 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from surgery.errors import SurgeryError
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics.base import Metric
-from surgery.evaluate.results import Better
+from surgery.evaluate.results import Better, Column
 
 WARMUP, REPEATS = 3, 15
 """Passes before those that are timed, and these: the median of 15 leaves out what else the machine does now and then."""
 
 
 class Latency(Metric):
-    """The time of one forward of one sample, in milliseconds."""
+    """The time of one forward of one sample, in milliseconds.
+
+    Attributes:
+        compiled: by `torch.compile`, which takes minutes for a large model.
+    """
 
     kind: Literal["latency_ms"] = "latency_ms"
     title: ClassVar[str] = "latency"
     unit: ClassVar[str] = "ms"
     better: ClassVar[Better] = "lower"
 
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """See `Metric`."""
+        return f"compiled_{self.kind}" if self.compiled else self.kind
+
+    @property
+    def column(self) -> Column:
+        """See `Metric`."""
+        title = f"{self.title}, compiled" if self.compiled else self.title
+        return Column(title=title, unit=self.unit, better=self.better)
+
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        return latency_ms(context.model, context.inputs)
+        return latencies_ms([context.model], context.inputs, compiled=self.compiled)[0]
 
 
 @torch.inference_mode()
-def latency_ms(model: nn.Module, inputs: dict[str, Any]) -> float:
-    """The median wall time of one forward pass on `inputs`, in milliseconds, after a few passes to warm up."""
-    device = next(model.parameters()).device
-    times = []
+def latencies_ms(models: Sequence[nn.Module], inputs: dict[str, Any], *, compiled: bool = False) -> list[float]:
+    """The median wall time of one forward pass of each model on `inputs`, in milliseconds, after a few to warm up.
+
+    The models take turns, so that whatever else the machine does slows all of them.
+
+    Raises:
+        SurgeryError: a model cannot be compiled.
+    """
+    runs = [_compiled(model, inputs) if compiled else model for model in models]
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(WARMUP + REPEATS):
-        start = time.perf_counter()
-        model(**inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[WARMUP:])
+        for run, own in zip(runs, times, strict=True):
+            own.append(_seconds(run, inputs))
+    return [1000 * statistics.median(own[WARMUP:]) for own in times]
+
+
+def _seconds(run: Callable[..., Any], inputs: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    run(**inputs)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _compiled(model: nn.Module, inputs: dict[str, Any]) -> Callable[..., Any]:
+    run = torch.compile(model)
+    try:
+        run(**inputs)
+    except Exception as error:  # whatever the compiler says, such as that there is none for C++
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SurgeryError(f"{type(model).__name__} cannot be compiled: {reason}; measure it uncompiled") from error
+    return run

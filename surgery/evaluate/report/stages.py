@@ -58,7 +58,10 @@ def protocol(recipe: Mapping[str, Any]) -> str:
     settings = recipe.get("evaluate") or {}
     if not {"samples", "steps"} <= settings.keys():
         return costs if "evaluate" in recipe else ""
-    return f"Quality: {settings['samples']:,} samples of {settings['steps']} steps. {costs}"
+    samples = (
+        "as many samples as the metrics need," if settings["samples"] is None else f"{settings['samples']:,} samples"
+    )
+    return f"Quality: {samples} of {settings['steps']} steps. {costs}"
 
 
 def samples_of(metrics: Metrics, grids: Mapping[str, bytes]) -> str:

@@ -1,4 +1,7 @@
-"""Configs of published checkpoints by hub id, to plan for them without weights or network."""
+"""Configs of published checkpoints by hub id, to plan for them without weights or network.
+
+Where a config does not tell the size of the latents, `_sizes` has that of the checkpoint's usual samples.
+"""
 
 from __future__ import annotations
 
