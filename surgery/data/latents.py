@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -58,6 +59,18 @@ class LatentRows:
         file, row = self._files[index], number - (self._up_to[index - 1] if index else 0)
         tensors: dict[str, Tensor] = {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
         return Sample(tensors.pop(LATENTS), tensors)
+
+    def extremes(self) -> set[int]:
+        """The numbers of rows that hold the least and the largest of each condition of whole numbers, such as labels."""
+        found = set()
+        for name in self._files[0].keys():  # noqa: SIM118
+            if name != LATENTS and not self[0].conditions[name].is_floating_point():
+                values = torch.cat([file.get_tensor(name).reshape(rows, -1) for file, rows in self._counted()])
+                found |= {int(values.amin(1).argmin()), int(values.amax(1).argmax())}
+        return found
+
+    def _counted(self) -> Iterator[tuple[Any, int]]:
+        return zip(self._files, (b - a for a, b in pairwise([0, *self._up_to])), strict=True)
 
     def identity(self) -> dict[str, str]:
         """What tells them from others: a digest of all files, which are read for it."""

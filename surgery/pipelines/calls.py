@@ -83,7 +83,7 @@ def calls_of(pipeline: Any, call: Mapping[str, Any], prompts: Sequence[Prompt], 
     if keyword is None:
         raise WiringError(f"{type(pipeline).__name__} runs with no text or label: {why}{_strangers(pipeline)}")
     if labels:
-        _require_labels(prompts, keyword)
+        _require_labels(pipeline, call, prompts, keyword)
     return Calls(dict(call), tuple(prompts), keyword, labels, steps)
 
 
@@ -130,9 +130,17 @@ def _given(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     return leaves([each.arguments for each in calls if each.model == calls[-1].model])
 
 
-def _require_labels(prompts: Sequence[Prompt], keyword: str) -> None:
+def _require_labels(pipeline: Any, call: Mapping[str, Any], prompts: Sequence[Prompt], keyword: str) -> None:
+    """Refuse what is no number, and the least and the largest number if the pipeline does not run with them."""
+    numbers = []
     for prompt in prompts:
         try:
-            int(prompt)
+            numbers.append(int(prompt))
         except ValueError:
             raise RecipeError(f"data.prompts: {prompt!r} is no whole number, and {keyword} takes these") from None
+    for number in {min(numbers), max(numbers)}:
+        try:
+            _given(pipeline, {**call, keyword: [number]})
+        except Exception as error:  # whatever a pipeline says to a value that it was not made for
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RecipeError(f"data: {type(pipeline).__name__} does not take {keyword}={number}: {reason}") from error

@@ -18,6 +18,7 @@ from surgery.errors import RecipeError, WiringError
 from surgery.files import write_atomically
 from surgery.pipelines.calls import Calls, calls_of
 from surgery.pipelines.encode import Encoder, encoder_of
+from surgery.pipelines.known import require_known
 from surgery.pipelines.load import call_of
 from surgery.pipelines.probe import measure
 from surgery.pipelines.process import process_of
@@ -153,7 +154,9 @@ def _from_latents(data: Latents, holder: Holder) -> Feed:
     rows, pipeline = read_latents(data), holder.pipeline
     calls = calls_of(pipeline, {**call_of(pipeline), **data.call}, (), STEPS)
     wiring = _wired(pipeline, calls(0))
-    return Feed(calls, (wiring,), LatentSamples(rows, wiring))
+    samples = LatentSamples(rows, wiring)
+    require_known(pipeline, wiring, (samples[number] for number in sorted(rows.extremes())))
+    return Feed(calls, (wiring,), samples)
 
 
 def _from_pictures(data: Data, holder: Holder) -> Feed:

@@ -38,6 +38,23 @@ def load_pipeline(folder: str | Path, **given: Any) -> Any:
         raise WiringError(f"the pipeline in {folder} cannot be loaded: {error}") from error
 
 
+def from_hub(name: str) -> Path:
+    """The folder that holds the pipeline of this id on the hub, which is downloaded unless it was before.
+
+    Raises:
+        WiringError: it cannot be fetched.
+    """
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(name))
+    except Exception as error:  # of the network, of the hub, or that there is none
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise WiringError(
+            f"model {name!r} is no folder here, and no pipeline of this name can be fetched from the hub ({reason})"
+        ) from error
+
+
 class PipelineFolder:
     """A pipeline in a folder whose parts are in memory only while they are needed; what was taken from it stays."""
 

@@ -17,7 +17,7 @@ from surgery.evaluate.pipeline_sampler import PipelineSampler
 from surgery.evaluate.sampling import Sampler
 from surgery.models import BUILT_IN, Pretrained, load_pretrained
 from surgery.pipelines.feed import feed_of, identity_of, stored_feed
-from surgery.pipelines.load import LoadedPipeline, PipelineFolder
+from surgery.pipelines.load import LoadedPipeline, PipelineFolder, from_hub
 from surgery.training.checkpoint import digest
 from surgery.training.recorded import RecordedData
 from surgery.training.source import TrainingData
@@ -79,7 +79,7 @@ def load_subject(
 def _holder_of(model: str, data: str | Data, device: str, dtype: torch.dtype) -> LoadedPipeline | PipelineFolder:
     """The pipeline of a model; that of the digits is made of a model and a scheduler alone."""
     if isinstance(data, Data) and model not in BUILT_IN:
-        return PipelineFolder(model, device, dtype)
+        return PipelineFolder(model if Path(model).exists() else from_hub(model), device, dtype)
     pretrained = load_pretrained(model, device)
     pretrained.model.to(dtype)
     return LoadedPipeline(DigitsPipeline(pretrained.model, pretrained.scheduler))

@@ -95,6 +95,7 @@ def test_half_precision_from_end_to_end(tmp_path):
     [
         ((), {}, "there is no prompt"),
         (("cat",), {}, "'cat' is no whole number, and class_labels takes these"),
+        ((3, 5000), {}, "DiTPipeline does not take class_labels=5000: index out of range"),
         ((1,), {"hight": 8}, "DiTPipeline has no keyword 'hight'"),
         (Path("nowhere.txt"), {}, "nowhere.txt cannot be read"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from diffusers import DiTTransformer2DModel
@@ -33,6 +34,27 @@ def test_what_can_be_known_is_said_before_anything_is_written(capsys, tmp_path, 
     assert status == 2
     assert words in only_line(err)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_does_not_know_all_digits_is_refused_at_once(capsys, tmp_path, write_recipe, tiny_dit):
+    config = {**DiTTransformer2DModel.load_config(tiny_dit), "num_embeds_ada_norm": 5}
+    DiTTransformer2DModel.from_config(config).save_pretrained(tmp_path / "few")
+    shutil.copy(tiny_dit / "scheduler_config.json", tmp_path / "few")
+    status, _, err = run(
+        capsys, "apply", write_recipe(), "--set", f"model={tmp_path / 'few'}", "--out", tmp_path / "run"
+    )
+    assert status == 2
+    assert "does not run with class_labels=9: index out of range" in only_line(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipeline_on_the_hub_that_cannot_be_fetched_is_one_line(capsys, tmp_path, write_recipe):
+    data = 'data={"kind": "generated", "prompts": ["a"], "samples": 20, "steps": 2}'
+    status, _, err = run(
+        capsys, "apply", write_recipe(), "--set", "model=no/such", "--set", data, "--out", tmp_path / "run"
+    )
+    assert status == 1
+    assert "model 'no/such' is no folder here, and no pipeline of this name can be fetched" in only_line(err)
 
 
 def test_a_recipe_that_freezes_all_there_is_to_train_is_refused_at_once(capsys, tmp_path, write_recipe):

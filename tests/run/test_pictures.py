@@ -151,6 +151,10 @@ def test_latents_in_files_keep_their_conditions(tmp_path):
         save_file({**tensors, **changed}, tmp_path / "latents.safetensors")
         with pytest.raises(RecipeError, match=words):
             LatentSamples(read_latents(Latents(path=str(tmp_path))), data.wiring)
+    tensors["class_labels"][3] = 5000
+    save_file(tensors, tmp_path / "latents.safetensors")
+    with pytest.raises(RecipeError, match="DiTTransformer2DModel does not run with class_labels=5000: index out of"):
+        load_subject(str(pipeline), Latents(path=str(tmp_path)), 0)
 
 
 def edit(path: Path, old: str, new: str) -> str:
