@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "progress", "files", "device", "wording", "config", "kinds", "losses",
     "recording", "analysis", "graph", "tracing", "operators", "rewriting", "rules",
-    "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "testing", "recipe_loader",
-    "recipe", "run", "cli", "__main__", "__init__",
+    "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "statistics", "sensitivity",
+    "testing", "recipe_loader", "recipe", "run", "cli", "__main__", "__init__",
 ]  # fmt: skip
 """The folders and files of `surgery`, each of which may import those before it."""
 

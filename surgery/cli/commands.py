@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from surgery.cli.output import console, print_json, prints_to_stderr, show_kernels, show_plan, show_presets, show_wiring
 from surgery.errors import RecipeError, SurgeryError
@@ -166,6 +166,53 @@ def inspect(
     if as_json:
         return print_json([asdict(operator) for operator in graph.operators()])
     console().print(operator_tree(graph))
+    return None
+
+
+@app.command
+def analyze(
+    model: str,
+    *,
+    call: Path | None = None,
+    steps: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 50,
+    samples: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
+    seed: int = 0,
+    window: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    device: str = "cpu",
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each layer of a model does while it samples: locality, entropy and sinks of its attention, keys that
+    need centring, activations of its operators, and what each of them adds to the stream.
+
+    A pipeline is run as it is, everything else on made-up inputs.
+
+    Args:
+        model: As for `inspect`, or the folder of a pipeline.
+        call: A JSON file with keywords of the pipeline; by default, a prompt or a class, of digits-dit all ten.
+        steps: Of the pipeline's scheduler; made-up inputs are drawn so many times.
+        samples: Runs of the pipeline, each from noise of its own.
+        seed: Of the noise.
+        window: The k of the locality L_k; by default an eighth of the tokens, which is the paper's 32 of 256.
+        device: Where to run it, e.g. cuda.
+        out: Folder for analysis.json, and a page with plots, analysis.html.
+        as_json: Print the figures as JSON.
+    """
+    from surgery.device import require_device
+    from surgery.progress import RichProgress
+    from surgery.run.analyze import analyze as observe
+    from surgery.run.subject_to_analyze import Sampling, analyzed
+    from surgery.statistics.show import analysis_view, write_analysis
+
+    require_device(device)
+    sampling = Sampling(steps, samples, seed)
+    with prints_to_stderr():
+        found = observe(model, analyzed(model, sampling, call, device), sampling, window, RichProgress())
+    if out is not None:
+        write_analysis(found, out)
+    if as_json:
+        return print_json(found)
+    console().print(analysis_view(found))
     return None
 
 

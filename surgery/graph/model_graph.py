@@ -15,6 +15,7 @@ from surgery.analysis.hidden_layer import HiddenLayer
 from surgery.analysis.outside import Outside
 from surgery.analysis.remembered import remembered
 from surgery.analysis.roles import Operator, Role
+from surgery.analysis.roles.structure import Structure
 from surgery.analysis.streams import Stream
 from surgery.analysis.written_out import WrittenOut
 from surgery.graph.view import OPERATOR, Key, flow_view, to_networkx
@@ -63,6 +64,11 @@ class ModelGraph:
     def operators(self, role: Role | None = None) -> list[Operator]:
         """The operators in execution order, recognised by what they do; only those of `role` if it is given."""
         return [operator for operator in self._analysis.operators if role in (None, operator.role)]
+
+    @property
+    def structure(self) -> Structure:
+        """Dataflow and residual additions."""
+        return self._analysis.structure
 
     @property
     def layers(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.artifact import is_artifact, load
@@ -27,17 +28,29 @@ def load_skeleton(name: str) -> nn.Module:
     Raises:
         RecipeError, ArtifactError: see `load_pretrained`.
     """
-    config = preset(name)
-    if config is None:
+    if preset(name) is None:
         return load_pretrained(name).model
+    with OnMeta():
+        return _of_preset(name)
+
+
+def load_random(name: str, seed: int = 0) -> nn.Module:
+    """The model `name`, whose config comes with surgery, with random weights that depend on `seed` alone."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return _of_preset(name)
+
+
+def _of_preset(name: str) -> nn.Module:
     import diffusers
 
+    config = preset(name)
+    assert config is not None, "its config comes with surgery"
     sizes = config.pop("_sizes", {})
-    with OnMeta():
-        model: Any = getattr(diffusers, config["_class_name"]).from_config(config)
+    model: Any = getattr(diffusers, config["_class_name"]).from_config(config)
     model.register_to_config(**sizes)
-    skeleton: nn.Module = model.eval()
-    return skeleton
+    made: nn.Module = model.eval()
+    return made
 
 
 class Pretrained:

@@ -40,7 +40,7 @@ def record(pipeline: Any, call: Mapping[str, Any]) -> Trajectory:
         WiringError: the run makes no step.
     """
     listener = _Recorder()
-    drive(pipeline, _undecoded(pipeline, call), listener)
+    drive(pipeline, undecoded(pipeline, call), listener)
     if listener.latents is None:
         raise WiringError(f"{type(pipeline).__name__} made no step of its scheduler")
     return Trajectory(tuple(listener.steps), listener.latents)
@@ -78,7 +78,7 @@ def sample(pipeline: Any, call: Mapping[str, Any], wiring: Wiring) -> Sample:
         WiringError: the run's first step is not wired as `wiring` is: its latents are of another size, for example.
     """
     listener = _Recorder(keep=1)
-    conditions = _conditions_in(_first(pipeline, _undecoded(pipeline, call), listener), wiring)
+    conditions = _conditions_in(_first(pipeline, undecoded(pipeline, call), listener), wiring)
     assert listener.latents is not None
     return Sample(listener.latents[0].cpu(), moved(conditions, "cpu"))
 
@@ -124,7 +124,8 @@ def _conditions_in(step: Step, wiring: Wiring) -> list[Arguments]:
     return [condition.arguments for condition in conditions]
 
 
-def _undecoded(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+def undecoded(pipeline: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of `call` with which the pipeline gives latents, where it can."""
     known = inspect.signature(pipeline.__call__).parameters
     return {**call, "output_type": "latent"} if "output_type" in known else dict(call)
 

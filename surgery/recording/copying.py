@@ -1,4 +1,4 @@
-"""Copies of models whose weights are others, or in the same memory."""
+"""Copies of models whose weights are others, or in the same memory, and of graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,3 +35,15 @@ def copied(model: Model, new: Callable[[Tensor], Tensor], also: Iterable[nn.Modu
 def place(tensor: Tensor) -> int:
     """What tells the memory of one tensor from that of others, as long as it lives; also where there are no values."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy of `graph`. Arguments are set afterwards, as `fx` searches those that a node is created with for symbols."""
+    new, twins = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        twin = twins[node] = new.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+        twin.args = fx.node.map_arg(node.args, twins.__getitem__)
+        if node.kwargs:
+            twin.kwargs = fx.node.map_arg(node.kwargs, twins.__getitem__)
+        twin.meta.update(node.meta)
+    return new

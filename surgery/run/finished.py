@@ -42,7 +42,7 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
     recipe = folder.read_json(RECIPE)
     student = surgery.artifact.load(folder.model)
     with progress.stage("sample", total=count) as bar:
-        drawn = _subject_of(folder, recipe).sampler.draw(student, count, _sampling_of(recipe), seed, bar.advance)
+        drawn = subject_of(folder, recipe).sampler.draw(student, count, _sampling_of(recipe), seed, bar.advance)
     if not drawn.pictures:
         raise RecipeError(f"{run}: the pipeline gives no pictures, of which a grid could be made")
     write_atomically(out, grid_png(drawn.pictures))
@@ -61,7 +61,7 @@ def bench_run(run: Path, *, compiled: bool = False) -> dict[str, dict[str, float
     """
     folder = RunFolder(run)
     recipe = folder.read_json(RECIPE)
-    subject = _subject_of(folder, recipe)
+    subject = subject_of(folder, recipe)
     models = [subject.teacher.model, surgery.artifact.load(folder.model)]
     found: dict[str, dict[str, float]] = {}
     for batch in BATCHES if subject.data.joins_samples else BATCHES[:1]:
@@ -74,7 +74,8 @@ def bench_run(run: Path, *, compiled: bool = False) -> dict[str, dict[str, float
     return found
 
 
-def _subject_of(folder: RunFolder, recipe: dict[str, Any]) -> Subject:
+def subject_of(folder: RunFolder, recipe: dict[str, Any]) -> Subject:
+    """What the recipe of a run is about; its data are those that the run has made."""
     data = recipe["data"]
     data = Data.from_data(data) if isinstance(data, dict) else data
     dtype = recipe.get("dtype", "float32")

@@ -14,7 +14,6 @@ from surgery.digits.feed import digits_feed
 from surgery.digits.pipeline import DigitsPipeline
 from surgery.errors import RecipeError
 from surgery.evaluate.pipeline_sampler import PipelineSampler
-from surgery.evaluate.sampling import Sampler
 from surgery.models import BUILT_IN, Pretrained, load_pretrained
 from surgery.pipelines.feed import feed_of, identity_of, stored_feed
 from surgery.pipelines.load import LoadedPipeline, PipelineFolder, from_hub
@@ -36,7 +35,7 @@ class Subject:
 
     teacher: Pretrained
     data: TrainingData
-    sampler: Sampler
+    sampler: PipelineSampler
 
 
 def load_subject(

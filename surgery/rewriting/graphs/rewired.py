@@ -15,6 +15,7 @@ from torch import fx, nn
 from surgery.analysis.arguments import bound_arguments, called_class, with_arguments
 from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, takes
 from surgery.errors import RewriteError
+from surgery.recording.copying import copied_graph
 from surgery.recording.paths import child_path
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.torch_private import is_erased, reorder
@@ -59,7 +60,7 @@ def rewired(
         RewriteError: the graph has not the matched nodes, a value that would be taken out is read by others, or the
             result has a cycle.
     """
-    graph = _copied(recording.graph)
+    graph = copied_graph(recording.graph)
     for node in graph.find_nodes(op="call_module"):
         node.target = (aliases or {}).get(str(node.target), node.target)
     found = Anchors(graph).find(each.place for each in bound)
@@ -71,18 +72,6 @@ def rewired(
     # What was recorded under autocast, or of modules that are gone, says nothing about the edited graph.
     signature = (recording.signature[0], (), *recording.signature[2:])
     return dataclasses.replace(recording, graph=graph, signature=signature, state=_state(recording, bound))
-
-
-def _copied(graph: fx.Graph) -> fx.Graph:
-    """A copy of `graph`. Arguments are set afterwards, as `fx` searches those that a node is created with for symbols."""
-    new, twins = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in graph.nodes:
-        twin = twins[node] = new.create_node(node.op, node.target, name=node.name, type_expr=node.type)
-        twin.args = fx.node.map_arg(node.args, twins.__getitem__)
-        if node.kwargs:
-            twin.kwargs = fx.node.map_arg(node.kwargs, twins.__getitem__)
-        twin.meta.update(node.meta)
-    return new
 
 
 def _state(recording: Recording, bound: Sequence[Bound]) -> Any:

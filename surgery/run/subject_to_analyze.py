@@ -1,0 +1,159 @@
+"""What `surgery analyze` observes: a model by name, and what it is run on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import surgery.artifact
+from surgery.digits.data import CLASSES
+from surgery.digits.feed import LABELS
+from surgery.digits.pipeline import DigitsPipeline
+from surgery.errors import ArtifactError, RecipeError, SurgeryError
+from surgery.models import BUILT_IN, load_pretrained, load_random
+from surgery.models.presets import preset
+from surgery.pipelines.calls import Calls, calls_of
+from surgery.pipelines.drive import attribute_set
+from surgery.pipelines.load import INDEX, call_of, from_hub, load_pipeline
+from surgery.run.finished import subject_of
+from surgery.run.folder import RECIPE, RunFolder, is_run
+from surgery.run.subject import Subject
+from surgery.statistics.driven import denoiser_of, observe_calls, observe_inputs
+from surgery.statistics.observer import Observer
+from surgery.store.order import seeded
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is run while it is observed.
+
+    Attributes:
+        steps: of the scheduler, for each sample; of made-up inputs, how often they are drawn.
+        samples: runs of the pipeline, each from noise of its own; prompts take turns.
+        seed: of the noise.
+    """
+
+    steps: int = 50
+    samples: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Analyzed:
+    """A model, and what it is run on.
+
+    Attributes:
+        model: what is observed.
+        driven_by: a line that says what runs it.
+        run: runs it; the second argument is called after each step.
+    """
+
+    model: nn.Module
+    driven_by: str
+    run: Callable[[Observer, Callable[[], None]], None]
+
+
+def analyzed(name: str, sampling: Sampling, call: Path | None = None, device: str = "cpu") -> Analyzed:
+    """The model called `name`, with its pipeline if there is one, else with made-up inputs.
+
+    Args:
+        name: a folder that a pipeline, a diffusers model or surgery was saved to, that of a run, a hub id, or a built-in
+            name.
+        sampling: how often it is run.
+        call: a JSON file with keywords of the pipeline; by default a prompt or a class, of digits all classes.
+        device: where it runs.
+
+    Raises:
+        SurgeryError: of the kind that fits; there is no such model, for example.
+    """
+    if is_run(name):
+        return _of_run(RunFolder(name), sampling, call)
+    folder = _pipeline_folder(name)
+    if folder is not None:
+        pipeline = load_pipeline(folder).to(device)
+        return _of_pipeline(pipeline, denoiser_of(pipeline), _calls(pipeline, call, sampling), sampling)
+    if name in BUILT_IN:
+        found = load_pretrained(name, device)
+        digits = {LABELS: list(range(CLASSES))}
+        pipeline = DigitsPipeline(found.model, found.scheduler)
+        calls = Calls(digits, (), "", False, sampling.steps) if call is None else _calls(pipeline, call, sampling)
+        return _of_pipeline(pipeline, "transformer", calls, sampling)
+    if call is not None:
+        raise RecipeError(f"--call: {name} is no pipeline, so nothing takes keywords; leave it out")
+    return _of_model(name, sampling, device)
+
+
+def analyzed_subject(subject: Subject, sampling: Sampling, model: nn.Module | None = None) -> Analyzed:
+    """The model of a recipe in its pipeline, called as the recipe's data are; or another `model` in its place."""
+    sampler = subject.sampler
+    observed = subject.teacher.model if model is None else model
+    return _of_pipeline(sampler.holder.pipeline, sampler.component, sampler.calls, sampling, observed)
+
+
+def _of_run(folder: RunFolder, sampling: Sampling, call: Path | None) -> Analyzed:
+    """The student of a run, in the pipeline of its recipe."""
+    if not surgery.artifact.is_artifact(folder.model):
+        raise ArtifactError(f"{folder.path}: holds a run that has no model yet; finish it with --resume")
+    sampler = subject_of(folder, folder.read_json(RECIPE)).sampler
+    student, pipeline = surgery.artifact.load(folder.model), sampler.holder.pipeline
+    calls = sampler.calls if call is None else _calls(pipeline, call, sampling)
+    return _of_pipeline(pipeline, sampler.component, calls, sampling, student)
+
+
+def _of_pipeline(
+    pipeline: Any, component: str, calls: Calls, sampling: Sampling, model: nn.Module | None = None
+) -> Analyzed:
+    """A component of a pipeline, or `model` in its place."""
+
+    def drawn() -> Iterator[dict[str, Any]]:
+        for number in range(sampling.samples):
+            yield calls(number, steps=sampling.steps, generator=seeded(sampling.seed, "sample", number))
+
+    def run(observer: Observer, advance: Callable[[], None]) -> None:
+        placed: AbstractContextManager[None] = nullcontext()
+        if model is not None:
+            placed = attribute_set(pipeline, component, model)
+        with placed:
+            observe_calls(pipeline, component, drawn(), observer, advance)
+
+    shown = json.dumps(calls(0, steps=sampling.steps), default=str)
+    driven_by = f"{type(pipeline).__name__}, {sampling.samples} x {shown}"
+    return Analyzed(getattr(pipeline, component) if model is None else model, driven_by, run)
+
+
+def _of_model(name: str, sampling: Sampling, device: str) -> Analyzed:
+    """A transformer alone."""
+    try:
+        model, weights = load_pretrained(name, device).model, ""
+    except SurgeryError:
+        if preset(name) is None:
+            raise
+        model, weights = load_random(name, sampling.seed).to(device), " and random weights, as its own cannot be had"
+    seeds = range(sampling.seed, sampling.seed + sampling.steps * sampling.samples)
+
+    def run(observer: Observer, advance: Callable[[], None]) -> None:
+        observe_inputs(model, observer, seeds, advance)
+
+    return Analyzed(model, f"made-up inputs{weights}, {len(seeds)} times", run)
+
+
+def _pipeline_folder(name: str) -> Path | None:
+    """Where the pipeline called `name` is; None if there is none."""
+    if Path(name).exists():
+        return Path(name) if (Path(name) / INDEX).is_file() else None
+    if name in BUILT_IN or "/" not in name:
+        return None
+    try:
+        return from_hub(name)
+    except SurgeryError:
+        return None
+
+
+def _calls(pipeline: Any, call: Path | None, sampling: Sampling) -> Calls:
+    return calls_of(pipeline, call_of(pipeline, call), (), sampling.steps)

@@ -1,0 +1,185 @@
+"""What an observer adds up is what a direct computation gives, for attention of any kind, and it holds no activations."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from statistics import fmean
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surgery.statistics.observer import Observer
+from tests.classes import all_cases
+from tests.classes.check import randomised, same_bits
+from tests.statistics import direct
+
+CASES = {case.name: case for case in all_cases()}
+SHOWN = ("locality", "entropy", "sink", "key_mean")
+KINDS = {
+    "plain": "DiTTransformer2DModel",
+    "masked": "PixArtTransformer2DModel",
+    "joint": "SD3Transformer2DModel",
+    "at a core made of nodes": "FluxTransformer2DModel",
+    "space and time": "LatteTransformer3DModel",
+}
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+def test_every_attention_has_the_figures_of_the_formulas(name):
+    case = CASES[name]
+    model, observer = randomised(case.model()), Observer(randomised(case.model()))
+    with torch.no_grad(), direct.attention_seen() as seen:
+        expected = model(**case.example())
+    with torch.no_grad():
+        assert same_bits(expected, observer(case.example()))
+    found = [o for layer in observer.layers() for o in layer["operators"] if "entropy" in o]
+    assert len(found) == len(seen)
+    for operator, call in zip(found, seen, strict=True):
+        computed = direct.figures_of_call(call)
+        assert {n: operator[n] for n in SHOWN if n in operator} == pytest.approx(computed, abs=1e-6)
+
+
+class Written(nn.Module):
+    """Softmax attention that is written out, with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        scores = (q * 4**-0.5) @ k.transpose(-1, -2) + bias
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn, self.ff = Written(), nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.attn(x, bias)
+        return x + 0.5 * self.ff(x)
+
+
+class Model(nn.Module):
+    def __init__(self, layers: int = 2) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(layers))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, bias)
+        return x
+
+
+def inputs(seed: int, batch: int = 2, tokens: int = 12) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return {"x": torch.randn(batch, tokens, 8), "bias": torch.randn(batch, 1, 1, tokens)}
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model().eval()
+
+
+def observed(model: nn.Module, *batches: dict[str, Tensor]) -> Observer:
+    observer = Observer(model)
+    with torch.no_grad():
+        for batch in batches:
+            observer(batch)
+    return observer
+
+
+@torch.no_grad()
+def test_attention_that_is_written_out(model):
+    batch = inputs(1)
+    layer = observed(model, batch).layers()[0]
+    q, k, _ = model.blocks[0].attn.qkv(batch["x"]).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    expected = direct.figures(direct.weights(q, k, batch["bias"]), k, 1)
+    assert {name: layer[name] for name in SHOWN} == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+def test_activations_and_what_is_added_to_the_stream(model):
+    batch = inputs(1)
+    layer = observed(model, batch).layers()[0]
+    x, block = batch["x"], model.blocks[0]
+    attended = block.attn(x, batch["bias"])
+    between = x + attended
+    after = between + 0.5 * block.ff(between)
+
+    def ratio(added: Tensor, stream: Tensor) -> float:
+        return fmean(float(a.norm() / s.norm()) for a, s in zip(added, stream, strict=True))
+
+    attn, ff = layer["operators"]
+    assert attn["contribution"] == pytest.approx(ratio(attended, x), abs=1e-6)
+    assert ff["contribution"] == pytest.approx(ratio(0.5 * block.ff(between), between), abs=1e-6)
+    assert layer["contribution"] == pytest.approx(ratio(after - x, x), abs=1e-6)
+    cosines = (x * after).sum(-1) / x.norm(dim=-1) / after.norm(dim=-1)
+    assert layer["similarity"] == pytest.approx(float(cosines.mean()), abs=1e-6)
+    for side, tensor in (("in", x), ("out", attended)):
+        wanted = [float(n) for n in (tensor.mean(), tensor.var(correction=0), tensor.abs().max())]
+        assert [attn[f"{side}_{n}"] for n in ("mean", "variance", "largest")] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_several_forwards_give_the_means_over_all_of_their_samples(model):
+    batches = [inputs(seed, batch) for seed, batch in ((1, 1), (2, 3))]
+    together = observed(model, *batches).layers()
+    samples = [
+        observed(model, {n: t[i : i + 1] for n, t in b.items()}).layers() for b in batches for i in range(len(b["x"]))
+    ]
+    for number, layer in enumerate(together):
+        for name in (*SHOWN, "contribution", "similarity"):
+            assert layer[name] == pytest.approx(fmean(each[number][name] for each in samples), abs=1e-6)
+
+
+def test_sizes_and_numbers_that_change_are_traced_anew(model):
+    observer = observed(model, inputs(1, tokens=12), inputs(1, tokens=9))
+    assert observer.forwards == 2
+    alone = [observed(model, inputs(1, tokens=tokens)).layers()[0]["entropy"] for tokens in (12, 9)]
+    assert observer.layers()[0]["entropy"] == pytest.approx(fmean(alone), abs=1e-6)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of computed tensors that live at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.untyped_storage().data_ptr():
+            size = out.numel() * out.element_size()
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(out, self._less, size)
+        return out
+
+    def _less(self, size: int) -> None:
+        self.now -= size
+
+
+def peak(layers: int, forwards: int) -> tuple[int, int, int]:
+    """The numbers held, the most bytes at once, and how many bytes are left, beyond a first forward."""
+    torch.manual_seed(0)
+    observer = observed(Model(layers).eval(), inputs(1))
+    gc.collect()
+    with torch.no_grad(), Peak() as seen:
+        for _ in range(forwards):
+            observer(inputs(1))
+    gc.collect()
+    return len(observer.sums), seen.most, seen.now
+
+
+def test_memory_is_flat_in_layers_and_samples():
+    held, most, left = peak(2, 1)
+    assert peak(2, 5) == (held, most, left)
+    deeper = peak(6, 1)
+    assert deeper[0] == 3 * held  # numbers of the layers themselves
+    assert deeper[1:] == (most, left)
