@@ -69,9 +69,9 @@ class GatedDeltaCore(DecayingCore):
         self.beta_bias = nn.Parameter(torch.zeros(dims.heads))
 
     @override
-    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-        """The delta rule, forth, or forth and back: (B, H, N, K)."""
-        _, log_BHN = self.steps(k_BHNK)
+    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor, weight_BHN1: Tensor | None = None) -> Tensor:
+        """The delta rule, forth, or forth and back: (B, H, N, K). Under a key of zeros nothing is stored."""
+        _, log_BHN = self.steps(k_BHNK, weight_BHN1)
         beta_BHN = (head_dot(k_BHNK, self.beta_weight) + self.beta_bias.to(log_BHN.dtype).unsqueeze(1)).sigmoid()
         unit = (F.normalize(x.to(log_BHN.dtype), dim=3, eps=1e-6) for x in (q_BHNK, k_BHNK))
         sequences = [x.flatten(0, 1) for x in (*unit, v_BHNK.to(log_BHN.dtype), beta_BHN, log_BHN)]

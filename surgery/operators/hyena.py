@@ -20,6 +20,7 @@ from typing_extensions import override
 from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.dims import MixerDims
 from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, together
+from surgery.operators.masks import hidden, key_weights, weighed
 from surgery.operators.mixer import MixerConfig, MixerCore, SequenceMixer
 from surgery.operators.projections import projections_of
 
@@ -158,10 +159,10 @@ class _Filters(nn.Module):
             if convolution is not None:
                 convolution.start_as_identity()
 
-    def gate(self, qkv_BNF: Tensor, grid: tuple[int, ...] | None) -> Tensor:
-        """Return q * g(k * v) with q, k, v = f(qkv): (B, N, E)."""
+    def gate(self, qkv_BNF: Tensor, grid: tuple[int, ...] | None, weight_BNE: Tensor | None = None) -> Tensor:
+        """Return q * g(k * v) with q, k, v = f(qkv): (B, N, E); tokens of weight 0 are zeros to both filters."""
         q_BNE, k_BNE, v_BNE = self._filtered(self.conv, qkv_BNF, grid).chunk(3, dim=2)
-        return q_BNE * self._filtered(self.inner, k_BNE * v_BNE, grid)
+        return q_BNE * self._filtered(self.inner, weighed(k_BNE * v_BNE, weight_BNE), grid)
 
     def _filtered(self, convolution: TokenConvolution | None, x_BNC: Tensor, grid: tuple[int, ...] | None) -> Tensor:
         if convolution is None:
@@ -172,6 +173,8 @@ class _Filters(nn.Module):
 
 class HyenaCore(_Filters, MixerCore):
     """The gates between q, k and v of all heads side by side; filters start as the identity."""
+
+    takes_mask = True
 
     def __init__(self, config: _Hyena, dims: MixerDims) -> None:
         super().__init__(config, dims)
@@ -188,10 +191,20 @@ class HyenaCore(_Filters, MixerCore):
         *,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Return q * g(k * v), as in the whole mixer: (B, H, N, K)."""
-        qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK)], dim=2)
-        y_BHNK: Tensor = rearrange(self.gate(qkv_BNF, grid), "b n (h k) -> b h n k", h=q_BHNK.shape[1])
+        """Return q * g(k * v), as in the whole mixer, each token of k * v by its weight: (B, H, N, K)."""
+        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        qkv = (hidden(x, weight_BHM1) for x in (q_BHNK, k_BHMK, v_BHMK))
+        qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in qkv], dim=2)
+        weight_BNE = None if weight_BHM1 is None else _of_features(weight_BHM1, self.dims)
+        y_BHNK: Tensor = rearrange(self.gate(qkv_BNF, grid, weight_BNE), "b n (h k) -> b h n k", h=q_BHNK.shape[1])
         return y_BHNK
+
+
+def _of_features(weight_BHM1: Tensor, dims: MixerDims) -> Tensor:
+    """The weights of each head's keys as those of its features: (B, M, E), or (B, M, 1) if heads do not differ."""
+    width = 1 if weight_BHM1.shape[1] == 1 else dims.head_dim
+    weight_BME: Tensor = rearrange(weight_BHM1.expand(-1, -1, -1, width), "b h m k -> b m (h k)")
+    return weight_BME
 
 
 class HyenaMixer(_Filters, SequenceMixer):

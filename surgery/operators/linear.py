@@ -15,11 +15,11 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from surgery.errors import RewriteError
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
 from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, together
+from surgery.operators.masks import hidden, key_weights, seen, weighed
 from surgery.operators.mixer import MixerConfig, MixerCore
 
 # Added to the denominator, as in SANA: a query without any active feature gives zeros.
@@ -116,16 +116,15 @@ class LinearAttentionCore(MixerCore):
         *,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Attend to all keys that a boolean mask of (B, 1, 1, M) leaves: (B, H, N, K).
+        """Attend to all keys, each by its weight: (B, H, N, K).
 
         Raises:
-            RewriteError: the mask is not boolean or differs between queries.
+            RewriteError: the mask differs between queries.
         """
-        unseen_B1M1 = None if mask is None else ~_of_keys(mask).transpose(-1, -2)
-        phi_k_BHMF: Tensor = self.phi_k(centred(k_BHMK, unseen_B1M1) if self.centre else k_BHMK)
-        if unseen_B1M1 is not None:
-            phi_k_BHMF = phi_k_BHMF.masked_fill(unseen_B1M1, 0.0)
-        y_BHNK = linear_attention(self.phi_q(q_BHNK), phi_k_BHMF, v_BHMK)
+        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        k_BHMK, v_BHMK = hidden(k_BHMK, weight_BHM1), hidden(v_BHMK, weight_BHM1)
+        phi_k_BHMF: Tensor = self.phi_k(centred(k_BHMK, weight_BHM1) if self.centre else k_BHMK)
+        y_BHNK = linear_attention(self.phi_q(q_BHNK), weighed(phi_k_BHMF, weight_BHM1), v_BHMK)
         if self.depthwise is None:
             return y_BHNK
         image_BNE, text_BTE = apart(rearrange(v_BHMK, "b h n k -> b n (h k)"), grid or self.grid, self.text)
@@ -165,26 +164,15 @@ def linear_attention(phi_q_BHNF: Tensor, phi_k_BHMF: Tensor, v_BHMK: Tensor) -> 
     return y_BHNK.to(v_BHMK.dtype)
 
 
-def centred(k_BHMK: Tensor, unseen_B1M1: Tensor | None = None) -> Tensor:
-    """Keys less the mean of those that are seen, taken in float32 at least."""
+def centred(k_BHMK: Tensor, weight_BHM1: Tensor | None = None) -> Tensor:
+    """Keys less the mean of those that are seen, taken in float32 at least; those that are not are zeros."""
     exact = k_BHMK.to(torch.promote_types(k_BHMK.dtype, torch.float32))
-    if unseen_B1M1 is None:
+    if weight_BHM1 is None:
         return (exact - exact.mean(2, keepdim=True)).to(k_BHMK.dtype)
-    seen = exact.masked_fill(unseen_B1M1, 0.0)
-    counts_B111 = (~unseen_B1M1).sum(2, keepdim=True).clamp(min=1)
-    return (exact - seen.sum(2, keepdim=True) / counts_B111).to(k_BHMK.dtype)
+    counts_BH11 = seen(weight_BHM1).sum(2, keepdim=True).clamp(min=1)
+    return (exact - exact.sum(2, keepdim=True) / counts_BH11).to(k_BHMK.dtype)
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
     """A context without autocast, on devices that have it: the meta device has not."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def _of_keys(mask: Tensor) -> Tensor:
-    """The mask itself, if it is one of keys."""
-    if mask.dtype != torch.bool or mask.ndim < 2 or mask.shape[-2] != 1:
-        raise RewriteError(
-            f"LinearAttentionCore: the mask is {mask.dtype} of {tuple(mask.shape)}, needs a boolean one of "
-            "(batch, 1, 1, keys); exclude this attention from the rule"
-        )
-    return mask

@@ -215,9 +215,9 @@ class Mamba2Core(DecayingCore):
         self.D = nn.Parameter(torch.ones(dims.heads))
 
     @override
-    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
+    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor, weight_BHN1: Tensor | None = None) -> Tensor:
         """The scan, with what skips it: (B, H, N, K)."""
-        step_BHN, log_BHN = self.steps(k_BHNK)
+        step_BHN, log_BHN = self.steps(k_BHNK, weight_BHN1)
         q_XNK, k_XNK, v_XNK = (x.flatten(0, 1) for x in (q_BHNK, k_BHNK, v_BHNK))
         entering_XNK = v_XNK * step_BHN.flatten(0, 1).unsqueeze(2).to(v_XNK.dtype)
         scale = q_XNK.shape[2] ** -0.5

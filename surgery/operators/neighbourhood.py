@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from pydantic import PositiveInt, field_validator, model_validator
@@ -18,9 +19,10 @@ from surgery.operators.backends import kernel
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
 from surgery.operators.grid import Axes, Grid, Text, apart, on_grid, rank_of, require_grid, sizes, together
+from surgery.operators.masks import of_pairs, without_unseen
 from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.softmax import flops_softmax
-from surgery.operators.tiles import dilated_attention
+from surgery.operators.tiles import Masks, dilated_attention
 
 
 class NeighbourhoodAttention(MixerConfig):
@@ -104,7 +106,9 @@ class NeighbourhoodAttention(MixerConfig):
 
 
 class NeighbourhoodCore(MixerCore):
-    """Softmax attention within a neighbourhood."""
+    """Softmax attention within a neighbourhood, under any mask."""
+
+    takes_mask = True
 
     def __init__(self, config: NeighbourhoodAttention, dims: MixerDims) -> None:
         super().__init__(config, dims)
@@ -132,19 +136,32 @@ class NeighbourhoodCore(MixerCore):
         grid = grid or self.grid
         axes = len(grid) if grid and self.axes > 1 else self.axes
         found = sizes(grid, on_grid(q_BHNK.shape[2], grid, self.text), axes=axes)
-        run = None if self.is_plain else kernel(self.backend, self.config.kind, q_BHNK, window=self.window, grid=found)
+        traits = {"window": self.window, "grid": found, "masked": mask is not None}
+        run = None if self.is_plain else kernel(self.backend, self.config.kind, q_BHNK, **traits)
         if run is not None:
             return run(q_BHNK, k_BHMK, v_BHMK, window=self.window, grid=found)
+        mask_BHNM = None if mask is None else of_pairs(mask, k_BHMK.shape[2])
+        k_BHMK, v_BHMK = (without_unseen(x, mask_BHNM) for x in (k_BHMK, v_BHMK))
+        return self._attend(q_BHNK, k_BHMK, v_BHMK, mask_BHNM, found)
+
+    def _attend(
+        self, q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, mask_BHNM: Tensor | None, grid: tuple[int, ...]
+    ) -> Tensor:
+        """The tokens on the grid to their neighbourhoods and the text, those of the text to all: (B, H, N, K)."""
         heads = q_BHNK.shape[1]
         qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
-        (q_BNE, text_BTE), (k_BNE, text_k_BTE), (v_BNE, text_v_BTE) = (apart(x, found, self.text) for x in qkv)
+        (q_BNE, text_BTE), (k_BNE, text_k_BTE), (v_BNE, text_v_BTE) = (apart(x, grid, self.text) for x in qkv)
+        places, text_places = apart(torch.arange(q_BHNK.shape[2], device=q_BHNK.device)[None, :, None], grid, self.text)
+        image, text = places.flatten(), text_places.flatten()
+        mask = None if mask_BHNM is None else Masks.of(mask_BHNM, image, text)
         y_BNE = dilated_attention(
-            q_BNE, k_BNE, v_BNE, heads=heads, window=self.window, dilation=self.dilation, grid=found,
-            text=(text_k_BTE, text_v_BTE),
+            q_BNE, k_BNE, v_BNE, heads=heads, window=self.window, dilation=self.dilation, grid=grid,
+            text=(text_k_BTE, text_v_BTE), mask=mask,
         )  # fmt: skip
         if text_BTE.shape[1]:
             query_BHTK = rearrange(text_BTE, "b t (h k) -> b h t k", h=heads)
-            seeing_BHTK = F.scaled_dot_product_attention(query_BHTK, k_BHMK, v_BHMK)
+            rows = mask_BHNM if mask_BHNM is None or mask_BHNM.shape[2] == 1 else mask_BHNM[:, :, text]
+            seeing_BHTK = F.scaled_dot_product_attention(query_BHTK, k_BHMK, v_BHMK, attn_mask=rows)
             y_BNE = together(y_BNE, rearrange(seeing_BHTK, "b h t k -> b t (h k)"), self.text)
         y_BHNK: Tensor = rearrange(y_BNE, "b n (h k) -> b h n k", h=heads)
         return y_BHNK

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from surgery.operators.convolution import TokenConvolution
 from surgery.operators.dims import MixerDims
+from surgery.operators.masks import hidden, key_weights, weighed
 from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.softmax import finite
 
@@ -32,6 +33,8 @@ class ScanCore(MixerCore):
     (arXiv 2307.08621).
     """
 
+    takes_mask = True
+
     def __init__(self, config: MixerConfig, dims: MixerDims, *, kernel: int, causal: bool) -> None:
         super().__init__(config, dims)
         self.causal, self.kernel = causal, kernel
@@ -40,8 +43,8 @@ class ScanCore(MixerCore):
         self.norm = nn.RMSNorm(dims.head_dim, eps=1e-5)
 
     @abstractmethod
-    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-        """What is normalised: (B, H, N, K)."""
+    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor, weight_BHN1: Tensor | None = None) -> Tensor:
+        """What is normalised: (B, H, N, K). A token of weight 0 has zeros for q, k and v, and changes no state."""
 
     @override
     def mix(
@@ -54,18 +57,21 @@ class ScanCore(MixerCore):
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Return the normalised scan: (B, H, N, K). Steps and decays are in float32 at least."""
-        heads = q_BHNK.shape[1]
-        qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK)], dim=2)
+        weight_BHN1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        qkv = (hidden(q_BHNK, weight_BHN1), hidden(k_BHMK, weight_BHN1), weighed(v_BHMK, weight_BHN1))
+        qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in qkv], dim=2)
         if not self.causal:
-            return self._scanned(qkv_BNF, heads)
+            return self._scanned(qkv_BNF, weight_BHN1)
         # Within a chunk, what a token does not see has the weight 0, and 0 times NaN is NaN.
         finite_BN1 = finite(qkv_BNF)
         unseen_B1N1 = (finite_BN1.logical_not().cumsum(1) > 0).unsqueeze(1)
-        return self._scanned(qkv_BNF.masked_fill(~finite_BN1, 0.0), heads).masked_fill(unseen_B1N1, torch.nan)
+        return self._scanned(qkv_BNF.masked_fill(~finite_BN1, 0.0), weight_BHN1).masked_fill(unseen_B1N1, torch.nan)
 
-    def _scanned(self, qkv_BNF: Tensor, heads: int) -> Tensor:
-        q_BHNK, k_BHNK, v_BHNK = rearrange(self.conv1d(qkv_BNF), "b n (three h k) -> three b h n k", three=3, h=heads)
-        normed_BHNK: Tensor = self.norm(self.scan(q_BHNK, k_BHNK, v_BHNK))
+    def _scanned(self, qkv_BNF: Tensor, weight_BHN1: Tensor | None) -> Tensor:
+        qkv = rearrange(self.conv1d(qkv_BNF), "b n (three h k) -> three b h n k", three=3, k=self.dims.head_dim)
+        # The filters have brought something of their neighbours to those that are hidden.
+        q_BHNK, k_BHNK, v_BHNK = (hidden(x, weight_BHN1) for x in qkv)
+        normed_BHNK: Tensor = self.norm(self.scan(q_BHNK, k_BHNK, v_BHNK, weight_BHN1))
         return normed_BHNK
 
 
@@ -78,11 +84,12 @@ class DecayingCore(ScanCore):
         self.dt_bias = nn.Parameter(step_bias(dims.heads))
         self.dt_weight = nn.Parameter(torch.zeros(dims.heads, dims.head_dim))
 
-    def steps(self, k_BHNK: Tensor) -> tuple[Tensor, Tensor]:
+    def steps(self, k_BHNK: Tensor, weight_BHN1: Tensor | None) -> tuple[Tensor, Tensor]:
         """The step of each token, softplus(w . k + bias) with w zero at first, and the logarithm of what it leaves of the
-        state: (B, H, N) each."""
+        state: (B, H, N) each; zeros for tokens of weight 0."""
         exact = at_least_single(k_BHNK)
         step_BHN = F.softplus(head_dot(k_BHNK, self.dt_weight) + self.dt_bias.to(exact).unsqueeze(1))
+        step_BHN = hidden(step_BHN.unsqueeze(3), weight_BHN1).squeeze(3)
         return step_BHN, -step_BHN * self.A_log.to(exact).exp().unsqueeze(1)
 
 

@@ -21,6 +21,7 @@ from surgery.operators.chunks import in_chunks
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
 from surgery.operators.linear import EPSILON
+from surgery.operators.masks import added, hidden, key_weights, seen
 from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.scan_core import at_least_single
 from surgery.operators.softmax import flops_softmax
@@ -73,7 +74,9 @@ class SparseLinear(MixerConfig):
 
 
 class SparseLinearCore(MixerCore):
-    """Both branches; `project` (H, K, K) is zero at first."""
+    """Both branches; `project` (H, K, K) is zero at first. Tokens of weight 0 are in no block's mean."""
+
+    takes_mask = True
 
     def __init__(self, config: SparseLinear, dims: MixerDims) -> None:
         super().__init__(config, dims)
@@ -90,11 +93,16 @@ class SparseLinearCore(MixerCore):
         *,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Both branches: (B, H, N, K)."""
+        """Both branches, each key by its weight: (B, H, N, K)."""
+        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        q_BHNK, k_BHMK, v_BHMK = (hidden(x, weight_BHM1) for x in (q_BHNK, k_BHMK, v_BHMK))
         if q_BHNK.shape[2] <= self.block * self.top:
-            return F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK)
+            seen_BH1M = None if weight_BHM1 is None else added(weight_BHM1, q_BHNK)
+            return F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, attn_mask=seen_BH1M)
         q_XNK, k_XNK, v_XNK = (x.flatten(0, 1) for x in (q_BHNK, k_BHMK, v_BHMK))
-        blocks = _Blocks(q_XNK, k_XNK, v_XNK, self.block, self.top)
+        weight = torch.ones_like(k_BHMK[..., :1], dtype=torch.bool) if weight_BHM1 is None else weight_BHM1
+        weight_XN1 = weight.expand(*k_BHMK.shape[:3], 1).flatten(0, 1)
+        blocks = _Blocks(q_XNK, k_XNK, v_XNK, weight_XN1, self.block, self.top)
         near_BHNK, far_BHNK = blocks.near().view(q_BHNK.shape), blocks.far().view(q_BHNK.shape)
         return near_BHNK + far_BHNK @ self.project
 
@@ -106,15 +114,18 @@ class SparseLinearMixer(CoreMixer):
 class _Blocks:
     """Queries, keys and values in blocks, and which blocks of keys are chosen for each block of queries."""
 
-    def __init__(self, q_XNK: Tensor, k_XNK: Tensor, v_XNK: Tensor, block: int, top: int) -> None:
+    def __init__(self, q_XNK: Tensor, k_XNK: Tensor, v_XNK: Tensor, weight_XN1: Tensor, block: int, top: int) -> None:
         self.tokens, self.block = q_XNK.shape[1], block
         self.q, self.k, self.v = (in_chunks(x, block) for x in (q_XNK, k_XNK, v_XNK))
-        count = self.q.shape[1]
-        self.real_SC = torch.arange(count * block, device=q_XNK.device).view(count, block) < self.tokens
+        self.weight = in_chunks(weight_XN1, block)
         with torch.no_grad():
-            size_S1 = self.real_SC.sum(1, keepdim=True)
-            means = [x.sum(2) / size_S1 for x in (self.q, self.k)]
-            self.chosen_XTP = (means[0] @ means[1].mT).topk(top, dim=2).indices
+            count_XS1 = seen(self.weight).sum(2)
+            means = [x.sum(2) / count_XS1.clamp(min=1) for x in (self.q, self.k)]
+            scores_XTS = (means[0] @ means[1].mT).masked_fill(count_XS1.mT == 0, -torch.inf)
+            self.chosen_XTP = scores_XTS.topk(top, dim=2).indices
+            sequence_X11 = torch.arange(len(q_XNK), device=q_XNK.device).view(-1, 1, 1)
+            near_XT1 = count_XS1[sequence_X11, self.chosen_XTP].sum(2)
+            self.has_rest_XT11 = (count_XS1.sum(1, keepdim=True) > near_XT1).unsqueeze(3)
 
     def near(self) -> Tensor:
         """Softmax attention over the chosen blocks: (X, N, K)."""
@@ -124,21 +135,21 @@ class _Blocks:
 
     def _attend(self, q_XTCK: Tensor, chosen_XTP: Tensor) -> Tensor:
         sequence_X11 = torch.arange(len(q_XTCK), device=q_XTCK.device).view(-1, 1, 1)
-        k_XTJK, v_XTJK = (x[sequence_X11, chosen_XTP].flatten(2, 3) for x in (self.k, self.v))
-        seen_XT1J = self.real_SC[chosen_XTP].flatten(2, 3).unsqueeze(2)
-        return F.scaled_dot_product_attention(q_XTCK, k_XTJK, v_XTJK, attn_mask=seen_XT1J)
+        k_XTJK, v_XTJK, weight_XTJ1 = (x[sequence_X11, chosen_XTP].flatten(2, 3) for x in (self.k, self.v, self.weight))
+        return F.scaled_dot_product_attention(q_XTCK, k_XTJK, v_XTJK, attn_mask=added(weight_XTJ1, q_XTCK))
 
     def far(self) -> Tensor:
         """Linear attention over all other blocks: (X, N, K), in float32 at least, then rounded."""
         exact = at_least_single(self.q)
         phi_q, phi_k = (x.to(exact).softmax(3) for x in (self.q, self.k))
         # A column of ones beside v gives the denominator by the same products; what is no token counts nowhere.
-        v_XSCK1 = F.pad(self.v.to(exact), (0, 1), value=1.0) * self.real_SC.unsqueeze(2)
+        v_XSCK1 = F.pad(self.v.to(exact), (0, 1), value=1.0) * self.weight
         states_XSKK1 = phi_k.mT @ v_XSCK1
         sequence_X1 = torch.arange(len(self.q), device=self.q.device).view(-1, 1)
         rest_XTKK1 = states_XSKK1.sum(1, keepdim=True).expand_as(states_XSKK1)
         for chosen_XT in self.chosen_XTP.unbind(2):
             rest_XTKK1 = rest_XTKK1 - states_XSKK1[sequence_X1, chosen_XT]
         y_XTCK1 = phi_q @ rest_XTKK1
-        y_XNK = (y_XTCK1[..., :-1] / (y_XTCK1[..., -1:] + EPSILON)).flatten(1, 2)[:, : self.tokens]
-        return y_XNK.to(self.v.dtype)
+        # Without a rest both are what rounding has left of nothing.
+        y_XTCK = (y_XTCK1[..., :-1] / (y_XTCK1[..., -1:] + EPSILON)).masked_fill(~self.has_rest_XT11, 0.0)
+        return y_XTCK.flatten(1, 2)[:, : self.tokens].to(self.v.dtype)

@@ -8,25 +8,65 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from surgery.operators.masks import among, within
 from surgery.operators.softmax import any_between, finite
 
 # Queries of a tile along each axis at least: fewer waste fewer masked scores, more make better matrix products.
 TILE = {1: 32, 2: 8, 3: 4}
 
 
+@dataclass(frozen=True)
+class Masks:
+    """What tokens of a grid see of each other, (B, H, N or 1, N), and of a text, (B, H, N or 1, T).
+
+    Attributes:
+        image, text: boolean, or added to the scores.
+    """
+
+    image: Tensor
+    text: Tensor
+
+    @classmethod
+    def of(cls, mask_BHNM: Tensor, image: Tensor, text: Tensor) -> Masks:
+        """Those in a mask of all tokens: these places are of the grid, the others of the text."""
+        return cls(*(among(mask_BHNM, image[:, None], columns[None]) for columns in (image, text)))
+
+    def strided(self, places_RN: Tensor, batch: int) -> Masks:
+        """Those of each of R groups of tokens, of each sample: (X, H, ..)."""
+        rows = places_RN.unsqueeze(2)
+        image = among(self.image, rows, places_RN.unsqueeze(1))
+        every = torch.arange(self.text.shape[3], device=places_RN.device)
+        text = among(self.text, rows, every.expand(len(places_RN), 1, -1))
+        return Masks(*(rearrange(_expand(x, batch), "b h r n m -> (b r) h n m") for x in (image, text)))
+
+    def of_tiles(self, seen_TQS: Tensor, queries_TQ: Tensor, keys_TS: Tensor, batch: int) -> Tensor:
+        """What each query of a tile sees within its reach, then of the text: (X, H, Q, S + T)."""
+        rows = queries_TQ.unsqueeze(2)
+        near = within(seen_TQS, among(self.image, rows, keys_TS.unsqueeze(1)))
+        every = torch.arange(self.text.shape[3], device=rows.device)
+        text = among(self.text, rows, every.expand(len(rows), 1, -1)).expand(*near.shape[:4], -1)
+        mask_XHQS: Tensor = rearrange(_expand(torch.cat([near, text], 4), batch), "b h t q s -> (b t) h q s")
+        return mask_XHQS
+
+
+def _expand(x: Tensor, batch: int) -> Tensor:
+    return x.expand(batch, *x.shape[1:])
+
+
 def dilated_attention(
     q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, dilation: int, grid: tuple[int, ...],
-    text: tuple[Tensor, Tensor],
+    text: tuple[Tensor, Tensor], mask: Masks | None = None,
 ) -> Tensor:  # fmt: skip
     """Neighbourhood attention among the tokens whose places are equal modulo `dilation`: (B, N, E)."""
     if dilation == 1:
-        return neighbourhood_attention(q_BNE, k_BNE, v_BNE, heads=heads, window=window, grid=grid, text=text)
+        return neighbourhood_attention(q_BNE, k_BNE, v_BNE, heads=heads, window=window, grid=grid, text=text, mask=mask)
     batch, width = len(q_BNE), q_BNE.shape[2]
     groups = _strided(grid, dilation, q_BNE.device)
     results = []
@@ -37,8 +77,9 @@ def dilated_attention(
         )
         text_k, text_v = (x.repeat_interleave(count, 0) for x in text)
         y_XNE = neighbourhood_attention(
-            q_XNE, k_XNE, v_XNE, heads=heads, window=window, grid=sizes_RN, text=(text_k, text_v)
-        )
+            q_XNE, k_XNE, v_XNE, heads=heads, window=window, grid=sizes_RN, text=(text_k, text_v),
+            mask=mask and mask.strided(places_RN, batch),
+        )  # fmt: skip
         results.append(y_XNE.reshape(batch, -1, width))
     order = torch.cat([places_RN.flatten() for places_RN, _ in groups])
     return torch.cat(results, 1).index_select(1, order.argsort())
@@ -56,7 +97,7 @@ def _strided(grid: tuple[int, ...], dilation: int, device: torch.device) -> list
 
 def neighbourhood_attention(
     q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, grid: tuple[int, ...],
-    text: tuple[Tensor, Tensor] | None = None,
+    text: tuple[Tensor, Tensor] | None = None, mask: Masks | None = None,
 ) -> Tensor:  # fmt: skip
     """Softmax attention of each token to those of its neighbourhood, and to a text's keys and values: (B, N, E).
 
@@ -73,9 +114,12 @@ def neighbourhood_attention(
     seen_TQS = _all_axes([axis.seen_tqs for axis in axes])
     if text is not None and text[0].shape[1]:
         k_XHSK, v_XHSK = (_beside(x, each, heads, len(keys_TS)) for x, each in zip((k_XHSK, v_XHSK), text, strict=True))
-        seen_TQS = F.pad(seen_TQS, (0, text[0].shape[1]), value=True)
-    seen_X1QS = seen_TQS.repeat(len(q_BNE), 1, 1).unsqueeze(1)
-    y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=seen_X1QS)
+    if mask is not None:
+        mask_XHQS = mask.of_tiles(seen_TQS, queries_TQ, keys_TS, len(q_BNE))
+    else:
+        seen_TQS = F.pad(seen_TQS, (0, 0 if text is None else text[0].shape[1]), value=True)
+        mask_XHQS = seen_TQS.repeat(len(q_BNE), 1, 1).unsqueeze(1)
+    y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_XHQS)
     y_BNE = _untile(rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE)), axes)
     return y_BNE.masked_fill(_any_near(~finite_BN1, axes), torch.nan)
 

@@ -88,8 +88,9 @@ class TTTCore(ScanCore):
         self.rate_bias = nn.Parameter(torch.full((dims.heads,), math.log(math.e - 1)))
 
     @override
-    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-        """What the inner models make of the queries, forth, or forth and back: (B, H, N, K)."""
+    def scan(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor, weight_BHN1: Tensor | None = None) -> Tensor:
+        """What the inner models make of the queries, forth, or forth and back: (B, H, N, K). A key of zeros teaches
+        nothing."""
         exact = at_least_single(v_BHNK)
         q, k = (F.normalize(x.to(exact), dim=3, eps=1e-6) for x in (q_BHNK, k_BHNK))
         rate_BHN = F.softplus(head_dot(k_BHNK, self.rate_weight) + self.rate_bias.to(exact).unsqueeze(1))

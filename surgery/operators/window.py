@@ -15,10 +15,10 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 from typing_extensions import override
 
-from surgery.errors import RewriteError
 from surgery.operators.backends import kernel
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
+from surgery.operators.masks import among, of_pairs, within, without_unseen
 from surgery.operators.mixer import MixerConfig, MixerCore
 from surgery.operators.softmax import any_between, finite, flops_softmax
 
@@ -61,7 +61,7 @@ class SlidingWindow(MixerConfig):
 
 
 class SlidingWindowCore(MixerCore):
-    """Softmax attention within a window, and within a boolean mask if there is one."""
+    """Softmax attention within a window, under any mask."""
 
     takes_mask = True
 
@@ -81,21 +81,15 @@ class SlidingWindowCore(MixerCore):
         *,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Attend within the window: (B, H, N, K). A query without any key gives zeros.
-
-        Raises:
-            RewriteError: the mask is not boolean.
-        """
-        if mask is not None and mask.dtype != torch.bool:
-            raise RewriteError(
-                f"SlidingWindowCore: the mask is {mask.dtype}, needs a boolean one; exclude this attention from the rule"
-            )
+        """Attend within the window: (B, H, N, K). A query without any key gives zeros."""
         run = kernel(self.backend, self.config.kind, q_BHNK, masked=mask is not None)
         if run is not None:
             return run(q_BHNK, k_BHMK, v_BHMK, left=self.window, right=0 if self.causal else self.window)
         heads = q_BHNK.shape[1]
+        mask_BHNM = None if mask is None else of_pairs(mask, k_BHMK.shape[2])
+        k_BHMK, v_BHMK = (without_unseen(x, mask_BHNM) for x in (k_BHMK, v_BHMK))
         qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
-        y_BNE = windowed_attention(*qkv, heads=heads, window=self.window, causal=self.causal, mask=mask)
+        y_BNE = windowed_attention(*qkv, heads=heads, window=self.window, causal=self.causal, mask=mask_BHNM)
         y_BHNK: Tensor = rearrange(y_BNE, "b n (h k) -> b h n k", h=heads)
         return y_BHNK
 
@@ -107,7 +101,7 @@ class SlidingWindowMixer(CoreMixer):
 def windowed_attention(
     q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, causal: bool, mask: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention of each token to those within the window and the boolean mask (.., N, N): (B, N, E).
+    """Softmax attention of each token to those within the window, under a mask (B, H, N or 1, N): (B, N, E).
 
     The tokens are cut into chunks; each attends to itself and to the tokens in its reach, under a small mask.
     A key or value that is not finite makes NaN of the outputs whose window holds it, and of no other.
@@ -131,11 +125,12 @@ def windowed_attention(
         for x in (k_BNE, v_BNE)
     )
     i_CQ1, j_C1S = _places(chunks, size, left, right, q_BNE.device)
-    seen_BHCQS = _within(i_CQ1, j_C1S, tokens, left, right)[None, None]
+    mask_BHCQS = _within(i_CQ1, j_C1S, tokens, left, right)[None, None]
     if mask is not None:
-        seen_BHCQS = seen_BHCQS & _cut(mask, i_CQ1, j_C1S, tokens)
-    seen_XHQS = rearrange(seen_BHCQS.expand(batch, -1, -1, -1, -1), "b h c q s -> (b c) h q s")
-    y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=seen_XHQS)
+        cut_BHCQS = among(mask, i_CQ1.clamp(max=tokens - 1), j_C1S.clamp(0, tokens - 1))
+        mask_BHCQS = within(mask_BHCQS, cut_BHCQS)
+    mask_XHQS = rearrange(mask_BHCQS.expand(batch, -1, -1, -1, -1), "b h c q s -> (b c) h q s")
+    y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_XHQS)
     y_BNE = y_XHQK.transpose(1, 2).reshape(batch, chunks * size, inner)[:, :tokens]
     i_N = torch.arange(tokens, device=q_BNE.device)
     spoilt_BN1 = any_between(~finite_BN1, (i_N - left).clamp(min=0), (i_N + right + 1).clamp(max=tokens), dim=1)
@@ -154,10 +149,3 @@ def _within(i_CQ1: Tensor, j_C1S: Tensor, tokens: int, left: int, right: int) ->
     within_CQS = (j_C1S >= i_CQ1 - left) & (j_C1S <= i_CQ1 + right)
     # Queries beyond the end are thrown away, but a row without any key would bring NaN into the gradients.
     return within_CQS & ((j_C1S >= 0) & (j_C1S < tokens) | (i_CQ1 >= tokens))
-
-
-def _cut(mask: Tensor, i_CQ1: Tensor, j_C1S: Tensor, tokens: int) -> Tensor:
-    """The part of a mask that each chunk needs: (B or 1, H or 1, C, Q, S); anything beyond the ends."""
-    missing = (1,) * (4 - mask.ndim)
-    mask_BHNN = mask.reshape(*missing, *mask.shape).expand(-1, -1, tokens, tokens)
-    return mask_BHNN[:, :, i_CQ1.clamp(max=tokens - 1), j_C1S.clamp(0, tokens - 1)]

@@ -72,12 +72,11 @@ def test_sees_what_its_parts_see() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "one_stream", "masked"),
-    [(LinearAttention(), False, True), (SlidingWindow(), True, True), (HyenaX(), True, False)],
+    ("second", "one_stream"), [(LinearAttention(), False), (SlidingWindow(), True), (HyenaX(), True)]
 )
-def test_takes_what_all_its_parts_take(second: MixerConfig, one_stream: bool, masked: bool) -> None:
+def test_takes_what_all_its_parts_take(second: MixerConfig, one_stream: bool) -> None:
     core = Blend(parts=(FullAttention(), second)).core(DIMS)
-    assert (core.mixes_one_stream, core.takes_mask) == (one_stream, masked)
+    assert (core.mixes_one_stream, core.takes_mask) == (one_stream, True)
 
 
 def test_leaves_masked_keys_out_in_cross_attention() -> None:

@@ -16,6 +16,7 @@ from surgery.operators import (
     TTT,
     Blend,
     FullAttention,
+    FullAttentionCore,
     GatedDelta,
     GroupedQueryAttention,
     HyenaSE,
@@ -50,7 +51,6 @@ ONE_STREAM = [
     TTT(inner="gated", chunk=4, kernel=2),
     Blend(parts=(NeighbourhoodAttention(window=3, dilation=2), LinearAttention(centre=True))),
 ]
-MASKLESS = [HyenaSE(), HyenaX(), HyenaY(), NeighbourhoodAttention(window=3), GatedDelta()]
 
 
 def heads(queries: int, keys: int, seed: int = 0, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,23 +120,12 @@ def test_refuses_cross_attention(config: MixerConfig) -> None:
         config.core(DIMS).double()(*heads(9, 4))
 
 
-@pytest.mark.parametrize("config", MASKLESS)
-def test_refuses_a_mask_that_it_cannot_use(config: MixerConfig) -> None:
-    with pytest.raises(RewriteError, match=f"{type(config.core(DIMS)).__name__}: is called with a mask"):
-        config.core(DIMS).double()(*heads(9, 9), attn_mask=torch.ones(9, 9, dtype=torch.bool))
+def test_refuses_a_mask_that_it_cannot_use() -> None:
+    class Maskless(FullAttentionCore):
+        takes_mask = False
 
-
-@pytest.mark.parametrize(
-    "config", [SlidingWindow(), LinearAttention(), LinearAttention(features="learned", depthwise=3)]
-)
-def test_refuses_a_mask_that_is_not_boolean(config: MixerConfig) -> None:
-    with pytest.raises(RewriteError, match=r"the mask is torch\.float32.*needs a boolean one"):
-        config.core(DIMS).double()(*heads(9, 9), attn_mask=torch.zeros(2, 1, 1, 9))
-
-
-def test_linear_attention_refuses_a_mask_that_differs_between_queries() -> None:
-    with pytest.raises(RewriteError, match=r"\(batch, 1, 1, keys\)"):
-        LinearAttention().core(DIMS).double()(*heads(9, 9), attn_mask=torch.ones(9, 9, dtype=torch.bool))
+    with pytest.raises(RewriteError, match="Maskless: is called with a mask"):
+        Maskless(FullAttention(), DIMS)(*heads(9, 9), attn_mask=torch.ones(9, 9, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("config", [FullAttention(), GroupedQueryAttention(groups=3)])
@@ -147,18 +136,6 @@ def test_full_attention_takes_any_mask(config: MixerConfig, additive: bool) -> N
     given_mask = torch.zeros(mask.shape).double().masked_fill(~mask, -torch.inf) if additive else mask
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     torch.testing.assert_close(config.core(DIMS).double()(q, k, v, given_mask), expected)
-
-
-@pytest.mark.parametrize("kind", ["relu", "learned"])
-def test_linear_attention_leaves_masked_keys_out(kind: str) -> None:
-    q, k, v = heads(6, 8)
-    core = LinearAttention(features=kind).core(DIMS).double()
-    mask = torch.tensor([[1, 1, 0, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0]], dtype=torch.bool)
-    y = core(q, k, v, mask[:, None, None])
-    for sample in range(2):
-        kept = mask[sample].nonzero().flatten()
-        expected = core(q[[sample]], k[[sample]][:, :, kept], v[[sample]][:, :, kept])
-        torch.testing.assert_close(y[[sample]], expected)
 
 
 # One and two chunks; the shapes that broadcast to (B, H, N, M).

@@ -38,7 +38,7 @@ RULES = {
     "MLP": [replace_mlp(MLP(ratio=2), inherit="random")],
     "MLP width": [mlp_ratio(2)],
 }
-"""Tried in turn: masks, for example, keep attention from being replaced."""
+"""Tried in turn."""
 
 
 def wired_data(pipeline: Any, wiring: Wiring, call: dict[str, Any]) -> WiredData:
