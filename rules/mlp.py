@@ -9,8 +9,10 @@ from pydantic import Field, PositiveFloat
 from torch import fx, nn
 
 from surgery.analysis.hidden_layer import HiddenLinear
+from surgery.analysis.numbers import At
 from surgery.analysis.roles.primitives import is_activation, name_of
 from surgery.errors import AnalysisError, RewriteError
+from surgery.graph.view import Key
 from surgery.losses import LossName
 from surgery.operators import (
     Activation,
@@ -23,10 +25,10 @@ from surgery.operators import (
     Policy,
     linears_of,
 )
-from surgery.recording.paths import child_path
+from surgery.recording.paths import child_path, is_inside
 from surgery.rewriting.pattern import Pattern
 from surgery.rewriting.pattern_forms import node
-from surgery.rewriting.replacement import New, Replacement, Resizing
+from surgery.rewriting.replacement import New, Number, Replacement, Resizing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Item, Site
@@ -49,18 +51,25 @@ class MLPRatio(Rule):
     def check(self, site: Site) -> str | None:
         """Refuse an MLP whose hidden layer cannot be told from the rest, or is not one of linear layers."""
         try:
-            neurons = self._neurons(site)
+            cutting = {scope for scope, _ in self._numbers(site)}
         except (AnalysisError, RewriteError) as error:
             return str(error)
-        return site.graph.why_not_neurons(site.first.key, neurons)
+        making = [each.scope for each in _linears(site)]
+        odd = next((scope for scope in cutting if not all(is_inside(each, scope) for each in making)), None)
+        return odd and f"{odd} takes its neurons apart by fixed numbers, but does not make them"
 
     def _neurons(self, site: Site) -> int:
         return max(1, round(self.ratio * _sizes(site, _linears(site)[0]).inputs))
 
+    def _numbers(self, site: Site) -> dict[Key, dict[At, int]]:
+        """The numbers of the MLP's own forward that change, by the nodes that they stand in."""
+        return site.graph.numbers_for(site.first.key, self._neurons(site))
+
     def place(self, site: Site) -> Site:
-        """The linear maps into the hidden layer and out of it."""
+        """The linear maps into the hidden layer and out of it, and what takes neurons apart at fixed places."""
         items = [Item(site.graph, (each.scope, each.node.name)) for each in _linears(site)]
-        return Site(site.graph, dict(zip(_names(len(items)), items, strict=True)))
+        cuts = {f"cut_{n}": Item(site.graph, key) for n, key in enumerate(self._numbers(site), 1)}
+        return Site(site.graph, dict(zip(_names(len(items)), items, strict=True)) | cuts)
 
     def replacement(self, site: Site) -> Resizing:
         """Each linear map at the new number of neurons, with the weights of those that stay."""
@@ -73,7 +82,9 @@ class MLPRatio(Rule):
             dims = HiddenDims(neurons=site.graph.hidden_layer(site.first.key).neurons, linears=sizes, index=index)
             return New(operator=layer, dims=dims, sources=names, inherit=self.inherit)
 
-        return Resizing(modules={name: new(index) for index, name in enumerate(names)})
+        changed = enumerate(self._numbers(site).values(), 1)
+        numbers = {f"cut_{n}": tuple(Number(at=at, value=value) for at, value in each.items()) for n, each in changed}
+        return Resizing(modules={name: new(index) for index, name in enumerate(names)}, numbers=numbers)
 
 
 class ReplaceMLP(Rule):
@@ -147,7 +158,11 @@ def _sizes(site: Site, linear: HiddenLinear) -> LinearSizes:
     module = site.graph.model.get_submodule(child_path(linear.scope, linear.node))
     assert isinstance(module, nn.Linear)
     return LinearSizes(
-        inputs=module.in_features, outputs=module.out_features, bias=module.bias is not None, parts=linear.parts
+        inputs=module.in_features,
+        outputs=module.out_features,
+        bias=module.bias is not None,
+        parts=linear.parts,
+        beside=linear.beside,
     )
 
 

@@ -9,9 +9,11 @@ from functools import cached_property
 from torch import fx, nn
 
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
-from surgery.analysis.neuron_wise import why_not_neuron_wise
+from surgery.analysis.neuron_wise import require_neuron_wise
+from surgery.analysis.numbers import Number
 from surgery.analysis.outside import Outside, find_outside
 from surgery.analysis.remembered import remembered
+from surgery.analysis.resized import numbers_for
 from surgery.analysis.roles.find import find_operators
 from surgery.analysis.roles.flow import ScopedNode
 from surgery.analysis.roles.layers import block_layers, layer_of
@@ -20,6 +22,7 @@ from surgery.analysis.roles.primitives import inputs_of, is_linear, shape_of
 from surgery.analysis.roles.structure import Structure
 from surgery.analysis.streams import Stream, find_streams
 from surgery.analysis.written_out import WrittenOut, find_written_out
+from surgery.errors import AnalysisError
 from surgery.recording.paths import child_path, module_part, outers
 from surgery.recording.recording import Scope
 
@@ -35,7 +38,7 @@ class Analysis:
     def __init__(self, model: nn.Module, scopes: Mapping[str, Scope]) -> None:
         self._model = model
         self._scopes = scopes
-        self._tried: dict[tuple[fx.Node, int], str | None] = {}
+        self._resized: dict[tuple[fx.Node, int], tuple[Number, ...] | AnalysisError] = {}
 
     @cached_property
     def structure(self) -> Structure:
@@ -101,13 +104,29 @@ class Analysis:
     def _hidden_layer(self, asked: tuple[ScopedNode, str]) -> HiddenLayer:
         return find_hidden_layer(self.structure.flow, *asked)
 
-    def why_not_neurons(self, layer: HiddenLayer, neurons: int) -> str | None:
-        """Why `layer` cannot have so many neurons, see `why_not_neuron_wise`; tried once for identical blocks."""
+    def resized(self, layer: HiddenLayer, neurons: int) -> tuple[Number, ...]:
+        """The numbers of the forward that change if `layer` has so many neurons; tried once for identical blocks.
+
+        Raises:
+            AnalysisError: it cannot have them, see `numbers_for` and `require_neuron_wise`.
+        """
         tried = layer.down.node, neurons
-        if tried not in self._tried:
-            modules = self._model.get_submodule
-            self._tried[tried] = why_not_neuron_wise(self.structure.flow, layer, neurons, modules)
-        return self._tried[tried]
+        if tried not in self._resized:
+            try:
+                self._resized[tried] = self._numbers(layer, neurons)
+            except AnalysisError as error:
+                self._resized[tried] = error
+        found = self._resized[tried]
+        if isinstance(found, AnalysisError):
+            raise found
+        return found
+
+    def _numbers(self, layer: HiddenLayer, neurons: int) -> tuple[Number, ...]:
+        """See `resized`."""
+        flow = self.structure.flow
+        numbers = numbers_for(flow, layer, neurons)
+        require_neuron_wise(flow, layer, neurons, numbers, self._model.get_submodule)
+        return numbers
 
     def outside(self, scope: str, call: fx.Node) -> Outside | None:
         """The residual addition around a block, see `find_outside`."""

@@ -1,38 +1,28 @@
 """The hidden layer of an MLP: the linear maps that make its neurons, and the one that reads them.
 
 In between, functions may be applied to each neuron, neurons be multiplied with each other (gates), tensors be taken apart
-in chunks and others be put beside them, in whatever modules that happens.
+and others be put beside them, in whatever modules that happens and however it is written: labels follow the features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
-from surgery.analysis.roles.flow import Flow, ScopedNode
-from surgery.analysis.roles.primitives import (
-    ACTIVATIONS,
-    ELEMENTWISE,
-    LAYOUT,
-    inputs_of,
-    is_activation,
-    is_layout,
-    is_linear,
-    name_of,
-    shape_of,
-    tensors,
-)
+from surgery.analysis.labels import FIXED, NOTHING, LabelRun, is_moving
+from surgery.analysis.roles.flow import Flow, ScopedNode, reach
+from surgery.analysis.roles.primitives import is_linear, shape_of, tensors
 from surgery.errors import AnalysisError
 from surgery.recording.paths import child_path
 
 Part = int | None
-"""Of the features of a tensor: one for each neuron (None), or so many others."""
+"""Of the features of a tensor: those of the neurons (None), or so many others."""
 
-_MOVING = {"permute", "transpose"}
-_BY_FEATURE = ACTIVATIONS | ELEMENTWISE | (LAYOUT - _MOVING) | {"pow", "square", "clamp", "neg", "abs", "exp"}
+OTHERS = 1 << 40
+"""Labels of features that are no neurons begin here."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +33,30 @@ class HiddenLinear:
         scope: path of the scope that calls it.
         node: the call.
         parts: what its results are, of the last one what it reads.
+        beside: how many features each neuron has, side by side, where the parts are neurons.
     """
 
     scope: str
     node: fx.Node
     parts: tuple[Part, ...]
+    beside: int = 1
+
+    @property
+    def place(self) -> ScopedNode:
+        """Where it is called."""
+        return self.scope, self.node
+
+    @property
+    def slots(self) -> int:
+        """How many features each neuron has in all."""
+        return self.beside * self.parts.count(None)
+
+    def edges(self, neurons: int) -> list[int]:
+        """Where each part begins, and where the last one ends."""
+        edges = [0]
+        for part in self.parts:
+            edges.append(edges[-1] + (part or neurons * self.beside))
+        return edges
 
 
 @dataclass(frozen=True)
@@ -59,23 +68,46 @@ class HiddenLayer:
         ups: the linear maps that make them: one, or several of a gated MLP.
         down: the linear map that reads them.
         between: every place on the ways from those to this.
+        sides: what reads other features of those.
     """
 
     neurons: int
     ups: tuple[HiddenLinear, ...]
     down: HiddenLinear
     between: frozenset[ScopedNode]
+    sides: tuple[ScopedNode, ...] = ()
 
+    @property
+    def slots(self) -> int:
+        """How many features of the linear maps each neuron is computed from."""
+        return sum(up.slots for up in self.ups)
 
-@dataclass(frozen=True)
-class _Run:
-    """Neighbouring features: computed from those results of linear maps that begin at `sources`, one by one."""
+    @property
+    def cuts(self) -> list[ScopedNode]:
+        """What moves neurons or takes them apart, and what computes sizes for that."""
+        moving = [(path, node) for path, node in self.between if is_moving(node)]
+        sizes = reach(moving, lambda p: [(p[0], node) for node in p[1].all_input_nodes if not tensors(node)])
+        return list(sizes)
 
-    width: int
-    sources: frozenset[tuple[ScopedNode, int]] = frozenset()
+    def label(self, place: ScopedNode, neurons: int) -> Tensor:
+        """Labels of the features that the map at `place` gives, whatever the number of neurons.
 
-    def cut(self, start: int, width: int) -> _Run:
-        return _Run(width, frozenset((place, first + start) for place, first in self.sources))
+        Those of the neuron n are n S, n S + 1, ... for S slots.
+        """
+        slot, others = 0, OTHERS
+        for up in self.ups:
+            labels: list[Tensor] = []
+            for part in up.parts:
+                if part is None:
+                    own = torch.arange(neurons)[:, None] * self.slots + slot + torch.arange(up.beside)
+                    labels.append(own.reshape(-1))
+                    slot += up.beside
+                else:
+                    labels.append(torch.arange(others, others + part))
+                    others += part
+            if up.place == place:
+                return torch.cat(labels)
+        return torch.full(shape_of(place[1])[-1:], FIXED)
 
 
 def find_hidden_layer(flow: Flow, end: ScopedNode, where: str) -> HiddenLayer:
@@ -84,199 +116,138 @@ def find_hidden_layer(flow: Flow, end: ScopedNode, where: str) -> HiddenLayer:
     Raises:
         AnalysisError: it does not end in one linear map, or what happens to its neurons is not understood.
     """
-    search = _Search(flow, where)
     downs = [place for place in flow.walk([end], lambda p: is_linear(p[1])) if is_linear(place[1])]
     if len(downs) != 1:
         raise AnalysisError(f"its result comes from {len(downs)} linear maps, not from one")
-    down = downs[0]
-    search.require_linear(down)
-    columns = _joined(search.columns(flow.above(down)[0]))
-    hidden = [run for run in columns if run.sources]
-    if not hidden:
-        between = " and ".join(dict.fromkeys(search.stopped))
-        raise AnalysisError(
-            f"between {search.called(down)} and the linear maps before it comes {between}, which is not understood"
-        )
-    if len(hidden) > 1:
-        raise AnalysisError(f"{search.called(down)} reads {len(hidden)} hidden layers; only one can change its width")
-    neurons = hidden[0].width
-    starts: dict[ScopedNode, list[int]] = {}
-    for place, start in hidden[0].sources:
-        starts.setdefault(place, []).append(start)
-    search.require_unread(down)
-    ordered = sorted(starts, key=flow.order.__getitem__)
-    ups = [HiddenLinear(*place, _parts(sorted(starts[place]), neurons, shape_of(place[1])[-1])) for place in ordered]
-    for linear in ordered:
-        search.require_linear(linear)
-    out = HiddenLinear(*down, tuple(None if r.sources else r.width for r in columns))
-    return HiddenLayer(neurons, tuple(ups), out, search.between())
+    return _Search(flow, downs[0], where).found()
 
 
 class _Search:
-    """Follows features from linear maps downwards, in the MLP that is, or stands in, the scope at `where`."""
+    """Follows features from linear maps down to the one at `down`, in the MLP that is, or stands in, `where`."""
 
-    def __init__(self, flow: Flow, where: str) -> None:
-        self._flow, self._where = flow, where
-        self._known: dict[ScopedNode, list[_Run]] = {}
-        self.stopped: list[str] = []
+    def __init__(self, flow: Flow, down: ScopedNode, where: str) -> None:
+        self._flow, self._down, self._where = flow, down, where
+        self._begin: dict[ScopedNode, int] = {}
+        """The first label of each linear map that was met."""
+        self._end = 0
+        self._run = LabelRun(flow, shape_of(down[1])[:-1], self._label)
 
-    def columns(self, place: ScopedNode) -> list[_Run]:
-        """What the features of the tensor at `place` come from."""
-        if place not in self._known:
-            self._known[place] = self._columns(place)
-        return self._known[place]
+    def _label(self, place: ScopedNode) -> Tensor:
+        width = shape_of(place[1])[-1]
+        begin = self._begin[place] = self._end
+        self._end += width
+        return torch.arange(begin, self._end)
 
-    def _columns(self, place: ScopedNode) -> list[_Run]:
-        """See `columns`."""
-        path, node = place
-        if is_linear(node):
-            return [_Run(shape_of(node)[-1], frozenset([(place, 0)]))]
-        name, sources = name_of(node), self._flow.above(place)
-        piece = _piece(node)
-        if piece is not None:
-            if inputs_of(node)[0] is not piece.source:
-                self._known[path, inputs_of(node)[0]] = []  # all pieces together
-            return _cut(self.columns((path, piece.source)), piece.start, _width(node))
-        if name == "cat" and node.kwargs.get("dim", node.args[-1]) in (-1, len(shape_of(node)) - 1):
-            return [run for source in _items(node) for run in self.columns((path, source))]
-        is_by_feature = name in _BY_FEATURE or is_activation(node) or (is_layout(node) and name not in _MOVING)
-        wide = [source for source in sources if _width(source[1]) == _width(node)]
-        is_even = all(_width(source[1]) in (0, 1, _width(node)) for source in sources)
-        if wide and is_even and (is_by_feature or _is_passed_on(place, self._flow)):
-            return _merged([self.columns(source) for source in wide])
-        self.stopped.append(self.called(place))
-        return [_Run(_width(node))]
+    def found(self) -> HiddenLayer:
+        """See `find_hidden_layer`."""
+        self._require_linear(self._down)
+        features = self._run.reach(self._flow.above(self._down)[0]).of_features()
+        down = _called(self._down, self._where)
+        if features is None:
+            raise AnalysisError(f"{down} reads features that differ from token to token")
+        hidden = (features >= 0).any(0) & (features != FIXED).all(0)
+        if not hidden.any():
+            stopped = " and ".join(dict.fromkeys(_called(place, self._where) for place in self._run.stopped))
+            raise AnalysisError(
+                f"between {down} and the linear maps before it comes {stopped}, which is not understood"
+            )
+        slots = _in_order(features[:, hidden])
+        parts = _parts(hidden)
+        if slots is None or parts.count(None) != 1:
+            raise AnalysisError(f"{down} reads several hidden layers, or neurons in no order; only one can be changed")
+        ups = tuple(self._ups(slots))
+        between = self._between(ups, slots)
+        sides = self._sides(between, slots)
+        for up in ups:
+            self._require_linear(up.place)
+        out = HiddenLinear(*self._down, parts)
+        return HiddenLayer(slots.shape[1], ups, out, between, sides)
 
-    def require_linear(self, place: ScopedNode) -> None:
+    def _ups(self, slots: Tensor) -> list[HiddenLinear]:
+        """The linear maps in execution order, from the labels of all neurons in their slots, (S, M)."""
+        ups = []
+        for place in sorted(self._begin, key=self._flow.order.__getitem__):
+            begin, width = self._begin[place], shape_of(place[1])[-1]
+            own = [row - begin for row in slots if begin <= int(row[0]) < begin + width]
+            if own:
+                ups.append(self._up(place, own, width))
+        return ups
+
+    def _up(self, place: ScopedNode, slots: Sequence[Tensor], width: int) -> HiddenLinear:
+        """One of them, from where the features of each neuron are."""
+        beside = int(slots[0][1] - slots[0][0]) if len(slots[0]) > 1 else 1
+        starts = [int(row[0]) for row in slots[::beside]]
+        regular = [start + torch.arange(len(slots[0])) * beside + k for start in starts for k in range(beside)]
+        if len(slots) % beside or not all(map(torch.equal, slots, regular)):
+            raise AnalysisError(
+                f"the neurons of {_called(place, self._where)} stand in an order that is not understood"
+            )
+        is_neuron = torch.zeros(width, dtype=torch.bool)
+        is_neuron[torch.stack(list(slots)).reshape(-1)] = True
+        return HiddenLinear(*place, _parts(is_neuron, beside * len(slots[0])), beside)
+
+    def _between(self, ups: Sequence[HiddenLinear], slots: Tensor) -> frozenset[ScopedNode]:
+        """Every place that has neurons, or a number on the way."""
+        known = self._run.known
+        tops = {up.place for up in ups}
+        return frozenset(p for p, value in known.items() if p in tops or _tells(value, slots))
+
+    def _sides(self, between: frozenset[ScopedNode], slots: Tensor) -> tuple[ScopedNode, ...]:
+        """What reads tensors that have neurons, but no neurons.
+
+        Raises:
+            AnalysisError: something else than the way from the linear maps to the last one reads neurons.
+        """
+        inside = between | {self._down}
+        entered = {path for path, _ in inside}
+        sides = []
+        for path, node in sorted(between, key=self._flow.order.__getitem__):
+            for user in node.users:
+                is_entering = user.op == "call_module" and child_path(path, user) in entered
+                if user.op == "output" or not tensors(user) or (path, user) in inside or is_entering:
+                    continue
+                if not is_moving(user) or _tells(self._run.value((path, user)), slots):
+                    raise AnalysisError(f"{user.name} reads its neurons too")
+                sides.append((path, user))
+        return tuple(sides)
+
+    def _require_linear(self, place: ScopedNode) -> None:
         """Raise AnalysisError if what is at `place` is no linear layer."""
         cls = place[1].meta.get("module_class")
         only = "only linear layers can change their width"
         if cls is None:
-            raise AnalysisError(f"{self.called(place)} is a function of parameters; {only}")
+            raise AnalysisError(f"{_called(place, self._where)} is a function of parameters; {only}")
         if not issubclass(cls, nn.Linear):
-            raise AnalysisError(f"{self.called(place)} is a {cls.__name__}; {only}")
-
-    def called(self, place: ScopedNode) -> str:
-        """What is at `place`, as seen from the MLP."""
-        path, node = place
-        return child_path(path, node).removeprefix(f"{self._where}.") if node.op == "call_module" else node.name
-
-    def between(self) -> frozenset[ScopedNode]:
-        """Every place that has neurons."""
-        return frozenset(place for place, runs in self._known.items() if not runs or any(run.sources for run in runs))
-
-    def require_unread(self, down: ScopedNode) -> None:
-        """Raise AnalysisError if something else than the way from the linear maps to `down` reads the neurons."""
-        inside = self.between() | {down}
-        entered = {path for path, _ in inside}
-        for path, node in inside - {down}:
-            for user in node.users:
-                is_entering = user.op == "call_module" and child_path(path, user) in entered
-                if user.op != "output" and tensors(user) and (path, user) not in inside and not is_entering:
-                    raise AnalysisError(f"{user.name} reads its neurons too")
+            raise AnalysisError(f"{_called(place, self._where)} is a {cls.__name__}; {only}")
 
 
-def _items(cat: fx.Node) -> list[fx.Node]:
-    """What is put side by side, a tensor that is given twice being there twice."""
-    given = cat.args[0] if cat.args else cat.kwargs["tensors"]
-    assert isinstance(given, Sequence)
-    return [item for item in given if isinstance(item, fx.Node)]
+def _called(place: ScopedNode, where: str) -> str:
+    """What is at `place`, as seen from the MLP."""
+    path, node = place
+    return child_path(path, node).removeprefix(f"{where}.") if node.op == "call_module" else node.name
 
 
-def _is_passed_on(place: ScopedNode, flow: Flow) -> bool:
-    """Whether `place` is an argument of a scope, or the result of a call that was followed."""
-    node = place[1]
-    return node.op == "placeholder" or flow.entered(place) is not None or name_of(node) == "getitem"
+def _tells(value: object, slots: Tensor) -> bool:
+    tell = getattr(value, "tell", None)
+    return tell is not None and tell(slots.reshape(-1))
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Neighbouring features of a tensor, from `start` on."""
-
-    source: fx.Node
-    start: int
-
-
-def _piece(node: fx.Node) -> _Piece | None:
-    """What `node` takes out of a tensor, if that is a part of its features whose size follows from their number."""
-    if name_of(node) != "getitem":
-        return None
-    source, taken = node.args
-    assert isinstance(source, fx.Node)
-    if isinstance(taken, int) and name_of(source) in ("chunk", "split"):
-        return _split_piece(source, taken)
-    last = taken[-1] if isinstance(taken, tuple) and taken[0] is Ellipsis and len(taken) == 2 else None
-    if not isinstance(last, slice) or last.step is not None:
-        return None
-    bounds = [bound for bound in (last.start, last.stop) if bound is not None]
-    is_relative = bool(bounds) and all(isinstance(bound, fx.Node) for bound in bounds)
-    return _Piece(source, 0 if last.start is None else int(last.start.meta["val"])) if is_relative else None
+def _in_order(features: Tensor) -> Tensor | None:
+    """The labels of each neuron in order, (S, M), from those of the features that are neurons; None if they vary."""
+    ordered = features.sort(0).values
+    ordered[1:][ordered[1:] == ordered[:-1]] = NOTHING  # one that is read twice, as in x * x
+    ordered = ordered.sort(0).values
+    counts = (ordered >= 0).sum(0)
+    rows = ordered[-int(counts[0]) :]
+    steps = rows.diff(dim=1)
+    alike = bool((counts == counts[0]).all()) and bool((steps == steps[:, :1]).all())
+    return rows if alike and bool((steps[:, :1] > 0).all()) else None
 
 
-def _split_piece(split: fx.Node, number: int) -> _Piece | None:
-    """The piece of that number of a tensor that is split into several of equal or computed sizes."""
-    source, *given = split.args
-    assert isinstance(source, fx.Node)
-    dim = split.kwargs.get("dim", given[1] if len(given) > 1 else 0)
-    is_relative = name_of(split) == "chunk" or any(user is not source for user in split.all_input_nodes)
-    if dim not in (-1, len(shape_of(source)) - 1) or not is_relative:
-        return None
-    widths = [tensor.shape[-1] for tensor in tensors(split)]
-    return _Piece(source, sum(widths[: number % len(widths)]))
-
-
-def _merged(columns: Sequence[list[_Run]]) -> list[_Run]:
-    """Tensors of the same width combined feature by feature; with others, neurons are none that can be added to."""
-    edges = sorted({edge for runs in columns for edge in _edges(runs)})
-    pieces = [[_cut(runs, a, b - a)[0] for a, b in pairwise(edges)] for runs in columns]
-    merged = []
-    for runs in zip(*pieces, strict=True):
-        sources = frozenset(source for run in runs for source in run.sources)
-        merged.append(_Run(runs[0].width, sources if all(run.sources for run in runs) else frozenset()))
-    return merged
-
-
-def _edges(runs: Iterable[_Run]) -> list[int]:
-    """Where each run begins, and where the last one ends."""
-    edges = [0]
-    for run in runs:
-        edges.append(edges[-1] + run.width)
-    return edges
-
-
-def _cut(runs: Sequence[_Run], start: int, width: int) -> list[_Run]:
-    """`width` features from `start` on."""
-    found = []
-    for run, first in zip(runs, _edges(runs), strict=False):
-        a, b = max(start, first), min(start + width, first + run.width)
-        if a < b:
-            found.append(run.cut(a - first, b - a))
-    return found
-
-
-def _joined(runs: Iterable[_Run]) -> list[_Run]:
-    """The same features in as few runs as possible."""
-    joined: list[_Run] = []
-    for run in runs:
-        last = joined[-1] if joined else None
-        if last is not None and run.sources == last.cut(last.width, run.width).sources:
-            joined[-1] = replace(last, width=last.width + run.width)
-        else:
-            joined.append(run)
-    return joined
-
-
-def _parts(starts: Sequence[int], neurons: int, width: int) -> tuple[Part, ...]:
-    """What the results of a linear map are, `neurons` of them from each of `starts` on."""
+def _parts(is_neuron: Tensor, length: int | None = None) -> tuple[Part, ...]:
+    """What features are: runs of neurons, each of that `length`, and of others."""
     parts: list[Part] = []
-    end = 0
-    for start in starts:
-        parts += [start - end, None] if start > end else [None]
-        end = start + neurons
-    return (*parts, width - end) if width > end else tuple(parts)
-
-
-def _width(node: fx.Node) -> int:
-    """How many features the result of `node` has; 0 of no tensor."""
-    shape = shape_of(node)
-    return shape[-1] if shape else 0
+    values, counts = torch.unique_consecutive(is_neuron, return_counts=True)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        parts += [None] * (count // (length or count)) if value else [count]
+    return tuple(parts)

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from surgery.analysis.analysis import Analysis
 from surgery.analysis.hidden_layer import HiddenLayer
+from surgery.analysis.numbers import At
 from surgery.analysis.outside import Outside
 from surgery.analysis.remembered import remembered
 from surgery.analysis.roles import Operator, Role
@@ -94,9 +95,18 @@ class ModelGraph:
         last = operator.nodes[-1] if name.startswith(OPERATOR) else name
         return self._analysis.hidden_layer((scope, self.node(scope, last)), operator.scope)
 
-    def why_not_neurons(self, key: Key, neurons: int) -> str | None:
-        """Why the MLP at `key` cannot have so many neurons, see `why_not_neuron_wise`; tried once for alike ones."""
-        return self._analysis.why_not_neurons(self.hidden_layer(key), neurons)
+    def numbers_for(self, key: Key, neurons: int) -> dict[Key, dict[At, int]]:
+        """The whole numbers that change in a forward if the MLP at `key` has so many neurons: by node, and where.
+
+        Raises:
+            AnalysisError: it cannot have them, see `Analysis.resized`.
+        """
+        layer = self.hidden_layer(key)
+        scopes = {node: path for path, node in layer.cuts}
+        found: dict[Key, dict[At, int]] = {}
+        for number in self._analysis.resized(layer, neurons):
+            found.setdefault((scopes[number.node], number.node.name), {})[number.at] = number.value
+        return found
 
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""

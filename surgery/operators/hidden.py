@@ -23,12 +23,31 @@ Parts = tuple[PositiveInt | None, ...]
 
 
 class LinearSizes(Config):
-    """One linear map of an MLP: I, O, whether it has a bias, and the parts of its results; of the last, of its inputs."""
+    """One linear map of an MLP: I, O, whether it has a bias, and the parts of its results; of the last, of its inputs.
+
+    Where its parts are neurons, each of these has as many features as it says `beside` each other.
+    """
 
     inputs: PositiveInt
     outputs: PositiveInt
     bias: bool
     parts: Parts
+    beside: PositiveInt = 1
+
+    def width(self, neurons: int) -> int:
+        """How many features there are for so many neurons."""
+        return sum(neurons * self.beside if part is None else part for part in self.parts)
+
+    def features(self, neurons: int, chosen: Tensor, others: bool = True) -> Tensor:
+        """Where the features of the `chosen` ones of so many `neurons` stand, and all others."""
+        found, start = [], 0
+        for part in self.parts:
+            if part is None:
+                found += [start + chosen * self.beside + number for number in range(self.beside)]
+            elif others:
+                found.append(torch.arange(start, start + part, device=chosen.device))
+            start += neurons * self.beside if part is None else part
+        return torch.cat(found)
 
 
 class HiddenDims(Dims):
@@ -75,7 +94,7 @@ class HiddenNeurons(OperatorConfig):
     @override
     def flops(self, dims: HiddenDims, batch: int, tokens: int) -> int:
         """2 N I O for each of the batch, with M neurons in I or O."""
-        own, changed = dims.own, _width(dims.own.parts, self.neurons)
+        own, changed = dims.own, dims.own.width(self.neurons)
         return 2 * batch * tokens * changed * (own.outputs if dims.is_last else own.inputs)
 
 
@@ -86,7 +105,7 @@ class HiddenLinearMap(CountedByConfig, nn.Linear):
     dims: HiddenDims
 
     def __init__(self, config: HiddenNeurons, dims: HiddenDims) -> None:
-        own, changed = dims.own, _width(dims.own.parts, config.neurons)
+        own, changed = dims.own, dims.own.width(config.neurons)
         inputs, outputs = (changed, own.outputs) if dims.is_last else (own.inputs, changed)
         super().__init__(inputs, outputs, bias=own.bias)
         self.config = config
@@ -110,11 +129,11 @@ class HiddenLinearMap(CountedByConfig, nn.Linear):
             raise RewriteError(
                 f"{self.config.neurons} neurons cannot keep the function of {self.dims.neurons}; use 'projections'"
             )
-        old, parts = linears[self.dims.index], self.dims.own.parts
+        old, own = linears[self.dims.index], self.dims.own
         order = contributions(linears, self.dims).argsort(descending=True, stable=True)
         kept = order[: self.config.neurons].sort().values
-        taken = _features(parts, self.dims.neurons, kept)
-        places = _features(parts, self.config.neurons, torch.arange(len(kept), device=kept.device))
+        taken = own.features(self.dims.neurons, kept)
+        places = own.features(self.config.neurons, torch.arange(len(kept), device=kept.device))
         with torch.no_grad():
             if self.dims.is_last:
                 self.weight.zero_()
@@ -140,22 +159,6 @@ def contributions(linears: Sequence[nn.Linear], dims: HiddenDims) -> Tensor:
         squares = linear.weight.detach().float().square().sum(0 if is_last else 1)
         if linear.bias is not None and not is_last:
             squares = squares + linear.bias.detach().float().square()
-        places = _features(sizes.parts, dims.neurons, neurons, others=False)
+        places = sizes.features(dims.neurons, neurons, others=False)
         total = total * squares[places].view(-1, dims.neurons).sqrt().prod(0)
     return total
-
-
-def _width(parts: Parts, neurons: int) -> int:
-    return sum(neurons if part is None else part for part in parts)
-
-
-def _features(parts: Parts, neurons: int, chosen: Tensor, others: bool = True) -> Tensor:
-    """Where the features of the `chosen` ones of so many `neurons` stand, and all others."""
-    found, start = [], 0
-    for part in parts:
-        if part is None:
-            found.append(start + chosen)
-        elif others:
-            found.append(torch.arange(start, start + part, device=chosen.device))
-        start += neurons if part is None else part
-    return torch.cat(found)

@@ -13,8 +13,7 @@ from surgery.graph import ModelGraph
 from surgery.recording.recording import Recording
 from surgery.rewriting.conflict import Conflict, find_conflicts, require_distinct_names
 from surgery.rewriting.edit import AnyEdit, Change, Edit, Skipped, rewired_scopes
-from surgery.rewriting.graphs.edited_module import aliases_of, recorded_scope
-from surgery.rewriting.graphs.rewired import rewired
+from surgery.rewriting.graphs.edited_module import edited_recordings_of
 from surgery.rewriting.planner import Planner
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.totals import count_weights
@@ -134,12 +133,7 @@ def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Recordings:
     Raises:
         RewriteError: an edit does not give a well-formed graph.
     """
-    edited: Recordings = {}
-    for path, bound in rewired_scopes(edits).items():
-        module = graph.model.get_submodule(path)
-        known, aliases = recorded_scope(module, graph.scopes[path]), aliases_of(module)
-        edited[path] = [rewired(recording, bound, graph.scopes, aliases) for recording in known.recordings]
-    return edited
+    return {path: edited_recordings_of(graph, path, bound) for path, bound in rewired_scopes(edits).items()}
 
 
 def _total(graph: ModelGraph, edits: Sequence[Edit]) -> Total:

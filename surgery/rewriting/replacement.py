@@ -132,15 +132,29 @@ class Rewiring(Config):
         return {name for name, argument, _ in map(parse, values) if argument is None}
 
 
+class Number(Config):
+    """A whole number in the arguments of a node that gives way to another.
+
+    Attributes:
+        at: where it stands: the position or keyword of an argument, then items of sequences, or a bound of a slice.
+        value: the new one.
+    """
+
+    at: tuple[int | str, ...]
+    value: int
+
+
 class Resizing(Config):
     """Several modules replaced in their places at once, so that what flows between them may have other sizes.
 
     Attributes:
         modules: by the name of the matched node whose module each replaces.
+        numbers: that change with those sizes, by the name of the matched node, all in the graph of one scope.
     """
 
     kind: Literal["resizing"] = "resizing"
     modules: dict[str, New] = Field(min_length=1)
+    numbers: dict[str, tuple[Number, ...]] = Field(default={})
 
 
 class Sharing(Config):

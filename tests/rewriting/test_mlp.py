@@ -26,9 +26,10 @@ GATED = ["LuminaNextDiT2DModel", "ZImageTransformer2DModel", "Krea2Transformer2D
 MADE_OF_NODES = ["ChromaTransformer2DModel", "HunyuanVideoTransformer3DModel", "BriaTransformer2DModel"]
 CALLED_TWICE = ["CogView4Transformer2DModel"]  # for texts and images, with tokens of both numbers
 OF_PAIRS = ["RFD4ProteinaTransformer"]
+CUT_AT_FIXED_PLACES = ["Flux2Transformer2DModel"]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *GATED, *MADE_OF_NODES, *CALLED_TWICE, *OF_PAIRS])
+@pytest.mark.parametrize("name", [*FAMILIES, *GATED, *MADE_OF_NODES, *CALLED_TWICE, *OF_PAIRS, *CUT_AT_FIXED_PLACES])
 def test_a_wider_mlp_preserves_the_function(name):
     case = CASES[name]
     model, call = case.model().double(), _double(case.example())

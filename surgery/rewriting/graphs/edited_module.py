@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.graph import ModelGraph
 from surgery.recording.generated import EditedTrace, RecordCall, edit_of, set_edit
 from surgery.recording.parameters import dtype_of
 from surgery.recording.paths import put
@@ -81,6 +82,17 @@ def recorded_scope(module: nn.Module, scope: Scope) -> Scope:
     """The scope whose recordings the next edits of the graph of `module` are made to."""
     before = edit_of(module)
     return before.scope if before else scope
+
+
+def edited_recordings_of(graph: ModelGraph, path: str, bound: Sequence[Bound]) -> list[Recording]:
+    """The recordings of the scope at `path` with the edits `bound` made to them.
+
+    Raises:
+        RewriteError: they do not give a well-formed graph.
+    """
+    module = graph.model.get_submodule(path)
+    known, aliases = recorded_scope(module, graph.scopes[path]), aliases_of(module)
+    return [rewired(recording, bound, graph.scopes, aliases) for recording in known.recordings]
 
 
 def edit_scope(

@@ -7,21 +7,22 @@ import functools
 import heapq
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
 
 from surgery.analysis.arguments import bound_arguments, called_class, with_arguments
+from surgery.analysis.numbers import with_numbers
 from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, takes
 from surgery.errors import RewriteError
 from surgery.recording.copying import copied_graph
-from surgery.recording.paths import child_path
+from surgery.recording.paths import child_path, names_of, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.torch_private import is_erased, reorder
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.graphs.anchors import Anchors, Place
-from surgery.rewriting.replacement import Call, New, Rewiring
+from surgery.rewriting.replacement import Call, New, Number, Rewiring
 from surgery.rewriting.trial import built
 from surgery.rewriting.values import parse
 
@@ -36,13 +37,15 @@ class Bound:
         rewiring: new calls, and what they stand for.
         place: the matched nodes.
         modules: the name that each new module gets in the module of the scope.
-        removed: the paths of the modules that are taken out of the model.
+        removed: the paths of the modules that are taken out of the model, or give way to others of other sizes.
+        numbers: those in the arguments of matched nodes that change.
     """
 
     rewiring: Rewiring
     place: Place
     modules: Mapping[str, str]
     removed: tuple[str, ...] = ()
+    numbers: Mapping[str, tuple[Number, ...]] = field(default_factory=dict)
 
 
 def rewired(
@@ -75,13 +78,14 @@ def rewired(
 
 
 def _state(recording: Recording, bound: Sequence[Bound]) -> Any:
-    """The attributes that the forward read, without those of the matched modules, and without what other modules hold.
+    """The attributes that the forward read, without those of modules that matched or are gone, and of what others hold.
 
     The latter is what edits change: a forward that asks for its first parameter reads the list of all of its modules. An
     edited graph calls modules by their names.
     """
     anchors = (a for each in bound for group in each.place.nodes.values() for a in group if a.op == "call_module")
     matched = {tuple(anchor.target.split(".")) for anchor in anchors}
+    matched |= {names_of(relative(path, each.place.scope)) for each in bound for path in each.removed}
 
     def is_kept(entry: Any) -> bool:
         path, name, _ = entry
@@ -132,6 +136,9 @@ class _Rewriter(Evaluator):
 
     def rewrite(self) -> None:
         """Put in the calls, let all others read the new values, and take out what is not read any more."""
+        for name, numbers in self._bound.numbers.items():
+            node = self._nodes[name][0]
+            node.args, node.kwargs = with_numbers(node, [(number.at, number.value) for number in numbers])
         old = {value: self._existing(value) for value in self._rewiring.results}
         users = {value: [(node, user) for node in nodes for user in node.users] for value, nodes in old.items()}
         self.make(self._rewiring.calls)

@@ -12,15 +12,18 @@ from surgery.errors import RewriteError
 from surgery.recording.binding import unbind
 from surgery.recording.cost import FlopCounter
 from surgery.recording.parameters import first_floating
-from surgery.recording.paths import put, relative
+from surgery.recording.paths import is_inside, put, relative
 from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
+from surgery.rewriting.graphs.anchors import Place
+from surgery.rewriting.graphs.edited_module import aliases_of, edit_scope, edited_recordings_of
+from surgery.rewriting.graphs.rewired import Bound
 from surgery.rewriting.lesson import Lesson, ModuleLesson
 from surgery.rewriting.make import Maker, like
 from surgery.rewriting.other_sizes import ToSize, at_each_size
-from surgery.rewriting.replacement import New, Resizing
+from surgery.rewriting.replacement import New, Resizing, Rewiring
 from surgery.rewriting.site import Item, Site
 from surgery.rewriting.trial import (
     Cost,
@@ -31,6 +34,7 @@ from surgery.rewriting.trial import (
     shape_and_dtype,
     situation,
 )
+from surgery.tracing.tracer import record
 
 
 class Resize(Edit):
@@ -39,6 +43,7 @@ class Resize(Edit):
     Attributes:
         modules: the paths of those that are replaced or inherited from, by the names that the pattern gives them.
         paths: every path of those that are replaced, which may stand in several places.
+        place: the nodes whose numbers change with them; None if there are none.
     """
 
     made_by = Resizing
@@ -47,6 +52,7 @@ class Resize(Edit):
     replacement: Resizing
     modules: dict[str, str]
     paths: tuple[str, ...]
+    place: Place | None = None
 
     @classmethod
     def plan(cls, application: Application, group: Sequence[Site], given: Resizing) -> list[Self]:
@@ -61,7 +67,9 @@ class Resize(Edit):
                 f'{application.where(matched)}: modules that are resized cannot be taken apart; use shared="together"'
             )
         paths = {name: item.path for name, item in items.items()}
-        old, new = _tried(application.trial, matched, paths, given)
+        replaced = tuple(path for name in given.modules for path in places[name])
+        place = _place(application, matched, given, replaced)
+        old, new = _tried(application.trial, matched, paths, given, _bound(given, place, replaced))
         flops = _flops(application, group, old, new)
         operator = matched.operator
         return [
@@ -72,7 +80,8 @@ class Resize(Edit):
                 replaced=operator.module_class or ", ".join(dict.fromkeys(i.part.module_class for i in items.values())),
                 replacement=given,
                 modules=paths,
-                paths=tuple(path for name in given.modules for path in places[name]),
+                paths=replaced,
+                place=place,
                 loss=application.rule.loss,
                 params=Change(before=operator.params, after=operator.params + new.params - old.params),
                 flops=flops,
@@ -91,10 +100,19 @@ class Resize(Edit):
         return tuple(self.modules[name] for name in self.replacement.modules)
 
     @property
+    def rewired(self) -> Bound | None:
+        """The numbers that change."""
+        return _bound(self.replacement, self.place, self.paths)
+
+    @property
     def claims(self) -> Claims:
-        """The modules; and the one around them, if that is what matched, which was run as a whole."""
+        """The modules, and nodes; and the module around them, if that is what matched, which was run as a whole."""
         whole = (self.path,) if self.path == self.unit else ()
-        return Claims(modules=self.paths, resized=self.paths, whole=whole, changed=self.paths)
+        places = () if self.place is None else (self.place,)
+        scopes = tuple(place.scope for place in places)
+        nodes = tuple((place.scope, anchor) for place in places for group in place.nodes.values() for anchor in group)
+        changed = (*self.paths, *scopes)
+        return Claims(modules=self.paths, nodes=nodes, scopes=scopes, resized=self.paths, whole=whole, changed=changed)
 
     def weights(self, model: nn.Module) -> Weights:
         """Those of the old modules go, those of the new ones come."""
@@ -135,6 +153,36 @@ def _items(application: Application, matched: Site, resizing: Resizing) -> dict[
     return {name: site[name] for name in {**resizing.modules, **sources}}
 
 
+def _place(application: Application, matched: Site, given: Resizing, replaced: Sequence[str]) -> Place | None:
+    """The nodes whose numbers change.
+
+    Raises:
+        RewriteError: their graph does not hold every call of what is replaced, so it cannot be recorded as it was before.
+    """
+    if not given.numbers:
+        return None
+    where, site, facts = application.where(matched), application.rule.place(matched), application.facts
+    scope = next(site[name].scope for name in given.numbers)
+    for path in replaced:
+        if not is_inside(path, scope):
+            raise RewriteError(
+                f"{where}: {path} is outside of {scope}, where its features are counted by fixed numbers"
+            )
+        if len(replaced) > len(given.modules) or facts.calls[path] > 1:
+            raise RewriteError(f"{where}: {path} is used in several places, and its features counted by fixed numbers")
+    anchors = facts.anchors(scope)
+    nodes = {name: tuple(map(anchors.of, site[name].nodes)) for name in given.numbers}
+    return Place(scope=scope, nodes=nodes)
+
+
+def _bound(given: Resizing, place: Place | None, replaced: tuple[str, ...]) -> Bound | None:
+    """How the graph changes in which numbers do."""
+    if place is None:
+        return None
+    removed = tuple(path for path in replaced if is_inside(path, place.scope))
+    return Bound(Rewiring(results={}, keeps=tuple(place.nodes)), place, {}, removed, given.numbers)
+
+
 def _flops(application: Application, group: Sequence[Site], old: Cost, new: Cost) -> Change:
     """Linear maps cost the same for each token, however many there are in a call."""
     operator = group[0].operator
@@ -147,7 +195,9 @@ def _flops(application: Application, group: Sequence[Site], old: Cost, new: Cost
     return Change.total(changes)
 
 
-def _tried(trial: Trial, site: Site, paths: Mapping[str, str], resizing: Resizing) -> tuple[Cost, Cost]:
+def _tried(
+    trial: Trial, site: Site, paths: Mapping[str, str], resizing: Resizing, bound: Bound | None
+) -> tuple[Cost, Cost]:
     """What the module around costs before and after; it is run with the new modules at several sizes.
 
     Raises:
@@ -158,13 +208,17 @@ def _tried(trial: Trial, site: Site, paths: Mapping[str, str], resizing: Resizin
     recording = site.graph.scopes[unit].recordings[0]
     around = tuple(map(str, map(shape_and_dtype, recording.in_leaves)))
     key = ("resizing", resizing.model_dump_json(), situation(site), tuple(below.items()), around)
-    costs: tuple[Cost, Cost] = trial.once(key, lambda: _before_and_after(site, below, resizing))
+    costs: tuple[Cost, Cost] = trial.once(key, lambda: _before_and_after(site, below, resizing, bound))
     return costs
 
 
-def _before_and_after(site: Site, below: Mapping[str, str], resizing: Resizing) -> tuple[Cost, Cost]:
+def _before_and_after(
+    site: Site, below: Mapping[str, str], resizing: Resizing, bound: Bound | None
+) -> tuple[Cost, Cost]:
     module = site.graph.model.get_submodule(site.unit)
     old, new = skeleton(module), _with_new_modules(site, module, below, resizing)
+    if bound is not None:
+        _change_numbers(site, new, bound)
     recording = site.graph.scopes[site.unit].recordings[0]
     arguments = pytree.tree_unflatten(recording.in_leaves, recording.in_spec)
     kinds = ", ".join(dict.fromkeys(made.operator.kind for made in resizing.modules.values()))
@@ -192,6 +246,18 @@ def _with_new_modules(site: Site, module: nn.Module, below: Mapping[str, str], r
     for name, made in resizing.modules.items():
         put(twin, below[name], built(site.path, made, first_floating(module.get_submodule(below[name]))))
     return twin
+
+
+def _change_numbers(site: Site, twin: nn.Module, bound: Bound) -> None:
+    """Let the part of `twin`, a copy of the module around, in which numbers change run its edited graph."""
+    scope, graph = bound.place.scope, site.graph
+    if not is_inside(scope, site.unit):
+        raise RewriteError(f"{site.path}: its features are counted by fixed numbers outside of {site.unit}, in {scope}")
+    module = graph.model.get_submodule(scope)
+    originals = {relative(path, scope): module.get_submodule(relative(path, scope)) for path in bound.removed}
+    edited = twin.get_submodule(relative(scope, site.unit))
+    recordings = edited_recordings_of(graph, scope, [bound])
+    edit_scope(edited, graph.scopes[scope], recordings, [bound], originals, record, aliases_of(module))
 
 
 class _Counted(NamedTuple):
