@@ -73,10 +73,13 @@ class TrackedFloat(float, metaclass=_Meta):
 
 STAND_INS = {"int": TrackedInt, "float": TrackedFloat}
 
-_ITSELF = re.compile(r"\bis (?:not )?(int|float)\b|\bdtype=(int|float)\b|\.(?:to|type|astype)\((int|float)\b")
+# Each begins with a literal, which makes a search of whole files fast.
+_ITSELF = [
+    re.compile(start + r"(int|float)\b") for start in (r"is (?:not )?", "dtype=", r"\.to\(", r"\.type\(", r"\.astype\(")
+]
 """Code that no stand-in can deceive, `type(x) is int`, and code that gives the builtin to PyTorch or NumPy as a dtype."""
 
-_TYPES = re.compile(r"\btype\(.*\) is (?:not )?(?:int|float)\b")
+_TYPES = re.compile(r"type\(.*\) is (?:not )?(?:int|float)\b")
 
 
 @contextmanager
@@ -99,7 +102,8 @@ def patched_code(model: nn.Module) -> Iterator[None]:
 @kept
 def _asked_for(space: ModuleType) -> set[str]:
     """The builtins that the code of a Python module needs as they are; `int(x)` there is a bare number, and guarded."""
-    return {name for match in _ITSELF.finditer(_source(space)) for name in match.groups() if name}
+    source = _source(space)
+    return {name for pattern in _ITSELF for name in pattern.findall(source)}
 
 
 @kept
