@@ -24,7 +24,7 @@ from surgery.rewriting.lesson import Lesson
 from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.config import StageConfig
-from surgery.training.loop import Task, identity_of, train
+from surgery.training.loop import Task, identity_of, together, train
 from surgery.training.optim import frozen_behaviour
 from surgery.training.record import LossRecord
 from surgery.training.source import Forward, Source, TrainingData, predict
@@ -73,6 +73,7 @@ def distil(
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
     show: Callable[[int], None] | None = None,
+    clip_by: Callable[[str], str] = together,
 ) -> list[LossRecord]:
     """Train the student's new operators on the teacher's activations.
 
@@ -90,6 +91,7 @@ def distil(
         checkpoints: where to continue from and to write to; None writes none.
         progress: shows how far the training has come.
         show: is called with the number of steps done when samples are to be drawn.
+        clip_by: see `surgery.training.loop.Task`.
 
     Returns:
         The losses of each step.
@@ -117,6 +119,7 @@ def distil(
         validate=partial(_validate, pairs, batches),
         identity=identity,
         show=show,
+        clip_by=clip_by,
     )
     with frozen_behaviour(teacher, student):
         return train(task, checkpoints, progress or SilentProgress())
@@ -132,7 +135,7 @@ class Pairs:
 
     def __init__(self, teacher: nn.Module, student: nn.Module, sites: Sequence[Site]) -> None:
         self._teacher, self._sites = teacher, sites
-        self.parameters = _trainable(student, [module for site in sites for module in site.lesson.modules])
+        self.parameters = trainable(student, [module for site in sites for module in site.lesson.modules])
         if not self.parameters:
             raise RewriteError(f"nothing to distil: no parameter in the student at sites {self._paths}")
         set_apart(self.parameters, teacher)
@@ -170,7 +173,7 @@ def _learn(site: Site, losses: dict[str, Tensor], share: float, backward: bool) 
 
 def _regression(path: str, output: Any, target: Any, loss: Loss) -> Tensor:
     """Return the sum of the losses of all tensors in the output, each against its twin in the target."""
-    outputs, targets = _tensors(output), _tensors(target)
+    outputs, targets = tensors_in(output), tensors_in(target)
     shapes, wanted = [tuple(t.shape) for t in outputs], [tuple(t.shape) for t in targets]
     if shapes != wanted or not wanted:
         raise RewriteError(f"site {path}: the new operator returns shapes {shapes}, the teacher's returns {wanted}")
@@ -182,14 +185,16 @@ def _precise(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in what an operator gives, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
+    return [t for item in value for t in tensors_in(item)] if isinstance(value, tuple | list) else []
 
 
-def _trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:
+def trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters of `operators`, by their names in the student."""
     wanted = {id(parameter) for operator in operators for parameter in operator.parameters()}
     return {n: p for n, p in student.named_parameters() if id(p) in wanted and p.is_floating_point()}

@@ -20,6 +20,11 @@ from surgery.training.record import LossRecord
 from surgery.training.source import TrainingData
 
 
+def together(name: str) -> str:  # noqa: ARG001
+    """All parameters in one group."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Task:
     """What one stage brings to the loop. Steps count from 0.
@@ -37,6 +42,7 @@ class Task:
         scales: factors on the learning rate by name of the parameter; 1 where none is given.
         weight_decay: see `Optimizer`.
         show: is called with the number of steps done when samples are to be drawn.
+        clip_by: the group of a parameter, by its name; the gradient of each group is clipped by itself.
     """
 
     stage: str
@@ -50,6 +56,7 @@ class Task:
     scales: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = 0.0
     show: Callable[[int], None] | None = None
+    clip_by: Callable[[str], str] = together
 
 
 def train(task: Task, checkpoints: CheckpointStore | None, progress: Progress) -> list[LossRecord]:
@@ -113,15 +120,24 @@ class _Loop:
         task = self._task
         self._optimizer.zero_grad()
         terms = task.backward(step)
-        norm = nn.utils.get_total_norm([p.grad for p in task.parameters.values() if p.grad is not None])
+        norms = self._norms()
         losses = {site: term.item() for site, term in terms.items()}
-        self._require_finite(losses, norm.item(), step)
-        nn.utils.clip_grads_with_norm_(task.parameters.values(), task.config.clip, norm)
+        self._require_finite(losses, sum(norm.item() for _, norm in norms), step)
+        for parameters, norm in norms:
+            nn.utils.clip_grads_with_norm_(parameters, task.config.clip, norm)
         self._optimizer.step(task.config.rate_at(step))
         if task.ema is not None:
             task.ema.update(step, self._optimizer.masters)
         sites = {site: loss for site, loss in losses.items() if site}
         return LossRecord(task.stage, step + 1, sum(losses.values()), sites)
+
+    def _norms(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+        """The parameters of each group, and the norm of their gradient."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self._task.parameters.items():
+            groups.setdefault(self._task.clip_by(name), []).append(parameter)
+        grads = [[p.grad for p in group if p.grad is not None] for group in groups.values()]
+        return list(zip(groups.values(), map(nn.utils.get_total_norm, grads), strict=True))
 
     def _require_finite(self, losses: dict[str, float], norm: float, step: int) -> None:
         for site, loss in losses.items():

@@ -1,0 +1,180 @@
+"""Distilling the operators of many edits in one pass of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from surgery.graph import ModelGraph
+from surgery.progress import Progress
+from surgery.rewriting import Edit, Rule
+from surgery.rewriting.commit import commit
+from surgery.rewriting.lesson import Lesson
+from surgery.rewriting.planning import plan
+from surgery.sensitivity.library import Graft, GraftLibrary, key_of
+from surgery.training.checkpoint import CheckpointStore, digest
+from surgery.training.distil import Distil, Site, distil, sites_of, trainable
+from surgery.training.record import LossRecord
+from surgery.training.source import TrainingData
+
+AT_ONCE = 1 << 28
+"""Weights that are trained in one pass of the teacher; more take several passes, as AdamW holds four numbers for each."""
+
+Group = tuple[Edit, ...]
+"""Edits that are made together: one, or several whose operators have weights in common."""
+
+
+def candidates(graph: ModelGraph, rules: Sequence[Rule]) -> list[Edit]:
+    """Every edit that each of `rules` makes by itself; those of different rules may be for the same site.
+
+    Raises:
+        MatchError, RewriteError: see `surgery.plan`.
+    """
+    return [edit for rule in rules for edit in plan(graph, [rule]).edits]
+
+
+def groups_of(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> list[Group]:
+    """The edits of one student, those apart that learn apart: what has weights in common is one group."""
+    student = commit(graph, edits, seed, shared=True)
+    learning = [set(_learning(graph, student, (edit,))) for edit in edits]
+    groups: list[tuple[list[int], set[str]]] = []
+    for number, names in enumerate(learning):
+        near = [group for group in groups if group[1] & names]
+        joined = [n for members, _ in near for n in members]
+        groups = [group for group in groups if group not in near]
+        groups.append(([*joined, number], names.union(*(group[1] for group in near))))
+    return [tuple(edits[n] for n in members) for members, _ in groups]
+
+
+def grafts(
+    graph: ModelGraph,
+    groups: Sequence[Group],
+    data: TrainingData,
+    config: Distil,
+    *,
+    seed: int,
+    progress: Progress,
+    library: GraftLibrary | None = None,
+    checkpoints: CheckpointStore | None = None,
+) -> list[Graft]:
+    """What the new operators of each group have learnt, from the library where it is there.
+
+    All others are distilled together: a pass of the teacher serves them all, yet each comes out as if it were alone, to
+    the bit. They are then kept in the library.
+
+    Args:
+        graph: of the teacher, which is only read.
+        groups: see `Group`.
+        data: made already, see `TrainingData.stored`.
+        config: see `surgery.training.distil.distil`; `clip` holds for each group by itself.
+        seed: of the batches and of random weights.
+        progress: shows how far it has come.
+        library: where grafts are kept; None keeps none.
+        checkpoints: where an interrupted distillation goes on; for one pass only.
+
+    Raises:
+        SurgeryError: see `distil` and `GraftLibrary`.
+    """
+    teacher = digest(graph.model.state_dict())
+    keys = [key_of(group, teacher, data, config, seed) for group in groups]
+    found: dict[str, Graft] = {}
+    if library is not None:
+        found = {key: library.get(key) for key, _ in keys if key in library}
+    missing = {key: group for (key, _), group in zip(keys, groups, strict=True) if key not in found}
+    contents = dict(keys)
+    for part in _passes(graph, missing, seed):
+        for key, graft in _distilled(graph, part, data, config, seed, progress, checkpoints):
+            found[key] = graft
+            if library is not None:
+                library.put(key, graft, contents[key])
+    return [found[key] for key, _ in keys]
+
+
+def put_in(student: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give `student` distilled weights by name, in memory of their own."""
+    for name, tensor in weights.items():
+        parameter = student.get_parameter(name)
+        parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
+
+
+@dataclass
+class _Pupil:
+    """A student with the edits of one group, and what they are to learn."""
+
+    key: str
+    student: nn.Module
+    sites: list[Site]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return trainable(self.student, [module for site in self.sites for module in site.lesson.modules])
+
+
+def _passes(graph: ModelGraph, missing: dict[str, Group], seed: int) -> Iterator[list[_Pupil]]:
+    """Students for all of `missing`, as many at a time as can be trained together."""
+    pupils: list[_Pupil] = []
+    weights = 0
+    for key, group in missing.items():
+        student = commit(graph, group, seed, shared=True)
+        pupil = _Pupil(key, student, sites_of(group, graph.model, student))
+        count = sum(parameter.numel() for parameter in pupil.parameters.values())
+        if pupils and weights + count > AT_ONCE:
+            yield pupils
+            pupils, weights = [], 0
+        pupils.append(pupil)
+        weights += count
+    if pupils:
+        yield pupils
+
+
+def _distilled(
+    graph: ModelGraph, pupils: Sequence[_Pupil], data: TrainingData, config: Distil, seed: int, progress: Progress,
+    checkpoints: CheckpointStore | None,
+) -> Iterator[tuple[str, Graft]]:  # fmt: skip
+    """What each of `pupils` has learnt in one pass."""
+    students = nn.ModuleList(pupil.student for pupil in pupils)
+    sites = [
+        replace(site, lesson=_Numbered(f"{number} {site.lesson.path}", site.lesson))
+        for number, pupil in enumerate(pupils)
+        for site in pupil.sites
+    ]
+    records: Sequence[LossRecord] = ()
+    if sites:
+        records = distil(
+            graph.model, students, sites, data, config, seed=seed, checkpoints=checkpoints, progress=progress,
+            clip_by=lambda name: name.partition(".")[0],
+        )  # fmt: skip
+    for number, pupil in enumerate(pupils):
+        weights = {name: parameter.detach() for name, parameter in pupil.parameters.items()}
+        yield pupil.key, Graft(weights, tuple(_of_pupil(record, f"{number} ") for record in records))
+
+
+def _of_pupil(record: LossRecord, prefix: str) -> LossRecord:
+    """The part of a record that is one pupil's."""
+    sites = {path.removeprefix(prefix): loss for path, loss in record.sites.items() if path.startswith(prefix)}
+    return replace(record, loss=sum(sites.values()), sites=sites, validation=None)
+
+
+def _learning(graph: ModelGraph, student: nn.Module, edits: Group) -> dict[str, nn.Parameter]:
+    """What of `student` the operators of `edits` learn."""
+    return _Pupil("", student, sites_of(edits, graph.model, student)).parameters
+
+
+class _Numbered:
+    """A lesson under another path, as several students have one at the same place."""
+
+    def __init__(self, path: str, lesson: Lesson) -> None:
+        self.path, self.modules, self._lesson = path, lesson.modules, lesson
+
+    def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
+        """See `Lesson`."""
+        self._lesson.watch(hooks, done)
+
+    def outcome(self) -> tuple[Any, Any]:
+        """See `Lesson`."""
+        return self._lesson.outcome()
