@@ -59,3 +59,20 @@ class TrainingError(SurgeryError):
 
 class WiringError(SurgeryError):
     """A pipeline feeds its transformer in a way that cannot be measured or repeated."""
+
+
+class LostError(SurgeryError):
+    """Another process of the run has ended, so this one cannot go on."""
+
+
+class ProcessError(SurgeryError):
+    """A process that was started for a run has failed.
+
+    Attributes:
+        exit_status: that of the process.
+    """
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        """`message` is empty where the process has said why itself."""
+        super().__init__(message)
+        self.exit_status = exit_status

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ORDER = [
-    "errors", "progress", "files", "device", "wording", "config", "kinds", "losses",
+    "errors", "parallel", "progress", "files", "device", "wording", "config", "kinds", "losses",
     "recording", "analysis", "graph", "tracing", "operators", "rewriting", "rules",
     "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "statistics", "sensitivity",
     "testing", "recipe_loader", "recipe", "run", "cli", "__main__", "__init__",

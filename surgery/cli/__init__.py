@@ -8,13 +8,14 @@ import sys
 import cyclopts
 
 from surgery.cli.commands import app
-from surgery.errors import SurgeryError
+from surgery.errors import ProcessError, SurgeryError
+from surgery.parallel.group import joined, speaks_of_failure
 
 __all__ = ["app", "main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line, as one of several processes if the environment tells of them.
 
     Args:
         arguments: those of the process by default.
@@ -22,12 +23,17 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit status: 0 done, 1 failed, 2 usage or invalid recipe, 3 no match.
     """
+    with joined():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         return _fail(str(error), 2)
     except SurgeryError as error:
-        return _fail(str(error), error.exit_status)
+        return _fail(str(error), error.exit_status, error)
     except KeyboardInterrupt:
         return _fail("interrupted; a run goes on if its command is repeated with --resume", 130)
     except (MemoryError, OverflowError) as error:
@@ -41,8 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str, status: int) -> int:
-    lines = message.strip().splitlines() or ["failed"]
-    for line in lines:
-        print(f"surgery: {line}", file=sys.stderr)
+def _fail(message: str, status: int, error: BaseException | None = None) -> int:
+    """Say why the command has failed, unless another process does or has."""
+    said_by_its_process = isinstance(error, ProcessError) and not message
+    if not said_by_its_process and speaks_of_failure(error):
+        for line in message.strip().splitlines() or ["failed"]:
+            print(f"surgery: {line}", file=sys.__stderr__)
     return status

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter, validators
 
 from surgery.cli.output import console, print_json, prints_to_stderr, show_kernels, show_plan, show_presets, show_wiring
+from surgery.cli.processes import default_device, start, starts_processes
 from surgery.errors import RecipeError, SurgeryError
 
 if TYPE_CHECKING:
     from surgery.recipe import Recipe
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
+Gpus = Annotated[int | None, Parameter(name="--gpus")]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)]
 
 app = App(
@@ -34,7 +36,8 @@ def apply(
     resume: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     set_: Set = (),
-    device: str = "cpu",
+    device: str | None = None,
+    gpus: Gpus = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: rewrite the model, distil, finetune, evaluate and save it.
@@ -45,15 +48,24 @@ def apply(
         resume: Continue an interrupted run in the same folder.
         dry_run: Show what would be edited, what it costs and how much memory it takes; write nothing.
         set_: Override a value of the recipe, e.g. --set distil.steps=100; may be repeated.
-        device: Where to train, e.g. cuda.
+        device: Where to train, e.g. cuda; by default the CPU, or where several processes share a run, their GPUs if
+            there are any.
+        gpus: Share the run among so many processes on this machine, one for each GPU, or all on the CPU.
         as_json: Print the result as JSON.
     """
+    out = out or Path("runs") / recipe.stem
+    if starts_processes(gpus, device):
+        flags = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
+        given = [flag for flag, is_set in flags.items() if is_set]
+        return start("apply", recipe, out, set_, device, gpus, given)
+
     from surgery.progress import RichProgress
     from surgery.run.memory import memory_of
     from surgery.run.prepare import prepare
     from surgery.run.stages import apply as run_recipe
     from surgery.run.terminal import stage_table
 
+    device = device or default_device(gpus)
     if dry_run:
         with prints_to_stderr():
             prepared = prepare(_load(recipe, set_), device)
@@ -62,7 +74,7 @@ def apply(
     with prints_to_stderr():
         run = run_recipe(
             _load(recipe, set_),
-            out or Path("runs") / recipe.stem,
+            out,
             resume=resume,
             device=device,
             progress=RichProgress(),
@@ -76,7 +88,9 @@ def apply(
 
 
 @app.command
-def cache(recipe: Path, *, out: Path | None = None, set_: Set = (), device: str = "cpu") -> None:
+def cache(
+    recipe: Path, *, out: Path | None = None, set_: Set = (), device: str | None = None, gpus: Gpus = None
+) -> None:
     """Make the training data of a recipe, and nothing else; `surgery apply` with the same folder then uses them.
 
     What is interrupted goes on if the command is repeated.
@@ -85,14 +99,20 @@ def cache(recipe: Path, *, out: Path | None = None, set_: Set = (), device: str 
         recipe: Python file that defines `recipe`.
         out: Folder of the run; by default runs/ and the name of the recipe.
         set_: Override a value of the recipe; may be repeated.
-        device: Where to make them, e.g. cuda.
+        device: Where to make them, e.g. cuda; see `surgery apply`.
+        gpus: Share the work among so many processes on this machine.
     """
+    out = out or Path("runs") / recipe.stem
+    if starts_processes(gpus, device):
+        return start("cache", recipe, out, set_, device, gpus)
+
     from surgery.progress import RichProgress
     from surgery.run.cache import cache as make
 
     with prints_to_stderr():
-        folder = make(_load(recipe, set_), out or Path("runs") / recipe.stem, device, RichProgress())
+        folder = make(_load(recipe, set_), out, device or default_device(gpus), RichProgress())
     print(folder)
+    return None
 
 
 @app.command

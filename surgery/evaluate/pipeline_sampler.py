@@ -15,6 +15,8 @@ from torch.utils import _pytree as pytree
 from surgery.data.generated import Prompt
 from surgery.errors import RecipeError
 from surgery.evaluate.sampling import Drawn, Sampling
+from surgery.parallel.group import from_all, rank
+from surgery.parallel.group import size as processes
 from surgery.pipelines.calls import Calls
 from surgery.pipelines.drive import attribute_set
 from surgery.pipelines.record import first_step, run_to_end
@@ -63,19 +65,21 @@ class PipelineSampler:
         self, model: nn.Module, count: int, settings: Sampling, seed: int, advance: Callable[[int], None]
     ) -> Drawn:
         """See `Sampler`."""
-        pipeline, latents, pictures = self.holder.pipeline, [], list[Image.Image]()
+        pipeline, drawn = self.holder.pipeline, list[Drawn]()
         with attribute_set(pipeline, self.component, model):
             size = settings.batch_size
             if size > 1 and not self._joins(pipeline, settings, seed, range(min(2, count))):
                 size = 1
-            for start in range(0, count, size):
-                numbers = range(start, min(start + size, count))
-                last, output = run_to_end(pipeline, self._call(numbers, settings, seed) | {"output_type": "pil"})
-                latents.append(last[: len(numbers)].float().cpu())
-                pictures += _first_pictures(output, len(numbers))
-                advance(len(numbers))
+            batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+            for first in range(0, len(batches), processes()):
+                at_once = batches[first : first + processes()]
+                own = at_once[min(rank(), len(at_once) - 1)]  # one too many runs as well: sharded weights need all
+                last, output = run_to_end(pipeline, self._call(own, settings, seed) | {"output_type": "pil"})
+                made = Drawn(last[: len(own)].float().cpu(), _first_pictures(output, len(own)))
+                drawn += from_all(made)[: len(at_once)]
+                advance(sum(map(len, at_once)))
         self.holder.release()
-        return Drawn(torch.cat(latents), pictures)
+        return Drawn(torch.cat([each.latents for each in drawn]), [p for each in drawn for p in each.pictures])
 
     def _call(self, numbers: Sequence[int], settings: Sampling, seed: int) -> dict[str, Any]:
         """The keywords for samples, each from noise of its own."""

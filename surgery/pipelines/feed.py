@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from surgery.data.images import Pictured
 from surgery.data.pictures import Pictures
 from surgery.errors import RecipeError, WiringError
 from surgery.files import write_atomically
+from surgery.parallel.group import by_first
 from surgery.pipelines.calls import Calls, calls_of
 from surgery.pipelines.encode import Encoder, encoder_of
 from surgery.pipelines.known import require_known
@@ -77,13 +79,17 @@ class Feed:
 
     def stored(self, folder: Path, identity: Mapping[str, str], progress: Progress) -> Feed:
         """The same with all samples made and kept in `folder`, beside all else; see `surgery.store.fill`."""
+        assert not isinstance(self.samples, Store | InMemory), "they are made already"
+        by_first(partial(self._save, folder))
+        return replace(self, samples=fill(folder / SAMPLES, identity, self.samples, progress))
+
+    def _save(self, folder: Path) -> None:
+        """Keep all but the samples."""
         for number, wiring in enumerate(self.wirings):
             wiring.save(folder / WIRINGS / str(number))
         recorded = None if self.recorded is None else asdict(self.recorded)
         content = {"wirings": len(self.wirings), "recorded": recorded, "calls": asdict(self.calls)}
         write_atomically(folder / FEED, json.dumps(content, indent=1).encode())
-        assert not isinstance(self.samples, Store | InMemory), "they are made already"
-        return replace(self, samples=fill(folder / SAMPLES, identity, self.samples, progress))
 
 
 def stored_feed(folder: Path, identity: Mapping[str, str]) -> Feed | None:

@@ -42,9 +42,9 @@ def fed_by(latents: Tensor, conditions: Sequence[Arguments], wiring: int = 0) ->
     return Sample(latents, {"wiring": wiring, "branches": [*conditions]})
 
 
-def wiring_of(sample: Sample) -> int:
-    """The number of the wiring that a sample belongs to."""
-    number: int = sample.conditions["wiring"]
+def wiring_of(conditions: Any) -> int:
+    """The number of the wiring that a sample with these conditions, or their outline, belongs to."""
+    number: int = conditions["wiring"]
     return number
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from surgery.data import Data
 from surgery.device import require_device
 from surgery.errors import RecipeError
+from surgery.parallel.group import by_first
 from surgery.progress import Progress
 from surgery.recipe import Recipe
 from surgery.run.folder import RunFolder, locked
@@ -35,7 +36,7 @@ def cache(recipe: Recipe, out: str | Path, device: str, progress: Progress) -> P
     require_device(device)
     folder = RunFolder(out)
     with locked(out):
-        folder.require_own()
+        by_first(folder.require_own)
         load_subject(recipe.model, recipe.data, recipe.seed, device, folder.data, recipe.dtype).data.stored(
             folder.data, progress
         )

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from surgery.artifact import is_artifact
 from surgery.errors import ArtifactError, RecipeError, SurgeryError
 from surgery.evaluate.results import Metrics, StageMetrics
 from surgery.files import write_atomically
+from surgery.parallel.group import by_first, is_first
 from surgery.rewriting import Plan
 from surgery.training.checkpoint import CheckpointStore
 
@@ -26,18 +28,26 @@ IDENTITY = "identity"
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Keep other processes from running in the folder at `path`, which is made, until the block or the process ends.
+    """Keep other runs out of the folder at `path`, which is made, until the block or the process ends.
 
     Raises:
         RecipeError: another one does, or `path` is a file.
     """
-    folder = Path(path)
+    descriptor = by_first(partial(_lock, Path(path)))
+    try:
+        yield
+    finally:
+        if descriptor is not None and is_first():
+            os.close(descriptor)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock `folder` until the descriptor that this returns is closed."""
     if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{path}: is a file; choose another --out")
+        raise RecipeError(f"{folder}: is a file; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":  # Windows locks no folders
-        yield
-        return
+        return None
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -46,12 +56,9 @@ def locked(path: str | Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise RecipeError(
-            f"{path}: another process runs in this folder; wait for it, or choose another --out"
+            f"{folder}: another process runs in this folder; wait for it, or choose another --out"
         ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    return descriptor
 
 
 class RunFolder:
@@ -76,14 +83,17 @@ class RunFolder:
             RecipeError: the folder holds something else, or a run that `resume` does not ask for or does not fit.
         """
         folder = cls(path)
-        if (folder.path / RECIPE).exists():
-            folder._require_same({**recipe, IDENTITY: dict(identity or {})}, resume)
-        else:
-            folder.require_own()
-            folder.write_json(RECIPE, {**recipe, IDENTITY: dict(identity or {})})
-        for leftover in folder.path.rglob(".*.tmp"):  # of a process that was killed: no other one is at work here
-            leftover.unlink()
+        by_first(partial(folder._begin, {**recipe, IDENTITY: dict(identity or {})}, resume))
         return folder
+
+    def _begin(self, recipe: dict[str, Any], resume: bool) -> None:
+        if (self.path / RECIPE).exists():
+            self._require_same(recipe, resume)
+        else:
+            self.require_own()
+            self.write_json(RECIPE, recipe)
+        for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: no other one is at work here
+            leftover.unlink()
 
     def require_own(self) -> None:
         """Check that the folder holds no other files than a run's, or data that were made beforehand.
@@ -128,6 +138,9 @@ class RunFolder:
 
     def stages(self) -> dict[str, StageMetrics]:
         """What was measured so far, by stage."""
+        return by_first(self._stages)
+
+    def _stages(self) -> dict[str, StageMetrics]:
         if not (self.path / "metrics.json").exists():
             return {}
         return {s.stage: s for s in self.read_model("metrics.json", Metrics).stages}
@@ -137,8 +150,8 @@ class RunFolder:
         self.write(name, json.dumps(content, indent=2).encode() + b"\n")
 
     def write(self, name: str, content: bytes) -> None:
-        """Write `content` to the file `name`."""
-        write_atomically(self.path / name, content)
+        """Write `content`, that of the first process, to the file `name`; it is there once this returns."""
+        by_first(partial(write_atomically, self.path / name, content))
 
     def read(self, name: str) -> str:
         """The text of the file `name`.

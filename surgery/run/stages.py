@@ -15,6 +15,7 @@ import surgery.artifact
 from surgery.evaluate.grid import grid_png
 from surgery.evaluate.results import Metrics, StageName
 from surgery.graph.show.draw import draw_blocks
+from surgery.parallel.group import by_first
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.rewriting.commit import commit
@@ -107,10 +108,13 @@ class _Runner:
         self._measure("rewritten", student, seconds)
         losses = [*self._distil(student), *self._finetune(student)]
         self._folder.write_json("losses.json", [asdict(record) for record in losses])
+        by_first(partial(self._save, student))
+        return Run(self._folder.path, self._metrics, student)
+
+    def _save(self, student: nn.Module) -> None:
         surgery.artifact.save(student, self._folder.model)
         self._teacher.scheduler.save_pretrained(self._folder.model)
         self._folder.write("report.html", report_of(self._folder).encode())
-        return Run(self._folder.path, self._metrics, student)
 
     def _distil(self, student: nn.Module) -> list[LossRecord]:
         """Stage 1, which changes the student in place; nothing if no edit has weights to learn."""
@@ -152,14 +156,14 @@ class _Runner:
     def _show(self, stage: str, model: nn.Module, done: int) -> None:
         """Draw samples of a model that is being trained, unless an earlier process has."""
         grid = self._folder.sample(f"{stage}-{done:06d}")
-        if not grid.exists() and (drawn := self._measuring.progress_grid(model)):
+        if not by_first(grid.exists) and (drawn := self._measuring.progress_grid(model)):
             self._folder.write(f"samples/{grid.name}", drawn)
 
     def _measure(self, stage: StageName, model: nn.Module, seconds: float) -> None:
         """Measure a model and draw its samples, unless an earlier process has; a recipe may ask for no samples."""
         grid = self._folder.sample(stage)
         draws = self._recipe.evaluate is not None
-        if stage in self._stages and (grid.exists() or not draws):
+        if stage in self._stages and (not draws or by_first(grid.exists)):
             return
         context = self._measuring.context(stage, model)
         if draws and (pictures := context.pictures):

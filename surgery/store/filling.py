@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from surgery.errors import ArtifactError, SurgeryError
+from surgery.parallel.group import by_first, from_first, is_first, rank, size, to_first
 from surgery.progress import Progress, SilentProgress
 from surgery.store.growing import Growing
 from surgery.store.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest, require_identity, write_manifest
-from surgery.store.sample import Skipped, Source
+from surgery.store.sample import Sample, Skipped, Source
 from surgery.store.shard import Contents, open_shard, write_shard
 from surgery.store.store import Store
 
@@ -31,6 +33,7 @@ LOCK = ".lock"
 STAGE = "cache"
 NAMED = 3
 """So many skipped samples are named."""
+Made = Sample | Skipped
 LEFT_BEHIND = re.compile(rf"{SHARD_NAME}|\.({SHARD_NAME}|{re.escape(MANIFEST)})\.\d+\.tmp")
 
 
@@ -52,10 +55,13 @@ def fill(folder: str | Path, identity: Mapping[str, str], source: Source, progre
             another process is filling the store.
     """
     folder = Path(folder)
-    found = _found(folder, identity, len(source))
+    found = by_first(partial(_found, folder, identity, len(source)))
     if found is None or found.done < found.sources:  # a full one need not be writable
-        with _alone(folder):
-            _fill_up(folder, _begun(folder, identity, len(source)), source, progress or SilentProgress())
+        if is_first():
+            with _alone(folder):
+                _fill_up(folder, _begun(folder, identity, len(source)), source, progress or SilentProgress())
+        else:
+            _help(source)
     store = Store(folder)
     if not len(store):
         raise ArtifactError(f"{folder}: no sample could be made; the first: {', '.join(store.skipped[:1]) or 'none'}")
@@ -119,20 +125,45 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _fill_up(folder: Path, manifest: Manifest, source: Source, progress: Progress) -> None:
     filling = _Filling(folder, manifest)
-    first = filling.done
+    first = from_first(filling.done)
     if first == len(source):
         return
     start = time.monotonic()
-    filling.take(source)
+    filling.keep(_made_next(source, first))
     seconds = time.monotonic() - start
     filling.require_space()
-    progress.say(filling.estimate(seconds))
+    progress.say(filling.estimate(seconds / size()))
     with progress.stage(STAGE, len(source), first) as stage:
-        stage.advance()
+        stage.advance(filling.done - first)
         while filling.done < len(source):
-            filling.take(source)
-            stage.advance()
+            made = _made_next(source, filling.done)
+            filling.keep(made)
+            stage.advance(len(made))
     filling.write()
+    from_first(None)
+
+
+def _help(source: Source) -> None:
+    """Make samples for the first process, which keeps them, until the store is full."""
+    first = from_first(0)
+    for number in range(first, len(source), size()):
+        _made_next(source, number)
+    if first < len(source):
+        from_first(None)
+
+
+def _made_next(source: Source, first: int) -> list[Made]:
+    """The samples from a number on, one by each process; the first one gets them."""
+    number = first + rank()
+    made = to_first(_made(source, number) if number < len(source) else None)
+    return [each for each in made if each is not None]
+
+
+def _made(source: Source, number: int) -> Made:
+    try:
+        return source[number]
+    except Skipped as reason:
+        return reason
 
 
 class _Filling:
@@ -163,12 +194,16 @@ class _Filling:
         duration = timedelta(seconds=round(seconds * left))
         return f"{STAGE}: {left:,} samples to make, about {size / 1e6:,.1f} MB and {duration}"
 
-    def take(self, source: Source) -> None:
-        """Make the next sample and keep it, on the disk before long."""
-        try:
-            self._growing.add(source[self.done])
-        except Skipped as reason:
-            self._growing.skip(str(reason))
+    def keep(self, made: Sequence[Made]) -> None:
+        """Keep the next samples, on the disk before long."""
+        for each in made:
+            self._keep(each)
+
+    def _keep(self, made: Made) -> None:
+        if isinstance(made, Skipped):
+            self._growing.skip(str(made))
+        else:
+            self._growing.add(made)
         full = _is_full(self._growing.contents)
         if full or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()

@@ -72,6 +72,12 @@ class Store:
         conditions = put_together(json.loads(shard.skeletons[skeleton]), lambda n: self._row(rows[n]))
         return Sample(self._row(rows[0]), conditions)
 
+    def outline(self, number: int) -> Any:
+        """The conditions of a sample without their tensors, which need not be read for it; None stands for each."""
+        index, within = _place(self._samples_up_to, number)
+        shard = self._shards[index]
+        return put_together(json.loads(shard.skeletons[shard.samples[within][0]]), lambda _: None)
+
     def batch(self, numbers: Sequence[int]) -> tuple[Tensor, list[Any]]:
         """The latents of samples of one shape as (B, ...), and the conditions of each."""
         samples = [self[number] for number in numbers]

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from surgery.errors import ArtifactError, TrainingError
+from surgery.parallel.group import by_first, is_first
 from surgery.training.record import LossRecord, from_table, to_table
 
 FORMAT = "surgery checkpoint 1"
@@ -59,11 +61,14 @@ class CheckpointStore:
         return self.folder / f"{stage}.safetensors"
 
     def save(self, stage: str, state: TrainState, identity: Identity) -> None:
-        """Replace the checkpoint of `stage`.
+        """Replace the checkpoint of `stage`; all processes have the state, the first one writes it.
 
         Raises:
             TrainingError: it cannot be written; the old one is then kept.
         """
+        by_first(partial(self._save, stage, state, identity))
+
+    def _save(self, stage: str, state: TrainState, identity: Identity) -> None:
         tensors = _pack(state)
         sites = list(state.records[-1].sites) if state.records else []
         text = json.dumps({"format": FORMAT, "step": state.step, "sites": sites, "identity": dict(identity)})
@@ -77,7 +82,8 @@ class CheckpointStore:
             ArtifactError: the checkpoint is truncated or altered, or has another identity.
         """
         path = self.path(stage)
-        shutil.rmtree(_partial(path), ignore_errors=True)  # a finished stage saves no more, which would remove it
+        if is_first():
+            shutil.rmtree(_partial(path), ignore_errors=True)  # a finished stage saves no more, which would remove it
         if not path.exists():
             return None
         tensors, text = _read(path)

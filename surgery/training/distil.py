@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from surgery.errors import RewriteError
 from surgery.losses import LOSSES, Loss, LossName
+from surgery.parallel.division import sum_over_all
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
 from surgery.rewriting.lesson import Lesson
@@ -127,7 +128,7 @@ def distil(
 
 def _validate(pairs: Pairs, batches: Source) -> float | None:
     batch = batches.held_out()
-    return sum(term.item() for term in pairs.losses(batch, backward=False).values()) if batch else None
+    return sum_over_all(sum(t.item() for t in pairs.losses(batch, backward=False).values())) if batch else None
 
 
 class Pairs:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgery.graph import ModelGraph
+from surgery.parallel.group import add_up
 from surgery.pipelines.tree import tensors_in
 from surgery.rewriting.commit import record_of
 from surgery.tracing import trace
@@ -45,10 +46,12 @@ class Imitation:
     def _variances(self, batch: Sequence[Forward]) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         for forward in batch:
+            counts = float(forward.share > 0)
             for name, tensor in self.taught(forward.inputs).items():
                 exact = tensor.double()
-                moments = torch.stack([exact.new_tensor(exact.numel()), exact.sum(), exact.square().sum()])
+                moments = counts * torch.stack([exact.new_tensor(exact.numel()), exact.sum(), exact.square().sum()])
                 sums[name] = sums[name] + moments if name in sums else moments
+        add_up([*sums.values()])
         return {
             name: max(float((squares - total**2 / count) / (count - 1)), SMALLEST)
             for name, (count, total, squares) in sums.items()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import TrainingError
+from surgery.parallel.division import add_up_gradients
+from surgery.parallel.group import add_up
 from surgery.progress import Progress
 from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
 from surgery.training.config import StageConfig
@@ -34,8 +36,8 @@ class Task:
         config: how long and how fast.
         model: whose linear layers have the weights that Muon takes.
         parameters: what is trained, by name.
-        backward: adds the gradients of a step and gives its loss terms by site, detached scalars; a single term has the
-            key "".
+        backward: adds the gradients of this process's part of a step and gives its loss terms by site, detached scalars;
+            a single term has the key "".
         validate: gives the loss on the held-out batch, None if there is none; the parameters are their average then.
         identity: all that the outcome depends on and a checkpoint does not hold.
         ema: the moving average of the parameters, if the stage keeps one.
@@ -120,6 +122,8 @@ class _Loop:
         task = self._task
         self._optimizer.zero_grad()
         terms = task.backward(step)
+        add_up([*terms.values()])
+        add_up_gradients(task.parameters.values())
         norms = self._norms()
         losses = {site: term.item() for site, term in terms.items()}
         self._require_finite(losses, sum(norm.item() for _, norm in norms), step)

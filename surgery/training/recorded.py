@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surgery.parallel.division import divided, evened
 from surgery.pipelines.feed import Feed, Recorded
 from surgery.pipelines.tree import Arguments, moved
 from surgery.progress import Progress
@@ -112,7 +113,11 @@ class RecordedBatches:
         return self._forwards(self._held)
 
     def _forwards(self, numbers: Sequence[int]) -> list[RecordedForward]:
-        return [self._forward(self._samples[number], 1 / len(numbers)) for number in numbers]
+        """Those of this process."""
+        if not numbers:
+            return []
+        own = divided(len(numbers))
+        return evened([self._forward(self._samples[numbers[row]], own.weight / len(numbers)) for row in own.rows])
 
     def _forward(self, sample: Sample, share: float) -> RecordedForward:
         return RecordedForward(moved(sample.conditions, self._device), share, sample.latents.to(self._device))

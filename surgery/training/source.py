@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.division import sum_over_all
 from surgery.pipelines.times import Density, LossWeight, Uniform
 from surgery.pipelines.tree import prediction, stacked
 from surgery.progress import Progress
@@ -24,7 +25,7 @@ class Forward(Protocol):
 
     @property
     def share(self) -> float:
-        """Of the batch's samples; those of all its forwards sum to 1."""
+        """Of the batch's samples; those of all its forwards, in all processes, sum to 1."""
 
     def loss(self, output: Tensor) -> Tensor:
         """The mean denoising loss of its samples, a scalar, if `output` is what the model predicts for `inputs`."""
@@ -49,7 +50,10 @@ PLAIN = Noising()
 
 
 class Source(Protocol):
-    """The batches of one stage; each depends on its number alone, so a resumed training sees the same."""
+    """The batches of one stage; each depends on its number alone, so a resumed training sees the same.
+
+    Several processes divide a batch: each gets forwards of its own samples, and all as many.
+    """
 
     def training(self, step: int) -> Sequence[Forward]:
         """The batch of a step, counted from 0."""
@@ -96,6 +100,7 @@ def predict(model: Callable[..., Any], inputs: dict[str, Any]) -> Tensor:
 
 
 def batch_loss(model: nn.Module, batch: Sequence[Forward]) -> float:
-    """The denoising loss of a model on a batch, without gradients."""
+    """The denoising loss of a model on a batch, of which each process has its part, without gradients."""
     with torch.no_grad():
-        return sum(forward.share * forward.loss(predict(model, forward.inputs)).item() for forward in batch)
+        own = sum(forward.share * forward.loss(predict(model, forward.inputs)).item() for forward in batch)
+    return sum_over_all(own)

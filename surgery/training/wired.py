@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.division import divided, evened
 from surgery.pipelines.collate import collate
 from surgery.pipelines.feed import Feed
 from surgery.pipelines.parts import Condition
@@ -145,26 +146,30 @@ class WiredBatches:
         return [replace(forward, variance=None) for forward in judged]
 
     def _noised(self, numbers: Sequence[int], noising: Noising, generator: torch.Generator) -> list[WiredForward]:
-        """The forwards for samples, those of each wiring apart."""
-        groups: dict[int, list[Sample]] = {}
-        for sample in map(self._samples.__getitem__, numbers):
-            groups.setdefault(wiring_of(sample), []).append(sample)
-        return [
-            replace(forward, share=forward.share * len(samples) / len(numbers))
-            for number, samples in sorted(groups.items())
-            for forward in self._forwards(number, samples, noising, generator)
+        """The forwards for this process's part of the samples, those of each wiring apart."""
+        groups: dict[int, list[int]] = {}
+        for number in numbers:
+            groups.setdefault(wiring_of(self._samples.outline(number)), []).append(number)
+        parts = [
+            replace(forward, share=forward.share * len(group) / len(numbers))
+            for wiring, group in sorted(groups.items())
+            for forward in self._forwards(wiring, group, noising, generator)
         ]
+        return evened(parts)
 
     def _forwards(
-        self, number: int, samples: Sequence[Sample], noising: Noising, generator: torch.Generator
+        self, number: int, numbers: Sequence[int], noising: Noising, generator: torch.Generator
     ) -> list[WiredForward]:
-        """The forwards for samples of one wiring."""
+        """The forwards for this process's part of samples of one wiring; noise is drawn for all of them."""
         data, wiring, process = self._data, self._data.wirings[number], self._data.processes[number]
-        latents = torch.stack([sample.latents for sample in samples]).float()
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(len(numbers), *self._samples.shapes[numbers[0]], generator=generator)
         known = data.positions[number]
-        positions = known[noising.times.draw(len(samples), len(known), generator)]
-        dropped = torch.rand(len(samples), generator=generator) < CONDITION_DROP
+        positions = known[noising.times.draw(len(numbers), len(known), generator)]
+        dropped = torch.rand(len(numbers), generator=generator) < CONDITION_DROP
+        own = divided(len(numbers))
+        noise, positions, dropped = noise[own.rows], positions[own.rows], dropped[own.rows]
+        samples = [self._samples[numbers[row]] for row in own.rows]
+        latents = torch.stack([sample.latents for sample in samples]).float()
         conditions = [self._condition(wiring, s, bool(drop)) for s, drop in zip(samples, dropped, strict=True)]
         noised, target = process.noised(latents, noise, positions), process.target(latents, noise, positions)
         weights = (
@@ -175,7 +180,7 @@ class WiredBatches:
         return [
             WiredForward(
                 inputs=batch.arguments,
-                share=len(batch.rows) / len(samples),
+                share=own.weight * len(batch.rows) / len(numbers),
                 taught=taught.of(batch.rows, self._device),
                 wiring=wiring,
                 process=process,

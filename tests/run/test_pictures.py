@@ -89,7 +89,7 @@ def test_each_sample_is_its_picture_encoded_with_its_own_caption(made, pixart):
     samples, wiring = Store(run / "data" / "samples"), Wiring.load(run / "data" / "wirings" / "0")
     assert set(samples.shapes) == {(4, 32, 32), (4, 24, 48)}
     square, wide, other = samples[0], samples[13], samples[8]
-    assert wiring_of(square) == wiring_of(other) != wiring_of(wide)
+    assert wiring_of(square.conditions) == wiring_of(other.conditions) != wiring_of(wide.conditions)
     text, same, different = (
         condition_of(sample, wiring.conditional).arguments["encoder_hidden_states"] for sample in (square, other, wide)
     )

@@ -1,0 +1,90 @@
+"""Whole runs of several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import surgery
+from surgery.cli import main
+from surgery.cli.processes import starts_processes
+from surgery.errors import RecipeError
+from surgery.parallel.group import rank
+from surgery.recipe import load_recipe
+from tests.parallel.world import in_processes
+from tests.run.test_killed import files
+from tests.training import tiny
+
+FIGURES = ("frechet", "accuracy", "params", "flops")
+
+
+def figures(run: Path) -> list[list[float]]:
+    losses = json.loads((run / "losses.json").read_text())
+    stages = json.loads((run / "metrics.json").read_text())["stages"]
+    return [[x["loss"], x["validation"] or 0.0] for x in losses] + [[x[name] for name in FIGURES] for x in stages]
+
+
+class Killing(tiny.Interrupting):
+    """Ends its process for good once so many steps are done."""
+
+    def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
+        try:
+            super().advance(steps, loss=loss)
+        except tiny.InterruptError:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_two_processes_give_what_one_gives_and_one_goes_on_where_one_of_two_was_killed(
+    tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    recipe = load_recipe(write_recipe(), ["evaluate.batch_size=16"])
+    surgery.apply(recipe, tmp_path / "one", name="recipe")
+
+    def work(folder: str, progress: Any = None) -> None:
+        surgery.apply(recipe, tmp_path / folder, name="recipe", progress=progress if rank() else None)
+
+    assert in_processes(2, lambda: work("two")) == [None, None]
+    killed = in_processes(2, lambda: work("killed", Killing(after=2 * 60 + 4)))  # drawn twice, then steps
+    assert killed[0].startswith("LostError")
+    assert killed[1] == "killed"
+    surgery.apply(recipe, tmp_path / "killed", name="recipe", resume=True)
+    expected = figures(tmp_path / "one")
+    for folder in ("two", "killed"):
+        assert files(tmp_path / folder).keys() == files(tmp_path / "one").keys()
+        for found, wanted in zip(figures(tmp_path / folder), expected, strict=True):
+            assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_command_line_starts_processes(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    command = ["apply", str(write_recipe()), "--out", str(tmp_path / "run"), "--gpus", "2", "--json"]
+    assert main([*command, "--set", "evaluate=null"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["stages"][-1]["stage"] == "finetuned"
+    assert err.count("distil 6/6") == 1
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_mistake_gets_one_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    assert main(["apply", str(write_recipe()), "--out", str(tmp_path), "--gpus", "0"]) == 2
+    assert capfd.readouterr().err == "surgery: --gpus 0: name at least 1\n"
+    (tmp_path / "other").touch()
+    assert main(["apply", str(write_recipe()), "--out", str(tmp_path), "--gpus", "2"]) == 2
+    assert capfd.readouterr().err == f"surgery: {tmp_path}: holds other files; choose another --out\n"
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(RecipeError, match="--gpus 4: this machine has 2"):
+        starts_processes(4, None)
+    assert starts_processes(2, None)
+    assert starts_processes(4, "cpu")
