@@ -24,33 +24,35 @@ def main(arguments: list[str] | None = None) -> int:
         the exit status: 0 done, 1 failed, 2 usage or invalid recipe, 3 no match.
     """
     with joined():
-        return _run(arguments)
+        status, message = _run(arguments)
+    for line in message.splitlines():
+        print(f"surgery: {line}", file=sys.stderr)
+    return status
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None) -> tuple[int, str]:
+    """The exit status, and what is wrong."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        return _fail(str(error), 2)
+        return _failed(str(error), 2)
     except SurgeryError as error:
-        return _fail(str(error), error.exit_status, error)
+        return _failed(str(error), error.exit_status, error)
     except KeyboardInterrupt:
-        return _fail("interrupted; a run goes on if its command is repeated with --resume", 130)
+        return _failed("interrupted; a run goes on if its command is repeated with --resume", 130)
     except (MemoryError, OverflowError) as error:
-        return _fail(f"a number is too large ({str(error) or type(error).__name__}); choose a smaller one", 1)
+        return _failed(f"a number is too large ({str(error) or type(error).__name__}); choose a smaller one", 1)
     except BrokenPipeError:
         # Whoever read the output (`head`, say) has had enough; Python would complain once more as it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1, ""
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
-    return 0
+        return _failed(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    return 0, ""
 
 
-def _fail(message: str, status: int, error: BaseException | None = None) -> int:
-    """Say why the command has failed, unless another process does or has."""
+def _failed(message: str, status: int, error: SurgeryError | None = None) -> tuple[int, str]:
+    """Nothing is said if another process does, or has."""
     said_by_its_process = isinstance(error, ProcessError) and not message
-    if not said_by_its_process and speaks_of_failure(error):
-        for line in message.strip().splitlines() or ["failed"]:
-            print(f"surgery: {line}", file=sys.__stderr__)
-    return status
+    speaks = not said_by_its_process and speaks_of_failure(error)
+    return status, (message.strip() or "failed") if speaks else ""

@@ -18,7 +18,7 @@ from surgery.errors import LostError, SurgeryError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=7)
@@ -70,15 +70,17 @@ def joined() -> Iterator[None]:
 def _join() -> None:
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     global _store
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    _store, number, processes = next(dist.rendezvous("env://"))
+    _store, number, processes = next(rendezvous("env://"))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-        store=dist.PrefixStore("group", _store),
+        store=PrefixStore("group", _store),
         rank=number,
         world_size=processes,
         timeout=LONGEST_WAIT,

@@ -62,7 +62,7 @@ def take_apart(value: Any, put: Callable[[Tensor], int], path: str, classes: Cla
     )
 
 
-def put_together(skeleton: Any, get: Callable[[int], Tensor], classes: Classes = NO_CLASSES) -> Any:
+def put_together(skeleton: Any, get: Callable[[int], Any], classes: Classes = NO_CLASSES) -> Any:
     """The value that `take_apart` was given; `get` gives the tensor of a number."""
     if not isinstance(skeleton, dict):
         return skeleton
