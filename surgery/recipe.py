@@ -18,6 +18,7 @@ from surgery.evaluate.settings import Evaluate
 from surgery.pipelines.times import CosMap, LogitNormal, MinSNR, Mode, Sigma, Uniform
 from surgery.recipe_loader import run_file
 from surgery.rewriting.rule import AnyRule
+from surgery.search.budget import Budget, Search
 from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
 from surgery.training.lora import LoRA
@@ -25,6 +26,7 @@ from surgery.training.objective import Target
 from surgery.wording import did_you_mean, nearest
 
 __all__ = [
+    "Budget",
     "CosMap",
     "Distil",
     "Evaluate",
@@ -37,6 +39,7 @@ __all__ = [
     "MinSNR",
     "Mode",
     "Recipe",
+    "Search",
     "Sigma",
     "Target",
     "Uniform",
@@ -58,6 +61,8 @@ class Recipe(Config):
         distil: stage 1, new operators learn the old ones' outputs.
         finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged; None judges none, and measures only what they cost.
+        search: how `surgery search` chooses among the rules, which are candidates then and need not fit together; such a
+            recipe is not applied itself.
         seed: of everything random.
         dtype: of the models. In bfloat16, weights that are trained have float32 beside them, and losses and averages are
             in float32.
@@ -69,6 +74,7 @@ class Recipe(Config):
     distil: Distil = Distil()
     finetune: Finetune = Finetune()
     evaluate: Evaluate | None = Evaluate()
+    search: Search | None = None
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -85,7 +91,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: with a line for each thing that is wrong, naming file and line.
     """
     path = Path(path)
-    return _override(_recipe_in(path, run_file(path)), overrides)
+    return override(_recipe_in(path, run_file(path)), overrides)
 
 
 def _recipe_in(path: Path, namespace: dict[str, Any]) -> Recipe:
@@ -107,12 +113,45 @@ def _other_name(namespace: dict[str, Any]) -> str:
     return nearest("recipe", values) or ": add `recipe = Recipe(...)`"
 
 
-def _override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """`recipe` with each override made; every wrong one is reported."""
+def with_budget(recipe: Recipe, limits: Sequence[str]) -> Recipe:
+    """`recipe` with the budget of `limits`, `name=amount` each, in the place of its own; itself if there are none.
+
+    Raises:
+        RecipeError: a limit is not one.
+    """
+    if not limits:
+        return recipe
+    given: dict[str, Any] = {}
+    for limit in limits:
+        name, equals, amount = limit.partition("=")
+        if not (name and equals):
+            raise RecipeError(f"--budget {limit}: write it as name=amount, e.g. --budget flops=0.8")
+        given[name] = _number_or_text(amount)
+    try:
+        budget = Budget(**given)
+    except ConfigError as error:
+        raise RecipeError("\n".join(f"--budget {' '.join(limits)}: {line}" for line in error.lines)) from None
+    search = recipe.search or Search(budget=budget)
+    return recipe.model_copy(update={"search": search.model_copy(update={"budget": budget})})
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """`recipe` with each override made, see `load_recipe`.
+
+    Raises:
+        RecipeError: with a line for each that is wrong.
+    """
     lines: list[str] = []
-    for override in overrides:
+    for each in overrides:
         try:
-            recipe = _set(recipe, _parse(override), override)
+            recipe = _set(recipe, _parse(each), each)
         except RecipeError as error:
             lines.append(str(error))
     if lines:
@@ -120,14 +159,14 @@ def _override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-def _parse(override: str) -> tuple[list[str], Any]:
-    key, equals, text = override.partition("=")
+def _parse(text: str) -> tuple[list[str], Any]:
+    key, equals, given = text.partition("=")
     if not (key and equals):
-        raise RecipeError(f"--set {override}: write it as name=value, e.g. --set distil.steps=100")
+        raise RecipeError(f"--set {text}: write it as name=value, e.g. --set distil.steps=100")
     try:
-        value = json.loads(text)
+        value = json.loads(given)
     except json.JSONDecodeError:
-        value = text
+        value = given
     return key.split("."), value
 
 

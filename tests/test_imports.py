@@ -18,7 +18,7 @@ ORDER = [
     "errors", "parallel", "progress", "files", "device", "wording", "config", "kinds", "losses",
     "recording", "analysis", "graph", "tracing", "operators", "rewriting", "rules",
     "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "statistics", "sensitivity",
-    "testing", "recipe_loader", "recipe", "run", "cli", "__main__", "__init__",
+    "search", "testing", "recipe_loader", "recipe", "recipe_writer", "run", "cli", "__main__", "__init__",
 ]  # fmt: skip
 """The folders and files of `surgery`, each of which may import those before it."""
 

@@ -11,7 +11,7 @@ from surgery.artifact.saving import require_savable
 from surgery.errors import RecipeError
 from surgery.pipelines.times import Uniform
 from surgery.rewriting.rule import Rule
-from surgery.run.prepare import Prepared
+from surgery.run.prepare import Opened, Prepared
 from surgery.training.checkpoint import digest
 from surgery.training.recorded import RecordedData
 from surgery.training.wired import WiredData
@@ -29,22 +29,27 @@ def check_run(prepared: Prepared) -> None:
         RecipeError: a number is too large, the pipeline takes no guidance, or loss weights do not fit the scheduler.
         ArtifactError: the student could not be saved.
     """
-    require_moderate(prepared.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
-    if prepared.recipe.evaluate is not None:
-        prepared.sampler.require(prepared.recipe.evaluate)
-    _require_fitting_weights(prepared)
-    _require_what_is_recorded(prepared)
+    check_opened(prepared)
     require_savable(prepared.teacher.model, prepared.plan.edits)
 
 
-def _require_fitting_weights(prepared: Prepared) -> None:
+def check_opened(opened: Opened) -> None:
+    """Raise RecipeError for what `check_run` finds wrong whatever the plan."""
+    require_moderate(opened.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
+    if opened.recipe.evaluate is not None:
+        opened.sampler.require(opened.recipe.evaluate)
+    _require_fitting_weights(opened)
+    _require_what_is_recorded(opened)
+
+
+def _require_fitting_weights(prepared: Opened) -> None:
     weights, data = prepared.recipe.finetune.weights, prepared.data
     reason = weights.misfit(data.processes[0]) if weights is not None and isinstance(data, WiredData) else None
     if reason is not None:
         raise RecipeError(f"finetune.weights: {type(weights).__name__} {reason}; choose others, or leave them out")
 
 
-def _require_what_is_recorded(prepared: Prepared) -> None:
+def _require_what_is_recorded(prepared: Opened) -> None:
     """Recorded forwards have their own times, and the teacher as the only target."""
     if not isinstance(prepared.data, RecordedData):
         return
@@ -69,14 +74,14 @@ def require_moderate(values: Any, path: str = "") -> None:
         raise RecipeError(f"{path}: {values} is too large; use at most {LARGEST}")
 
 
-def identity_of(prepared: Prepared) -> Identity:
-    """What a resumed run must have in common with the one that was begun."""
-    code = "\n".join(words for rule in prepared.recipe.rules for words in _code_of(type(rule)))
+def identity_of(opened: Opened, planned: str) -> Identity:
+    """What a resumed run must have in common with the one that was begun; `planned` is its plan as JSON."""
+    code = "\n".join(words for rule in opened.recipe.rules for words in _code_of(type(rule)))
     return {
-        "the plan": _sha(prepared.plan.model_dump_json()),
+        "the plan": _sha(planned),
         "the code of its rules": _sha(code),
-        "the teacher's weights": digest(prepared.teacher.model.state_dict()),
-        **{f"the {name}": sha for name, sha in prepared.data.identity.items()},
+        "the teacher's weights": digest(opened.teacher.model.state_dict()),
+        **{f"the {name}": sha for name, sha in opened.data.identity.items()},
     }
 
 

@@ -16,7 +16,7 @@ from surgery.evaluate.metrics import COSTS, Metric
 from surgery.evaluate.results import Column, StageMetrics, StageName
 from surgery.evaluate.sampling import Drawn, Sampling
 from surgery.progress import Progress
-from surgery.run.prepare import Prepared
+from surgery.run.prepare import Opened
 
 SHOWN_MEANWHILE = 8
 """Samples of each model in a grid that is drawn while a student is trained."""
@@ -25,15 +25,15 @@ SHOWN_MEANWHILE = 8
 class Measuring:
     """Measures models of one run. The teacher's samples are kept, so that they are drawn once."""
 
-    def __init__(self, prepared: Prepared, progress: Progress) -> None:
-        self._recipe, self._teacher, self._data = prepared.recipe, prepared.teacher, prepared.data
-        self._sampling: Sampling = prepared.recipe.evaluate or Sampling()
-        self._count = prepared.samples
+    def __init__(self, opened: Opened, progress: Progress) -> None:
+        self._recipe, self._teacher, self._data = opened.recipe, opened.teacher, opened.data
+        self._sampling: Sampling = opened.recipe.evaluate or Sampling()
+        self._count = opened.samples
         self._progress = progress
         # A metric of the recipe that is also a cost takes its place.
-        chosen = {metric.name for metric in prepared.metrics}
-        self._metrics = (*prepared.metrics, *(cost for cost in COSTS if cost.name not in chosen))
-        self._sampler = prepared.sampler
+        chosen = {metric.name for metric in opened.metrics}
+        self._metrics = (*opened.metrics, *(cost for cost in COSTS if cost.name not in chosen))
+        self._sampler = opened.sampler
         self._teachers: Drawn | None = None
         self._few: Sequence[Image.Image] | None = None
 

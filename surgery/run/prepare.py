@@ -26,8 +26,8 @@ from surgery.training.source import TrainingData
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """All that a run needs.
+class Opened:
+    """What a recipe is about, before its rules are planned.
 
     Attributes:
         recipe: what is to be done.
@@ -35,8 +35,6 @@ class Prepared:
         data: what it is trained on, not made yet where making it takes long.
         sampler: draws samples of it and of its students.
         graph: of the teacher, traced on one sample of the data.
-        plan: what the rules do to it.
-        recordings: what planning has made, for the commit.
         metrics: by which its quality is judged, in this order; none if the recipe asks for none.
         samples: how many are drawn to judge by.
     """
@@ -46,14 +44,25 @@ class Prepared:
     data: TrainingData
     sampler: Sampler
     graph: ModelGraph
-    plan: Plan
-    recordings: Recordings
     metrics: tuple[Metric, ...]
     samples: int
 
 
-def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Prepared:
-    """Load the model and the data of a recipe, trace the model and plan the rules; nothing is written.
+@dataclass(frozen=True)
+class Prepared(Opened):
+    """All that a run needs.
+
+    Attributes:
+        plan: what the rules do to the teacher.
+        recordings: what planning has made, for the commit.
+    """
+
+    plan: Plan
+    recordings: Recordings
+
+
+def open_recipe(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Opened:
+    """Load the model and the data of a recipe and trace the model; nothing is written.
 
     Args:
         recipe: to prepare for.
@@ -66,12 +75,24 @@ def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Pr
     require_device(device)
     subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made, recipe.dtype)
     graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
-    planned, recordings = prove(graph, recipe.rules)
-    require_no_conflicts(planned)
     metrics, samples = metrics_for(recipe.evaluate, subject.data) if recipe.evaluate else ((), 0)
-    return Prepared(
-        recipe, subject.teacher, subject.data, subject.sampler, graph, planned, recordings, metrics, samples
-    )
+    return Opened(recipe, subject.teacher, subject.data, subject.sampler, graph, metrics, samples)
+
+
+def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Prepared:
+    """As `open_recipe`, with the rules planned.
+
+    Raises:
+        SurgeryError: of the kind that fits.
+    """
+    if recipe.search is not None:
+        raise RecipeError(
+            "search: the rules of this recipe are candidates; run `surgery search`, and apply the recipe that it writes"
+        )
+    opened = open_recipe(recipe, device, made)
+    planned, recordings = prove(opened.graph, recipe.rules)
+    require_no_conflicts(planned)
+    return Prepared(**vars(opened), plan=planned, recordings=recordings)
 
 
 def plan_recipe(recipe: Recipe) -> Plan:

@@ -81,7 +81,8 @@ def apply(
         student = commit(prepared.graph, prepared.plan.edits, recipe.seed, prepared.recordings, shared=True)
     require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
     with locked(out):
-        folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity_of(prepared))
+        identity = identity_of(prepared, prepared.plan.model_dump_json())
+        folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)
         return _Runner(prepared, folder, name, progress or SilentProgress()).run(student, seconds())
 
 

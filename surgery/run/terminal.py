@@ -19,6 +19,7 @@ from surgery.operators import OperatorConfig
 from surgery.operators.backends.report import Device, Kernel, words
 from surgery.rewriting import Change, Edit, Plan, Skipped
 from surgery.run.memory import Memory
+from surgery.search.found import Found, Option
 
 
 def stage_table(metrics: Metrics) -> Table:
@@ -35,6 +36,30 @@ def stage_table(metrics: Metrics) -> Table:
                 cells.append(ratio(value, teacher[name]) or NOTHING)
         table.add_row(stage.stage, *cells, f"{stage.seconds:.0f} s")
     return table
+
+
+def search_table(found: Found) -> Table:
+    """The shortlist of a search: what each set is estimated to harm and to cost, and what it was worth when finetuned."""
+    column = found.columns[found.metric]
+    table = _table("", "found as", "edits", "estimated harm", *found.budget, column.title)
+    costs = [figure(100.0, "%") for _ in found.budget]
+    table.add_row("", "teacher", "none", NOTHING, *costs, figure(found.teacher.get(found.metric), column.unit))
+    rules = {option.key: option for option in found.candidates}
+    for number, each in enumerate(found.shortlist):
+        shares = [f"{100 * each.cost[name] / limited.teacher:.1f} %" for name, limited in found.budget.items()]
+        value = figure(each.metrics.get(found.metric), column.unit)
+        edits = _by_rule([rules[key] for key in each.candidates])
+        table.add_row("*" if number == found.chosen else "", each.why, edits, f"{each.harm:.3g}", *shares, value)
+    return table
+
+
+def _by_rule(options: Sequence[Option]) -> str:
+    """The layers of each rule, by its number where several have one name: `ReplaceAttention 1, 3; DropBlocks 5`."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for option in options:
+        number = option.key.partition("-")[0]
+        layers.setdefault((number, option.rule), []).append("outside" if option.layer is None else str(option.layer))
+    return "; ".join(f"{rule} {', '.join(numbers)}" for (_, rule), numbers in layers.items())
 
 
 def plan_view(plan: Plan) -> Group:
@@ -185,7 +210,22 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(first, overflow="fold", no_wrap=first == "layer")
-    texts = {"edit", "skipped", "role", "class", "from", "to", "why", "in", "out", "package", "version", "serves"}
+    texts = {
+        "edit",
+        "edits",
+        "found as",
+        "skipped",
+        "role",
+        "class",
+        "from",
+        "to",
+        "why",
+        "in",
+        "out",
+        "package",
+        "version",
+        "serves",
+    }
     for name in others:
         table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     return table

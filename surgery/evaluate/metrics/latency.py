@@ -69,9 +69,14 @@ def latencies_ms(models: Sequence[nn.Module], inputs: dict[str, Any], *, compile
 def _seconds(run: Callable[..., Any], inputs: dict[str, Any]) -> float:
     start = time.perf_counter()
     run(**inputs)
+    synchronise()
+    return time.perf_counter() - start
+
+
+def synchronise() -> None:
+    """Wait until a GPU has done what it was given, as times are of work that is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _compiled(model: nn.Module, inputs: dict[str, Any]) -> Callable[..., Any]:
