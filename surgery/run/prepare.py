@@ -85,14 +85,18 @@ def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Pr
     Raises:
         SurgeryError: of the kind that fits.
     """
-    if recipe.search is not None:
-        raise RecipeError(
-            "search: the rules of this recipe are candidates; run `surgery search`, and apply the recipe that it writes"
-        )
+    _require_no_search(recipe)
     opened = open_recipe(recipe, device, made)
     planned, recordings = prove(opened.graph, recipe.rules)
     require_no_conflicts(planned)
     return Prepared(**vars(opened), plan=planned, recordings=recordings)
+
+
+def _require_no_search(recipe: Recipe) -> None:
+    if recipe.search is not None:
+        raise RecipeError(
+            "search: the rules of this recipe are candidates; run `surgery search`, and apply the recipe that it writes"
+        )
 
 
 def plan_recipe(recipe: Recipe) -> Plan:
@@ -104,6 +108,7 @@ def plan_recipe(recipe: Recipe) -> Plan:
     Raises:
         SurgeryError: of the kind that fits.
     """
+    _require_no_search(recipe)
     if isinstance(recipe.data, Data) and preset(recipe.model) is None:
         subject = load_subject(recipe.model, recipe.data, recipe.seed, dtype=recipe.dtype)
         return plan(subject.teacher.model, recipe.rules, subject.data.example(recipe.seed, "cpu"))

@@ -78,10 +78,11 @@ class Budget(Config):
 def _absolute(name: CostName, text: str) -> float:
     """What a text with a unit says, in milliseconds or as a count."""
     found = _NUMBER.fullmatch(text.strip().lower())
-    for unit, factor in _UNITS[name].items() if found else ():
-        prefix = found[2].removesuffix(unit) if found and found[2].endswith(unit) else None
-        if found and prefix in (_PREFIXES if name != "latency" else {""}):
-            return float(found[1]) * factor * _PREFIXES[prefix]
+    number, words = found.groups() if found else ("", "?")
+    prefixes = {"": 1.0} if name == "latency" else _PREFIXES
+    known = {prefix + unit: size * factor for unit, factor in _UNITS[name].items() for prefix, size in prefixes.items()}
+    if words in known:
+        return float(number) * known[words]
     raise ValueError(f"is no amount; write a share such as 0.8, or {_EXAMPLES[name]}")
 
 
