@@ -69,7 +69,7 @@ def apply(
     device = device or default_device(gpus)
     if dry_run:
         with prints_to_stderr():
-            prepared = prepare(_load(recipe, set_), device)
+            prepared = prepare(_load(recipe, set_), device, progress=RichProgress())
             memory = memory_of(prepared, device)
         return show_plan(prepared.plan, as_json, memory)
     with prints_to_stderr():
@@ -167,12 +167,13 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
         set_: Override a value of the recipe; may be repeated.
         as_json: Print the plan as JSON.
     """
+    from surgery.progress import RichProgress
     from surgery.rewriting.commit import require_no_conflicts
     from surgery.run.folder import is_run, plan_of
     from surgery.run.prepare import plan_recipe
 
     with prints_to_stderr():
-        planned = plan_of(recipe) if is_run(recipe) else plan_recipe(_load(recipe, set_))
+        planned = plan_of(recipe) if is_run(recipe) else plan_recipe(_load(recipe, set_), RichProgress())
     show_plan(planned, as_json)
     require_no_conflicts(planned)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 
 import networkx as nx
@@ -33,12 +33,14 @@ class ModelGraph:
         model: the traced model; it is referred to, not copied, and never changed.
         scopes: by path, "" being the root, in the order in which the forward first enters them.
         proofs: what was found out about its modules by running them, by what that depends on.
+        figures: of an analysis, by the paths of operators and blocks; whoever makes one sets them.
     """
 
     def __init__(self, model: nn.Module, scopes: dict[str, Scope], record: RecordCall) -> None:
         self.model = model
         self.scopes = scopes
         self.proofs: dict[Hashable, str | None] = {}
+        self.figures: Mapping[str, Mapping[str, float]] = {}
         self._record = record
         self._analysis = Analysis(model, scopes)
 

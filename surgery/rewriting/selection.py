@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from surgery.config import Config
 from surgery.errors import ConfigError, MatchError
 from surgery.rewriting.blame import blaming
+from surgery.rewriting.figures import Between, Figure
 from surgery.rewriting.function import AS_FUNCTION, name_of
 from surgery.rewriting.site import Site
 
@@ -28,6 +29,11 @@ class _Selection(Config, ABC):
         Raises:
             MatchError: a layer is named that the model does not have.
         """
+
+    def figures(self) -> set[str]:
+        """The names of the figures of an analysis that it asks for."""
+        parts = (value for _, value in self if isinstance(value, _Selection))
+        return set[str]().union(*(part.figures() for part in parts))
 
     def __bool__(self) -> bool:
         """Refused: `every(2) and not indices(1)` would silently mean one of both."""
@@ -112,33 +118,48 @@ class Indices(_Selection):
 
 
 class Where(_Selection):
-    """The sites of which a function holds. JSON names the function; only one at the top of a module is read back."""
+    """The sites of which a function holds, or a figure of an analysis lies between two numbers.
+
+    JSON names a function; only one at the top of a module is read back.
+    """
 
     kind: Literal["where"] = "where"
-    predicate: Predicate
+    predicate: Between | Predicate
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of which the function holds."""
         return {site.path for site in sites if _asked(self, self.predicate, site)}
 
+    def figures(self) -> set[str]:
+        """See `_Selection`."""
+        return {self.predicate.figure} if isinstance(self.predicate, Between) else set()
+
     def __str__(self) -> str:
-        return f"where({name_of(self.predicate)})"
+        return f"where({_shown(self.predicate)})"
 
 
 class Top(_Selection):
-    """The `n` sites of which a function gives the largest numbers; of equal ones the earlier. As `Where` in JSON."""
+    """The `n` sites of which a function, or an analysis, gives the largest numbers; of equal ones the earlier.
+
+    As `Where` in JSON.
+    """
 
     kind: Literal["top"] = "top"
     n: PositiveInt
-    metric: Metric
+    metric: Figure | Metric
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of the first `n` by the metric."""
         ranked = sorted(sites, key=lambda site: _asked(self, self.metric, site), reverse=True)
         return {site.path for site in ranked[: self.n]}
 
+    def figures(self) -> set[str]:
+        """See `_Selection`."""
+        return {self.metric.figure} if isinstance(self.metric, Figure) else set()
+
     def __str__(self) -> str:
-        return f"top({name_of(self.metric)}, {self.n})"
+        least = ", least=True" if isinstance(self.metric, Figure) and self.metric.least else ""
+        return f"top({_shown(self.metric)}, {self.n}{least})"
 
 
 class Both(_Selection):
@@ -232,14 +253,37 @@ def indices(*layers: int) -> Indices:
     return Indices(layers=layers)
 
 
-def where(predicate: Predicate) -> Where:
-    """Select the sites of which `predicate` holds, e.g. `where(lambda site: site.operator.params > 10**6)`."""
+def where(predicate: Predicate | str, *, above: float | None = None, below: float | None = None) -> Where:
+    """Select the sites of which `predicate` holds, e.g. `where(lambda site: site.operator.params > 10**6)`.
+
+    Args:
+        predicate: a function of a site; or the name of a figure of an analysis, as in `where("locality", above=0.5)`.
+        above, below: what that is to be larger and smaller than.
+    """
+    if isinstance(predicate, str):
+        return Where(predicate=Between(figure=predicate, above=above, below=below))
+    if above is not None or below is not None:
+        raise ConfigError(["where: above= and below= are for the name of a figure, not for a function"])
     return Where(predicate=predicate)
 
 
-def top(metric: Metric, n: int) -> Top:
-    """Select the `n` sites with the largest `metric`, e.g. `top(lambda site: site.operator.flops, 4)`."""
+def top(metric: Metric | str, n: int, *, least: bool = False) -> Top:
+    """Select the `n` sites with the largest `metric`, e.g. `top(lambda site: site.operator.flops, 4)`.
+
+    Args:
+        metric: a function of a site; or the name of a figure of an analysis, as in `top("locality", 12)`.
+        n: how many.
+        least: take those with the smallest figure.
+    """
+    if isinstance(metric, str):
+        return Top(n=n, metric=Figure(figure=metric, least=least))
+    if least:
+        raise ConfigError(["top: least= is for the name of a figure; let a function give the negative"])
     return Top(n=n, metric=metric)
+
+
+def _shown(asked: Any) -> str:
+    return str(asked) if isinstance(asked, Figure | Between) else name_of(asked)
 
 
 def _asked(selection: Where | Top, function: Callable[[Site], Any], site: Site) -> Any:

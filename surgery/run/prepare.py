@@ -16,10 +16,12 @@ from surgery.graph import ModelGraph
 from surgery.models import Pretrained, load_skeleton
 from surgery.models.inputs import example_inputs
 from surgery.models.presets import preset
+from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe
 from surgery.rewriting import Plan, plan
 from surgery.rewriting.commit import require_no_conflicts
 from surgery.rewriting.planning import Recordings, prove
+from surgery.run.figures import asked_by, give_figures, require_no_figures
 from surgery.run.subject import load_subject
 from surgery.tracing import trace
 from surgery.training.source import TrainingData
@@ -61,13 +63,16 @@ class Prepared(Opened):
     recordings: Recordings
 
 
-def open_recipe(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Opened:
+def open_recipe(
+    recipe: Recipe, device: str = "cpu", made: Path | None = None, progress: Progress | None = None
+) -> Opened:
     """Load the model and the data of a recipe and trace the model; nothing is written.
 
     Args:
         recipe: to prepare for.
         device: where the model goes.
         made: where its data may have been made already, see `load_subject`.
+        progress: shows how far an analysis has come, if the recipe selects layers by one.
 
     Raises:
         SurgeryError: of the kind that fits.
@@ -75,18 +80,21 @@ def open_recipe(recipe: Recipe, device: str = "cpu", made: Path | None = None) -
     require_device(device)
     subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made, recipe.dtype)
     graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
+    give_figures(graph, recipe, subject, progress or SilentProgress())
     metrics, samples = metrics_for(recipe.evaluate, subject.data) if recipe.evaluate else ((), 0)
     return Opened(recipe, subject.teacher, subject.data, subject.sampler, graph, metrics, samples)
 
 
-def prepare(recipe: Recipe, device: str = "cpu", made: Path | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, device: str = "cpu", made: Path | None = None, progress: Progress | None = None
+) -> Prepared:
     """As `open_recipe`, with the rules planned.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
     _require_no_search(recipe)
-    opened = open_recipe(recipe, device, made)
+    opened = open_recipe(recipe, device, made, progress)
     planned, recordings = prove(opened.graph, recipe.rules)
     require_no_conflicts(planned)
     return Prepared(**vars(opened), plan=planned, recordings=recordings)
@@ -99,19 +107,27 @@ def _require_no_search(recipe: Recipe) -> None:
         )
 
 
-def plan_recipe(recipe: Recipe) -> Plan:
+def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     """What the rules of a recipe do to its model, at the model's own sizes. See `load_skeleton` on weights.
 
     With data of a pipeline, it is planned on what the pipeline gives the model, masks included. A model whose config
     alone is at hand is planned on made-up inputs.
 
+    Args:
+        recipe: to plan.
+        progress: shows how far an analysis has come, if the recipe selects layers by one.
+
     Raises:
         SurgeryError: of the kind that fits.
     """
     _require_no_search(recipe)
-    if isinstance(recipe.data, Data) and preset(recipe.model) is None:
+    if preset(recipe.model) is not None:
+        require_no_figures(recipe)
+    elif isinstance(recipe.data, Data) or asked_by(recipe):
         subject = load_subject(recipe.model, recipe.data, recipe.seed, dtype=recipe.dtype)
-        return plan(subject.teacher.model, recipe.rules, subject.data.example(recipe.seed, "cpu"))
+        graph = trace(subject.teacher.model, subject.data.example(recipe.seed, "cpu"))
+        give_figures(graph, recipe, subject, progress or SilentProgress())
+        return plan(graph, recipe.rules)
     model = load_skeleton(recipe.model)
     return plan(model, recipe.rules, example_inputs(model))
 

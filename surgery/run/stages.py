@@ -75,7 +75,7 @@ def apply(
     """
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    prepared = prepare(recipe, device, RunFolder(out).data)
+    prepared = prepare(recipe, device, RunFolder(out).data, progress)
     check_run(prepared)
     with _clock() as seconds:
         student = commit(prepared.graph, prepared.plan.edits, recipe.seed, prepared.recordings, shared=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,9 @@ from surgery.run.subject import Subject
 from surgery.statistics.driven import denoiser_of, observe_calls, observe_inputs
 from surgery.statistics.observer import Observer
 from surgery.store.order import seeded
+
+TOGETHER = 10
+"""Prompts of one run."""
 
 
 @dataclass(frozen=True)
@@ -77,54 +79,57 @@ def analyzed(name: str, sampling: Sampling, call: Path | None = None, device: st
     folder = _pipeline_folder(name)
     if folder is not None:
         pipeline = load_pipeline(folder).to(device)
-        return _of_pipeline(pipeline, denoiser_of(pipeline), _calls(pipeline, call, sampling), sampling)
+        component = denoiser_of(pipeline)
+        drawn = _drawn(_calls(pipeline, call, sampling), sampling)
+        return _of_pipeline(pipeline, component, drawn, getattr(pipeline, component))
     if name in BUILT_IN:
         found = load_pretrained(name, device)
-        digits = {LABELS: list(range(CLASSES))}
         pipeline = DigitsPipeline(found.model, found.scheduler)
-        calls = Calls(digits, (), "", False, sampling.steps) if call is None else _calls(pipeline, call, sampling)
-        return _of_pipeline(pipeline, "transformer", calls, sampling)
+        all_classes = Calls({}, tuple(range(CLASSES)), LABELS, labels=True, steps=sampling.steps)
+        calls = all_classes if call is None else _calls(pipeline, call, sampling)
+        return _of_pipeline(pipeline, "transformer", _drawn(calls, sampling, joins=True), found.model)
     if call is not None:
         raise RecipeError(f"--call: {name} is no pipeline, so nothing takes keywords; leave it out")
     return _of_model(name, sampling, device)
 
 
-def analyzed_subject(subject: Subject, sampling: Sampling, model: nn.Module | None = None) -> Analyzed:
-    """The model of a recipe in its pipeline, called as the recipe's data are; or another `model` in its place."""
-    sampler = subject.sampler
-    observed = subject.teacher.model if model is None else model
-    return _of_pipeline(sampler.holder.pipeline, sampler.component, sampler.calls, sampling, observed)
+def analyzed_subject(subject: Subject, sampling: Sampling) -> Analyzed:
+    """The model of a recipe in its pipeline, called as the recipe's data are."""
+    sampler, joins = subject.sampler, subject.data.joins_samples
+    calls = _drawn(sampler.calls, sampling, joins)
+    return _of_pipeline(sampler.holder.pipeline, sampler.component, calls, subject.teacher.model)
 
 
 def _of_run(folder: RunFolder, sampling: Sampling, call: Path | None) -> Analyzed:
     """The student of a run, in the pipeline of its recipe."""
     if not surgery.artifact.is_artifact(folder.model):
         raise ArtifactError(f"{folder.path}: holds a run that has no model yet; finish it with --resume")
-    sampler = subject_of(folder, folder.read_json(RECIPE)).sampler
-    student, pipeline = surgery.artifact.load(folder.model), sampler.holder.pipeline
+    subject = subject_of(folder, folder.read_json(RECIPE))
+    sampler, pipeline = subject.sampler, subject.sampler.holder.pipeline
     calls = sampler.calls if call is None else _calls(pipeline, call, sampling)
-    return _of_pipeline(pipeline, sampler.component, calls, sampling, student)
+    drawn = _drawn(calls, sampling, subject.data.joins_samples)
+    return _of_pipeline(pipeline, sampler.component, drawn, surgery.artifact.load(folder.model))
 
 
-def _of_pipeline(
-    pipeline: Any, component: str, calls: Calls, sampling: Sampling, model: nn.Module | None = None
-) -> Analyzed:
-    """A component of a pipeline, or `model` in its place."""
+def _drawn(calls: Calls, sampling: Sampling, joins: bool = False) -> list[dict[str, Any]]:
+    """The keywords of each run; all prompts share one if the pipeline joins samples, up to TOGETHER."""
+    generators = [seeded(sampling.seed, "sample", number) for number in range(sampling.samples)]
+    shared = {"steps": sampling.steps}
+    if joins and calls.prompts:
+        numbers = range(min(TOGETHER, len(calls.prompts)))
+        return [calls.together(numbers, generator=generator, **shared) for generator in generators]
+    return [calls(number, generator=generator, **shared) for number, generator in enumerate(generators)]
 
-    def drawn() -> Iterator[dict[str, Any]]:
-        for number in range(sampling.samples):
-            yield calls(number, steps=sampling.steps, generator=seeded(sampling.seed, "sample", number))
+
+def _of_pipeline(pipeline: Any, component: str, calls: Sequence[dict[str, Any]], model: nn.Module) -> Analyzed:
+    """`model` in the place of a component of a pipeline."""
 
     def run(observer: Observer, advance: Callable[[], None]) -> None:
-        placed: AbstractContextManager[None] = nullcontext()
-        if model is not None:
-            placed = attribute_set(pipeline, component, model)
-        with placed:
-            observe_calls(pipeline, component, drawn(), observer, advance)
+        with attribute_set(pipeline, component, model):
+            observe_calls(pipeline, component, calls, observer, advance)
 
-    shown = json.dumps(calls(0, steps=sampling.steps), default=str)
-    driven_by = f"{type(pipeline).__name__}, {sampling.samples} x {shown}"
-    return Analyzed(getattr(pipeline, component) if model is None else model, driven_by, run)
+    plain = {name: value for name, value in calls[0].items() if name != "generator"}
+    return Analyzed(model, f"{type(pipeline).__name__}, {len(calls)} x {json.dumps(plain, default=str)}", run)
 
 
 def _of_model(name: str, sampling: Sampling, device: str) -> Analyzed:
