@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import surgery
 from surgery.errors import RecipeError
 from surgery.files import write_atomically
 from surgery.graph import ModelGraph
@@ -20,6 +19,9 @@ from surgery.run.analyze import analyze
 from surgery.run.subject import Subject
 from surgery.run.subject_to_analyze import Sampling, analyzed_subject
 from surgery.statistics.layers import by_path
+
+FORMAT = 1
+"""Raised when figures come to mean something else."""
 
 
 def asked_by(recipe: Recipe) -> list[str]:
@@ -40,7 +42,7 @@ def give_figures(graph: ModelGraph, recipe: Recipe, subject: Subject, progress: 
     sampling = Sampling(seed=recipe.seed)
     file = _file(
         {
-            "surgery": surgery.__version__,
+            "format": FORMAT,
             "dtype": recipe.dtype,
             "calls": asdict(subject.sampler.calls),
             "sampling": asdict(sampling),
