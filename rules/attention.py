@@ -195,7 +195,8 @@ def alternate(
 
 def _dims(core: SoftmaxAttention) -> MixerDims:
     """Heads and their width; a core has no projections, so its biases are none."""
-    _, heads, _, width = core.traced("query").shape
+    _, *heads_of, _, width = core.traced("query").shape
+    heads = heads_of[0] if heads_of else 1
     return MixerDims(dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False)
 
 

@@ -57,10 +57,10 @@ class SoftmaxAttention:
         return not isinstance(scale, int | float) or not math.isclose(scale, self.traced("query").shape[-1] ** -0.5)
 
     def unfit(self) -> str | None:
-        """How its factors differ from (B, H, N, K) and twice (B, H, M, K), which a core takes."""
+        """How its factors differ from (B, H, N, K) and twice (B, H, M, K), or (B H, N, K) and such, that a core takes."""
         shapes = {name: tuple(self.traced(name).shape) for name in PARAMETERS[:3]}
         query, key, value = shapes.values()
-        if len(query) == len(key) == 4 and key == value and (*query[:2], query[3]) == (*key[:2], key[3]):
+        if len(query) in (3, 4) and key == value and (*query[:-2], query[-1]) == (*key[:-2], key[-1]):
             return None
         words = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         return f"its softmax attention has {words}, not (B, H, N, K) and twice (B, H, M, K)"

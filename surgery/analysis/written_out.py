@@ -10,7 +10,8 @@ Shape legend: B batch, H heads, N queries, M keys, K features of a head.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,16 @@ from surgery.analysis.roles.primitives import (
     is_softmax,
     name_of,
     shape_of,
+    tensors,
 )
+from surgery.analysis.small_run import evaluated
 
 SCALINGS = {"mul", "rmul", "div", "truediv", "transpose", "permute", "swapaxes", "mT", "getattr"}
 """What may stand between a factor and the product, besides layout: nothing that learns."""
 
 QUERIES, KEYS = 3, 5
 SCORES = (1, 2, QUERIES, KEYS)
+MOST_SCORES = 1 << 16
 
 ModuleOf = Callable[[fx.Node], nn.Module]
 
@@ -45,8 +49,8 @@ class WrittenOut:
 
     Attributes:
         nodes: what computes it from the factors, in execution order; the last gives the result.
-        query, key, value: what makes the factors: (B, H, N, K) and twice (B, H, M, K).
-        bias: what is added to the scores, of a shape that can be expanded to (B, H, N, M); None if nothing is.
+        query, key, value: what makes the factors: (B, H, N, K) and twice (B, H, M, K), or (B H, N, K) and such.
+        bias: what is added to the scores, of a shape that can be expanded to theirs; None if nothing is.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -71,7 +75,7 @@ def find_written_out(graph: fx.Graph, module_of: ModuleOf) -> list[WrittenOut]:
         module_of: the module that a node calls; only those without parameters are run.
     """
     nodes = list(graph.nodes)
-    found = (_at(node, nodes, module_of) for node in nodes if is_product(node) and len(shape_of(node)) == 4)
+    found = (_at(node, nodes, module_of) for node in nodes if is_product(node) and len(shape_of(node)) in (3, 4))
     return [each for each in found if each is not None]
 
 
@@ -84,8 +88,9 @@ def _at(result: fx.Node, nodes: Sequence[fx.Node], module_of: ModuleOf) -> Writt
         *_, scores = between
         bias = next(filter(None, map(_bias, between)), None)
         for first, second in itertools.permutations(factors_of(scores)):
+            empty = [n for n in inputs_of(scores) if not inputs_of(n) and n.op == "call_function"]  # as baddbmm has
             for query_way, key_way in itertools.product(_ways_up(first), _ways_up(second)):
-                inner = {result, *between, *query_way[:-1], *key_way[:-1]}
+                inner = {result, *between, *empty, *query_way[:-1], *key_way[:-1]}
                 made = WrittenOut(tuple(n for n in nodes if n in inner), query_way[-1], key_way[-1], value, bias)
                 if _is_closed(made) and _fits(made) and _computes_attention(made, module_of):
                     return made
@@ -93,11 +98,11 @@ def _at(result: fx.Node, nodes: Sequence[fx.Node], module_of: ModuleOf) -> Writt
 
 
 def _up_to_product(weights: fx.Node) -> list[fx.Node] | None:
-    """From `weights` up to the product of queries and keys: one tensor at a time, all of one shape, past one bias."""
+    """From `weights` up to the product of queries and keys: one tensor at a time, that keeps its size, past one bias."""
     way = [weights]
     while not is_product(way[-1]):
         sources = [source for source in _changed(way[-1]) if source is not _bias(way[-1])]
-        if len(sources) != 1 or shape_of(sources[0]) != shape_of(weights):
+        if len(sources) != 1 or (shape_of(sources[0]) != shape_of(way[-1]) and not is_layout(way[-1])):
             return None
         way += sources
     return way if len([node for node in way if _bias(node)]) < 2 else None
@@ -147,8 +152,8 @@ def _fits(made: WrittenOut) -> bool:
     if not all(any(made.readers(factor)) for factor in (made.query, made.key, made.value)):
         return False
     query, key, value = (shape_of(node) for node in (made.query, made.key, made.value))
-    same = len(query) == len(key) == 4 and key == value and query[:2] == key[:2] and query[3] == key[3]
-    return same and shape_of(made.nodes[-1]) == query and _fits_scores(made.bias, (*query[:3], key[2]))
+    same = len(query) in (3, 4) and key == value and query[:-2] == key[:-2] and query[-1] == key[-1]
+    return same and shape_of(made.nodes[-1]) == query and _fits_scores(made.bias, (*query[:-1], key[-2]))
 
 
 def _fits_scores(bias: fx.Node | None, scores: tuple[int, ...]) -> bool:
@@ -156,26 +161,45 @@ def _fits_scores(bias: fx.Node | None, scores: tuple[int, ...]) -> bool:
     if bias is None:
         return True
     pairs = zip(reversed(shape_of(bias)), reversed(scores), strict=False)
-    return 0 < len(shape_of(bias)) <= 4 and all(size in (1, full) for size, full in pairs)
+    return 0 < len(shape_of(bias)) <= len(scores) and all(size in (1, full) for size, full in pairs)
 
 
 def _computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
-    """Whether the nodes give softmax(q k^T / sqrt(K)) v, at sizes of which no two are equal."""
+    """Whether the nodes give softmax(q k^T / sqrt(K)) v: at sizes of which no two are equal, or as equal as traced.
+
+    Samples and heads that are counted by numbers of the forward's own have to be as many as these.
+    """
+    *heads, queries, _ = shape_of(made.query)
+    keys = shape_of(made.key)[-2]
+    small = {size: size for size in heads}
+    small.setdefault(queries, QUERIES)
+    small.setdefault(keys, KEYS)
+    few = (*heads, small[queries], small[keys])
+    tried = [(SCORES, {}), (few, small), ((*heads, queries, keys), {})]
+    return any(
+        _computes_at(made, module_of, each, sizes)
+        for sizes, each in tried
+        if len(sizes) == len(heads) + 2 and math.prod(sizes) <= MOST_SCORES
+    )
+
+
+def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int], sizes: tuple[int, ...]) -> bool:
+    """Whether they do at `sizes`, those of the scores, which make those of the trace `small`."""
     generator = torch.Generator().manual_seed(0)
+    *heads, queries, keys = sizes
     query, key, value = (
         # Large scores, so that a wrong scale shows.
-        _random(node, tokens, generator) * (2 if node is not made.value else 1)
-        for node, tokens in ((made.query, QUERIES), (made.key, KEYS), (made.value, KEYS))
+        _random(node, (*heads, tokens), generator) * (2 if node is not made.value else 1)
+        for node, tokens in ((made.query, queries), (made.key, keys), (made.value, keys))
     )
     values, bias = {made.query: query, made.key: key, made.value: value}, None
     if made.bias is not None:
-        sizes = [
-            1 if size == 1 else full for size, full in zip(reversed(shape_of(made.bias)), SCORES[::-1], strict=False)
-        ]
-        bias = torch.randn(sizes[::-1], generator=generator).to(made.bias.meta["val"].dtype)
+        pairs = zip(reversed(shape_of(made.bias)), sizes[::-1], strict=False)
+        shape = [1 if size == 1 else full for size, full in pairs]
+        bias = torch.randn(shape[::-1], generator=generator).to(made.bias.meta["val"].dtype)
         values[made.bias] = bias
     try:
-        result, precise = _run(made, values, module_of)
+        result, precise = _run(made, values, module_of, small)
     except Exception:  # whatever these nodes do at other sizes, it is not what is looked for
         return False
     mask = None if bias is None else bias.double()
@@ -185,38 +209,51 @@ def _computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
     return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)
 
 
-def _random(node: fx.Node, tokens: int, generator: torch.Generator) -> Tensor:
-    """Numbers in the dtype that `node` has."""
-    drawn = torch.randn(1, 2, tokens, shape_of(node)[3], device="cpu", generator=generator)
+def _random(node: fx.Node, sizes: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers in the dtype and with the features that `node` has."""
+    drawn = torch.randn(*sizes, shape_of(node)[-1], device="cpu", generator=generator)
     dtype: torch.dtype = node.meta["val"].dtype
     return drawn.to(dtype)
 
 
-def _run(made: WrittenOut, values: dict[fx.Node, Tensor], module_of: ModuleOf) -> tuple[Tensor, bool]:
+def _run(
+    made: WrittenOut, values: dict[fx.Node, Any], module_of: ModuleOf, small: Mapping[int, int]
+) -> tuple[Tensor, bool]:
     """The result, and whether single precision or better was kept all the way."""
     precise = True
     for node in made.nodes:
-        args = fx.node.map_arg(node.args, lambda n: _value(n, values))
-        kwargs = fx.node.map_arg(node.kwargs, lambda n: _value(n, values))
-        if node.op == "call_function":
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
-        elif node.op == "call_method":
-            result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        else:
+        args = fx.node.map_arg(node.args, lambda n: _value(n, values, small))
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: _value(n, values, small))
+        if node.op == "call_module":
             result = _without_dropout(module_of(node))(*args, **kwargs)
+        else:
+            result = evaluated(node, args, kwargs)
         values[node] = result
         precise = precise and torch.finfo(result.dtype).bits >= 32
     return values[made.nodes[-1]], precise
 
 
-def _value(node: fx.Node, values: dict[fx.Node, Tensor]) -> Any:
-    """The tensor that is computed, or a number as it was when the model was traced."""
+def _value(node: fx.Node, values: dict[fx.Node, Any], small: Mapping[int, int]) -> Any:
+    """The tensor that is computed, or a number that is: of sizes, as the tensors that have them would have others."""
     if node in values:
         return values[node]
-    number = node.meta["val"]
-    if isinstance(number, Tensor):
+    if tensors(node):
         raise TypeError(f"{node} is another tensor")
-    return number
+    number = node.meta.get("val")
+    values[node] = small.get(number, number) if isinstance(number, int) else number
+    if node.op in ("call_function", "call_method"):
+        args = fx.node.map_arg(node.args, lambda n: _sized(n, values, small))
+        values[node] = evaluated(node, args, fx.node.map_arg(node.kwargs, lambda n: _sized(n, values, small)))
+    return values[node]
+
+
+def _sized(node: fx.Node, values: dict[fx.Node, Any], small: Mapping[int, int]) -> Any:
+    """As `_value`; of a tensor that is not computed here, one with the sizes that it would have."""
+    traced = node.meta.get("val")
+    if node in values or not isinstance(traced, Tensor):
+        return _value(node, values, small)
+    *sizes, features = traced.shape
+    return torch.empty(*(small.get(size, size) for size in sizes), features, dtype=traced.dtype, device="cpu")
 
 
 def _without_dropout(module: nn.Module) -> nn.Module:

@@ -182,6 +182,8 @@ class MixerCore(CountedByConfig, nn.Module, ABC):
     ) -> Tensor:
         """Mix (B, H, N, K) queries with (B, H, M, K) keys and values: (B, H, N, K).
 
+        Heads that are samples by themselves, (B H, N, K) and (B H, M, K), are each mixed as the only one: (B H, N, K).
+
         Args:
             query: scaled by 1 / sqrt(K) where the operator scales at all.
             key: its tokens are those of `value`.
@@ -193,6 +195,10 @@ class MixerCore(CountedByConfig, nn.Module, ABC):
             RewriteError: there is a mask, or N is not M, and this operator has no use for that.
         """
         name = type(self).__name__
+        if query.dim() == 3:
+            mask = attn_mask.unsqueeze(1) if attn_mask is not None and attn_mask.dim() == 3 else attn_mask
+            q, k, v = (tensor.unsqueeze(1) for tensor in (query, key, value))
+            return self.forward(q, k, v, mask, grid=grid).squeeze(1)
         if attn_mask is not None and not self.takes_mask:
             raise RewriteError(
                 f"{name}: is called with a mask, which it cannot use; exclude this attention from the rule"

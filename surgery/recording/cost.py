@@ -34,7 +34,7 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
     """What a call of `module` costs, and how much of it is mixing tokens; None if the module does not say.
 
     Args:
-        module: it is asked, if it knows: about tokens (B, N, D), or about heads (B, H, N, K).
+        module: it is asked, if it knows: about tokens (B, N, D), or about heads (B, H, N, K), (B H, N, K).
         arguments: of the call.
         counted: what was counted as it ran; taken where there are not as many keys as queries.
     """
@@ -46,7 +46,7 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
     if isinstance(module, torch.nn.Linear):  # maps tensors of any rank
         vectors = first.numel() // first.shape[-1]
         return module.flops(vectors, 1), module.flops_mixing(vectors, 1)
-    if first.dim() == 4 and others and others[0].shape[2] != first.shape[2]:
+    if first.dim() in (3, 4) and others and others[0].shape[-2:-1] != first.shape[-2:-1]:
         return counted, counted
     batch, length = first.shape[0], first.shape[-2] if first.dim() > 2 else 1
     return module.flops(batch, length), module.flops_mixing(batch, length)

@@ -50,6 +50,20 @@ MIXED: dict[str, Step] = {
     "matmul": lambda a, v: torch.matmul(a, v),
     "einsum": lambda a, v: torch.einsum("bhij,bhjd->bhid", a, v),
 }
+
+
+def folded(product: Step) -> Step:
+    """Heads that are samples by themselves, as in einops' "b n (h d) -> (b h) n d"."""
+
+    def mix(q: Tensor, k: Tensor, v: Tensor, m: nn.Module) -> Tensor:
+        batch, heads, tokens, width = q.shape
+        q, k, v = (t.reshape(batch * heads, -1, width) for t in (q, k, v))
+        mixed = torch.bmm(product(q, k).softmax(-1), v)
+        return mixed.reshape(mixed.shape[0] // heads, heads, tokens, width)
+
+    return mix
+
+
 ODD: dict[str, Step] = {
     "another scale": lambda q, k, v, m: (q @ k.mT / 8).softmax(-1) @ v,
     "no scale": lambda q, k, v, m: (q @ k.mT).softmax(-1) @ v,
@@ -62,7 +76,21 @@ ODD: dict[str, Step] = {
     ),
     "weights read": lambda q, k, v, m: _used_twice((q @ k.mT * 8**-0.5).softmax(-1), v),
     "no softmax": lambda q, k, v, m: (q @ k.mT * 8**-0.5).relu() @ v,
+    "another scale of folded heads": folded(lambda q, k: torch.bmm(q, k.mT) / 8),
     "other product": lambda q, k, v, m: (q @ k.mT * 8**-0.5).softmax(-1).mT @ v,
+}
+
+
+def _added_to_nothing(q: Tensor, k: Tensor) -> Tensor:
+    empty = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
+    return torch.baddbmm(empty, q, k.transpose(-1, -2), beta=0, alpha=8**-0.5)
+
+
+FOLDED: dict[str, Step] = {
+    "bmm": lambda q, k: torch.bmm(q, k.transpose(1, 2)) * 8**-0.5,
+    "method": lambda q, k: (q * q.shape[-1] ** -0.5).bmm(k.permute(0, 2, 1)),
+    "baddbmm": _added_to_nothing,
+    "einsum": lambda q, k: torch.einsum("b i d, b j d -> b i j", q, k) / math.sqrt(8),
 }
 
 
@@ -117,6 +145,18 @@ def test_full_attention_in_its_place_computes_the_same(mix: Step) -> None:
         x = torch.randn(3, tokens, 16)
         torch.testing.assert_close(student(x), model(x), atol=1e-5, rtol=1e-5)
     assert torch.equal(surgery.undo(student)(**EXAMPLE), model(**EXAMPLE))
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_heads_that_are_samples_are_mixed_one_by_one(name: str) -> None:
+    model = Model(folded(FOLDED[name])).eval()
+    for example in (EXAMPLE, {"x": torch.randn(2, 4, 16)}):  # as many tokens as samples and heads
+        student = surgery.rewrite(model, [replace_attention(FullAttention())], example)
+        for batch, tokens in ((3, 5), (1, 8), (2, 1)):
+            x = torch.randn(batch, tokens, 16)
+            torch.testing.assert_close(student(x), model(x), atol=1e-5, rtol=1e-5)
+    plan = surgery.plan(model, [replace_attention(FullAttention())], EXAMPLE)
+    assert plan.total.flops.after == plan.total.flops.before == surgery.trace(student, EXAMPLE).flops
 
 
 @pytest.mark.parametrize(
