@@ -25,6 +25,7 @@ from surgery.run.folder import RunFolder, locked
 from surgery.run.measure import Measuring
 from surgery.run.prepare import Prepared, prepare
 from surgery.run.report import report_of
+from surgery.sensitivity import from_library
 from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune, require_learnable
 from surgery.training.record import LossRecord
@@ -122,18 +123,23 @@ class _Runner:
         sites = sites_of(self._plan.edits, self._teacher.model, student)
         if not sites:
             return []
+        config, seed, progress = self._recipe.distil, self._recipe.seed, self._progress
         with _clock() as seconds:
-            losses = distil(
-                self._teacher.model,
-                student,
-                sites,
-                self._data,
-                self._recipe.distil,
-                seed=self._recipe.seed,
-                checkpoints=self._folder.checkpoints,
-                progress=self._progress,
-                show=partial(self._show, "distil", student),
-            )
+            if config.library is not None:
+                edits = self._plan.edits
+                losses = from_library(self._graph, student, edits, self._data, config, seed=seed, progress=progress)
+            else:
+                losses = distil(
+                    self._teacher.model,
+                    student,
+                    sites,
+                    self._data,
+                    config,
+                    seed=seed,
+                    checkpoints=self._folder.checkpoints,
+                    progress=progress,
+                    show=partial(self._show, "distil", student),
+                )
         self._measure("distilled", student, seconds())
         return losses
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from surgery.graph import ModelGraph
+from surgery.parallel.group import by_first
 from surgery.progress import Progress
 from surgery.rewriting import Edit, Rule
 from surgery.rewriting.commit import commit
 from surgery.rewriting.lesson import Lesson
 from surgery.rewriting.planning import plan
 from surgery.sensitivity.library import Graft, GraftLibrary, key_of
-from surgery.training.checkpoint import CheckpointStore, digest
+from surgery.training.checkpoint import digest
 from surgery.training.distil import Distil, Site, distil, sites_of, trainable
 from surgery.training.record import LossRecord
 from surgery.training.source import TrainingData
@@ -59,7 +61,6 @@ def grafts(
     seed: int,
     progress: Progress,
     library: GraftLibrary | None = None,
-    checkpoints: CheckpointStore | None = None,
 ) -> list[Graft]:
     """What the new operators of each group have learnt, from the library where it is there.
 
@@ -74,7 +75,6 @@ def grafts(
         seed: of the batches and of random weights.
         progress: shows how far it has come.
         library: where grafts are kept; None keeps none.
-        checkpoints: where an interrupted distillation goes on; for one pass only.
 
     Raises:
         SurgeryError: see `distil` and `GraftLibrary`.
@@ -83,15 +83,37 @@ def grafts(
     keys = [key_of(group, teacher, data, config, seed) for group in groups]
     found: dict[str, Graft] = {}
     if library is not None:
-        found = {key: library.get(key) for key, _ in keys if key in library}
+        there = by_first(lambda: [key for key, _ in keys if key in library])
+        found = {key: library.get(key) for key in there}
     missing = {key: group for (key, _), group in zip(keys, groups, strict=True) if key not in found}
     contents = dict(keys)
     for part in _passes(graph, missing, seed):
-        for key, graft in _distilled(graph, part, data, config, seed, progress, checkpoints):
+        for key, graft in _distilled(graph, part, data, config, seed, progress):
             found[key] = graft
             if library is not None:
-                library.put(key, graft, contents[key])
+                by_first(partial(library.put, key, graft, contents[key]))
     return [found[key] for key, _ in keys]
+
+
+def from_library(
+    graph: ModelGraph, student: nn.Module, edits: Sequence[Edit], data: TrainingData, config: Distil, *, seed: int,
+    progress: Progress,
+) -> list[LossRecord]:  # fmt: skip
+    """Distil the student of `edits`, in place, by what is in the library of `config`, and what is then added to it.
+
+    Returns:
+        The losses of each step, as if all had been distilled now.
+
+    Raises:
+        SurgeryError: see `grafts`.
+    """
+    assert config.library is not None, "whoever asks for grafts names a library"
+    library, groups = GraftLibrary(config.library), groups_of(graph, edits, seed)
+    learnt = grafts(graph, groups, data, config, seed=seed, progress=progress, library=library)
+    for graft in learnt:
+        put_in(student, graft.weights)
+    steps = zip(*(graft.losses for graft in learnt if graft.losses), strict=True)
+    return [_joined(records) for records in steps]
 
 
 def put_in(student: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -133,8 +155,7 @@ def _passes(graph: ModelGraph, missing: dict[str, Group], seed: int) -> Iterator
 
 
 def _distilled(
-    graph: ModelGraph, pupils: Sequence[_Pupil], data: TrainingData, config: Distil, seed: int, progress: Progress,
-    checkpoints: CheckpointStore | None,
+    graph: ModelGraph, pupils: Sequence[_Pupil], data: TrainingData, config: Distil, seed: int, progress: Progress
 ) -> Iterator[tuple[str, Graft]]:  # fmt: skip
     """What each of `pupils` has learnt in one pass."""
     students = nn.ModuleList(pupil.student for pupil in pupils)
@@ -146,7 +167,7 @@ def _distilled(
     records: Sequence[LossRecord] = ()
     if sites:
         records = distil(
-            graph.model, students, sites, data, config, seed=seed, checkpoints=checkpoints, progress=progress,
+            graph.model, students, sites, data, config, seed=seed, progress=progress,
             clip_by=lambda name: name.partition(".")[0],
         )  # fmt: skip
     for number, pupil in enumerate(pupils):
@@ -158,6 +179,12 @@ def _of_pupil(record: LossRecord, prefix: str) -> LossRecord:
     """The part of a record that is one pupil's."""
     sites = {path.removeprefix(prefix): loss for path, loss in record.sites.items() if path.startswith(prefix)}
     return replace(record, loss=sum(sites.values()), sites=sites, validation=None)
+
+
+def _joined(records: Sequence[LossRecord]) -> LossRecord:
+    """Those of one step."""
+    sites = {path: loss for record in records for path, loss in record.sites.items()}
+    return replace(records[0], loss=sum(sites.values()), sites=sites)
 
 
 def _learning(graph: ModelGraph, student: nn.Module, edits: Group) -> dict[str, nn.Parameter]:

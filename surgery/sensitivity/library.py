@@ -24,7 +24,7 @@ from surgery.training.source import TrainingData
 FORMAT = "surgery graft 1"
 APART = {"rule", "params", "flops", "flops_mixing"}
 """Of an edit, what a distilled operator does not depend on."""
-SHOWN_ONLY = {"checkpoint_every", "sample_every"}
+SHOWN_ONLY = {"checkpoint_every", "sample_every", "library"}
 """Of a distillation, the same."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,11 +35,18 @@ STAGE = "distil"
 
 
 class Distil(StageConfig):
-    """How operators are distilled; see `StageConfig`."""
+    """How operators are distilled; see `StageConfig`.
+
+    Attributes:
+        library: a folder of operators that were distilled before, by this recipe or any other that asks for the same:
+            operator, site, teacher, data, budget and seed. What is missing is distilled and added. `clip` then holds for
+            each operator by itself.
+    """
 
     steps: PositiveInt = 300
     lr: PositiveFloat = 1e-3
     clip: PositiveFloat = 10.0
+    library: Path | None = None
 
 
 @dataclass(frozen=True)

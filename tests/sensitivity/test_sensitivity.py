@@ -12,7 +12,8 @@ from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
 from surgery.operators import FullAttention, HyenaX, SlidingWindow
 from surgery.progress import SilentProgress
-from surgery.rewriting import indices
+from surgery.recipe import Finetune, Recipe
+from surgery.rewriting import every, indices
 from surgery.rewriting.commit import commit
 from surgery.rules import drop_blocks, mlp_ratio, replace_attention
 from surgery.sensitivity import Effect, GraftLibrary, candidates, grafting, grafts, groups_of, put_in, sensitivity
@@ -160,3 +161,20 @@ def test_edits_whose_operators_have_weights_in_common_are_one_group(graph, edits
     names = {first.path: {"a", "b"}, second.path: {"c"}, third.path: {"b", "d"}}
     monkeypatch.setattr(grafting, "_learning", lambda graph, student, group: names[group[0].path])
     assert groups_of(graph, [first, second, third]) == [(second,), (first, third)]
+
+
+def test_a_run_with_a_library_distils_once(tiny_dit, tmp_path, monkeypatch):
+    recipe = Recipe(
+        model=str(tiny_dit),
+        rules=[replace_attention(HyenaX(kernel=4), layers=every(2))],
+        distil=Distil(steps=2, batch_size=8, library=tmp_path / "grafts"),
+        finetune=Finetune(steps=1, batch_size=8),
+        evaluate=None,
+    )
+    first = surgery.apply(recipe, tmp_path / "one")
+    monkeypatch.setattr(grafting, "distil", None)
+    second = surgery.apply(recipe, tmp_path / "two")
+    assert len(GraftLibrary(tmp_path / "grafts")) == 2  # the layers 1 and 3
+    losses = [(run.folder / "losses.json").read_text() for run in (first, second)]
+    assert losses[0] == losses[1]
+    assert same(dict(first.student.state_dict()), dict(second.student.state_dict()))
