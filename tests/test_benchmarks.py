@@ -36,6 +36,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
         "growth_page",
         "growth_plot",
         "pixart",
+        "analyze",
         "distil",
         "distil_page",
         "distil_plot",
@@ -141,3 +142,15 @@ def test_memory_is_within_a_fifth_of_what_is_stated() -> None:
     rows = [row for stages in figures.values() for row in stages.values()]
     assert len(rows) == 9
     assert all(abs(row["measured"] / row["stated"] - 1) < 0.2 for row in rows)
+
+
+def test_analysis_of_a_tiny_model(load) -> None:
+    from diffusers import DiTTransformer2DModel
+
+    tiny = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, norm_num_groups=1, sample_size=4
+    )
+    figures = load("analyze").measured(tiny.eval(), 1)
+    assert (figures["layers"], figures["steps"]) == (2, 1)
+    assert figures["seconds"] > 0
+    assert figures["peak_gb"] > 0

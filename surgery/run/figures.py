@@ -20,6 +20,8 @@ from surgery.run.subject import Subject
 from surgery.run.subject_to_analyze import Sampling, analyzed_subject
 from surgery.statistics.layers import by_path
 
+STEPS = 10
+"""Of the pipeline, which is enough to rank layers by."""
 FORMAT = 1
 """Raised when figures come to mean something else."""
 
@@ -39,7 +41,7 @@ def give_figures(graph: ModelGraph, recipe: Recipe, subject: Subject, progress: 
     """
     if not asked_by(recipe):
         return
-    sampling = Sampling(seed=recipe.seed)
+    sampling = Sampling(STEPS, seed=recipe.seed)
     file = _file(
         {
             "format": FORMAT,

@@ -29,6 +29,8 @@ COLUMNS = {
 }
 """The figures of a layer, and what each of them means."""
 
+ADDED = {"attention": "attention adds", "mlp": "MLP adds"}
+"""Operators by the end of their role, and the words for the norm of what they add over that of the stream."""
 ACCENT = "var(--accent)"
 
 
@@ -39,11 +41,13 @@ def analysis_view(found: Mapping[str, Any]) -> Group:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
     table.add_column("block", overflow="fold")
-    for name in names:
+    for name in (*names, *ADDED.values()):
         table.add_column(name.replace("_", " "), justify="right")
     for layer in layers:
-        table.add_row(str(layer["layer"]), layer["path"], *(_cell(layer[name]) for name in names))
+        added = (_cell(_added(layer, role)) for role in ADDED)
+        table.add_row(str(layer["layer"]), layer["path"], *(_cell(layer.get(name)) for name in names), *added)
     lines = [Text(f"{name.replace('_', ' ')}: {COLUMNS[name]}", "dim") for name in names]
+    lines.append(Text("attention adds, MLP adds: the same as contribution, of what these operators add", "dim"))
     return Group(table, *lines, Text(f"run by {found['driven_by']}", "dim"))
 
 
@@ -85,11 +89,17 @@ def table_of(layers: Sequence[Mapping[str, Any]]) -> str:
     heads = "".join(f"<th>{_title(name)}</th>" for name in ("layer", "block", *names))
     rows = "".join(
         f"<tr><td>{layer['layer']}</td><td><code>{escape(layer['path'])}</code></td>"
-        + "".join(f'<td class="n">{_cell(layer[name])}</td>' for name in names)
+        + "".join(f'<td class="n">{_cell(layer.get(name))}</td>' for name in names)
         + "</tr>"
         for layer in layers
     )
     return f'<div class="box" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _added(layer: Mapping[str, Any], role: str) -> float | None:
+    """The mean contribution of the layer's operators of a kind."""
+    found = [o["contribution"] for o in layer["operators"] if o["role"].endswith(role) and "contribution" in o]
+    return sum(found) / len(found) if found else None
 
 
 def _present(layers: Sequence[Mapping[str, Any]]) -> list[str]:
