@@ -9,7 +9,7 @@ from surgery.run.subject_to_analyze import Analyzed, Sampling
 from surgery.statistics.observer import Observer
 
 Analysis = dict[str, Any]
-"""Plain data: what was run, and `layers`, see `surgery.statistics.layers.Layers.figures`."""
+"""Plain data: what was run, and what `surgery.statistics.observer.Observer.figures` gives."""
 
 
 def analyze(name: str, found: Analyzed, sampling: Sampling, window: int | None, progress: Progress) -> Analysis:
@@ -34,5 +34,5 @@ def analyze(name: str, found: Analyzed, sampling: Sampling, window: int | None, 
         "driven_by": found.driven_by,
         "forwards": observer.forwards,
         "seed": sampling.seed,
-        "layers": observer.layers(),
+        **observer.figures(),
     }

@@ -22,7 +22,7 @@ from surgery.statistics.layers import by_path
 
 STEPS = 10
 """Of the pipeline, which is enough to rank layers by."""
-FORMAT = 1
+FORMAT = 2
 """Raised when figures come to mean something else."""
 
 
@@ -56,7 +56,7 @@ def give_figures(graph: ModelGraph, recipe: Recipe, subject: Subject, progress: 
         found = analyze(recipe.model, analyzed_subject(subject, sampling), sampling, None, progress)
         subject.sampler.holder.release()
         write_atomically(file, json.dumps(found).encode())
-    graph.figures = by_path(found["layers"])
+    graph.figures = by_path(found)
 
 
 def require_no_figures(recipe: Recipe) -> None:

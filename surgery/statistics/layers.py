@@ -47,6 +47,10 @@ class Layers:
         """
         return [self._layer(number, path, found) for number, path in sorted(self.blocks.items())]
 
+    def outside(self, found: Figures) -> list[dict[str, Any]]:
+        """An entry for each operator that stands in no block, as a layer's `operators` has."""
+        return [_entry(operator, found) for operator in self.operators if operator.layer is None]
+
     def _layer(self, number: int, path: str, found: Figures) -> dict[str, Any]:
         operators = [o for o in self.operators if o.layer == number]
         attention = [found.get(o.path, {}) for o in operators if o.role in OWN_TOKENS]
@@ -57,18 +61,22 @@ class Layers:
             "path": path,
             **{name: mean for name, mean in means.items() if mean is not None or name in ALWAYS},
             **{name: block.get(name) for name in OF_BLOCKS},
-            "operators": [{"path": o.path, "role": o.role, **_finished(found.get(o.path, {}))} for o in operators],
+            "operators": [_entry(operator, found) for operator in operators],
         }
 
 
-def by_path(layers: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def by_path(analysis: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The figures of operators and blocks by their paths; where a block is an operator, the operator's count."""
-    parts = [part for layer in layers for part in (layer, *layer["operators"])]
+    parts = [part for layer in analysis["layers"] for part in (layer, *layer["operators"])]
     found: dict[str, dict[str, float]] = {}
-    for part in parts:
+    for part in (*parts, *analysis["outside"]):
         numbers = {name: value for name, value in part.items() if isinstance(value, float)}
         found[part["path"]] = {**found.get(part["path"], {}), **numbers}
     return found
+
+
+def _entry(operator: Operator, found: Figures) -> dict[str, Any]:
+    return {"path": operator.path, "role": operator.role, **_finished(found.get(operator.path, {}))}
 
 
 def _mean(values: Sequence[float]) -> float | None:

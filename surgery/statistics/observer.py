@@ -81,7 +81,11 @@ class Observer:
         while len(self._traced) > KEPT:
             self._traced.popitem(last=False)
 
+    def figures(self) -> dict[str, list[dict[str, Any]]]:
+        """Those of the `layers`, and of the operators `outside` of them, see `Layers`."""
+        newest, found = next(reversed(self._traced.values())).layers, self.sums.figures()
+        return {"layers": newest.figures(found), "outside": newest.outside(found)}
+
     def layers(self) -> list[dict[str, Any]]:
         """The figures of each layer, see `Layers.figures`."""
-        newest = next(reversed(self._traced.values()))
-        return newest.layers.figures(self.sums.figures())
+        return self.figures()["layers"]
