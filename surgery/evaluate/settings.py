@@ -14,7 +14,8 @@ class Evaluate(Sampling):
 
     Attributes:
         metrics: what is measured; the first is the one that the report speaks of. None takes what fits the data: of the
-            digits the Frechet distance and the class accuracy, else the held-out loss and the distance to the teacher.
+            digits the Frechet distance and the class accuracy, else the distance to the teacher and, before it, the loss
+            on held-out samples, if there are enough to hold one out.
     """
 
     metrics: tuple[AnyMetric, ...] | None = None

@@ -138,11 +138,18 @@ def metrics_for(evaluate: Evaluate, data: TrainingData) -> tuple[tuple[Metric, .
     Raises:
         RecipeError: a metric cannot judge models of these data by so many samples; there is a line for each.
     """
-    fitting = METRICS if not_digits(data) is None else (HeldOutLoss(), TeacherDistance())
-    metrics = fitting if evaluate.metrics is None else evaluate.metrics
+    metrics = _fitting(data) if evaluate.metrics is None else evaluate.metrics
     samples = evaluate.samples or max((metric.usual_samples for metric in metrics), default=Metric.usual_samples)
     reasons = {metric.name: metric.check(data, samples) for metric in metrics}
     lines = [f"evaluate: metric {name!r}: {reason}" for name, reason in reasons.items() if reason is not None]
     if lines:
         raise RecipeError("\n".join(lines))
     return metrics, samples
+
+
+def _fitting(data: TrainingData) -> tuple[Metric, ...]:
+    """The metrics that fit `data`: none is of held-out samples where there are too few to hold one out."""
+    if not_digits(data) is None:
+        return METRICS
+    held_out = HeldOutLoss()
+    return (TeacherDistance(),) if held_out.check(data, 0) else (held_out, TeacherDistance())

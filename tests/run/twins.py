@@ -36,9 +36,14 @@ def call_of(name: str) -> dict[str, Any]:
 def saved(folder: Path, name: str) -> Path:
     """The pipeline in a folder, with a schedule that is soon measured."""
     built(name)[0].save_pretrained(folder)
+    at_few_times(folder)
+    return folder
+
+
+def at_few_times(folder: Path) -> None:
+    """Shorten the schedule of the pipeline in a folder."""
     scheduler = folder / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "num_train_timesteps": SCHEDULE}))
-    return folder
 
 
 def recipe(pipeline: Path, data: Data, **more: Any) -> Recipe:
