@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from surgery.analysis.readers import readers_of
 from surgery.errors import RewriteError
 from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_of, extra_features
+from surgery.recording.own_modes import OwnDraws
 from surgery.rewriting.pattern import Pattern
 from surgery.rewriting.pattern_forms import node
 from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
@@ -19,6 +20,9 @@ from surgery.rewriting.selection import Selection, every, given_or_all
 from surgery.rewriting.site import Site
 from surgery.rules.core import PARAMETERS, SoftmaxAttention, core_of
 from surgery.rules.plain import LONGEST, unlike_attention
+
+MOST_MASKED = 1 << 22
+"""Elements of queries with which a mask is tried while planning; of more, the first forward tells."""
 
 Attention = Literal["self_attention", "joint_attention", "cross_attention"]
 
@@ -143,6 +147,7 @@ class ReplaceAttention(Rule):
                 module = self.operator.core(_dims(core)).to(given["query"].dtype)
             with torch.no_grad():
                 module(**given)
+                self._try_mask(core, given)
         except RewriteError as error:
             return str(error)
         except Exception as error:  # whatever else it is, it is this site's
@@ -150,6 +155,17 @@ class ReplaceAttention(Rule):
         if self.inherit == "exact" and (reason := module.why_inexact()):
             return f"{self.operator.kind} cannot keep its function: {reason}; use inherit='projections'"
         return None
+
+    def _try_mask(self, core: SoftmaxAttention, given: dict[str, Any]) -> None:
+        """Raise RewriteError if the core cannot use the mask that the forward itself makes: what it is, is known."""
+        mask = core.fixed("attn_mask")
+        if mask is None or given["query"].numel() > MOST_MASKED:
+            return
+        zeros = {name: torch.zeros(given[name].shape, device="cpu") for name in PARAMETERS[:3]}
+        assert isinstance(self.operator, MixerConfig)
+        with OwnDraws():
+            module = self.operator.core(_dims(core))
+        module(**zeros, attn_mask=mask if mask.dtype == torch.bool else mask.float())
 
 
 def replace_attention(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, fx
+
 from surgery.analysis.roles.primitives import is_linear, past_splits
 from surgery.analysis.written_out import WrittenOut
 from surgery.graph.view import Key
@@ -37,6 +39,12 @@ class SoftmaxAttention:
     def traced(self, parameter: str) -> Any:
         """What that was when the model was traced."""
         return traced(self.argument(parameter))
+
+    def fixed(self, parameter: str) -> Tensor | None:
+        """What that is at the traced sizes whatever the model's inputs; None if they have a say in it."""
+        item, _ = self.given.get(parameter, ("attention", ""))
+        node = self.argument(parameter)
+        return self.items[item].graph.fixed(self.items[item].scope, node) if isinstance(node, fx.Node) else None
 
     def values(self) -> dict[str, str]:
         """The tensors that it is called with, as a rewiring writes them."""

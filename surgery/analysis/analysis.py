@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from surgery.analysis.fixed import fixed_tensor
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
 from surgery.analysis.neuron_wise import require_neuron_wise
 from surgery.analysis.numbers import Number
@@ -131,6 +132,10 @@ class Analysis:
     def outside(self, scope: str, call: fx.Node) -> Outside | None:
         """The residual addition around a block, see `find_outside`."""
         return find_outside(self.structure, scope, call)
+
+    def fixed(self, place: ScopedNode) -> Tensor | None:
+        """What is at `place` if only sizes and the model's own tensors make it, see `fixed_tensor`."""
+        return fixed_tensor(self.structure.flow, self._model, place)
 
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 
 import networkx as nx
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from surgery.analysis.analysis import Analysis
 from surgery.analysis.hidden_layer import HiddenLayer
@@ -113,6 +113,10 @@ class ModelGraph:
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""
         return self._analysis.written_out(scope)
+
+    def fixed(self, scope: str, node: fx.Node) -> Tensor | None:
+        """What `node` gives for the traced sizes; None if the model's inputs have a say in it, see `fixed_tensor`."""
+        return self._analysis.fixed((scope, node))
 
     def outside(self, scope: str, call: fx.Node) -> Outside | None:
         """The residual addition around a block, see `find_outside`."""
