@@ -65,7 +65,7 @@ class ReplaceAttention(Rule):
         core = core_of(site)
         assert core is not None
         return Rewiring(
-            modules={"core": New(operator=self.operator, dims=_dims(core), core=True)},
+            modules={"core": New(operator=self.operator, dims=_dims(core), inherit=self.inherit, core=True)},
             calls=(Call(name="mixed", module="core", arguments=core.values()),),
             results={"attention": "mixed"},
         )
@@ -181,8 +181,9 @@ def replace_attention(
         operator: config of the new operator, e.g. `HyenaX(kernel=4)`.
         role: "self_attention", "joint_attention" or "cross_attention"; by default the first two, which mix one sequence.
         layers: `every(2)`, `indices(1, 3)` and the like.
-        inherit: "projections" takes over the weights of q, k, v and o; "random" starts afresh; "exact" demands that the
-            operator computes what the attention did.
+        inherit: "projections" takes over the weights of q, k, v and o; "fitted" solves then, in a run, for what the
+            output is linear in; "random" starts afresh; "exact" demands that the operator computes what the attention
+            did.
     """
     pattern: Pattern = node(role) if role else node("self_attention") | node("joint_attention")
     return ReplaceAttention(pattern=pattern, layers=given_or_all(layers), operator=operator, inherit=inherit)

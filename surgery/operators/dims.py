@@ -8,8 +8,9 @@ from pydantic import PositiveInt
 
 from surgery.kinds import Kinded
 
-Policy = Literal["random", "projections", "exact"]
-"""Which weights a new operator takes over: none, those that fit, or all, so that it computes what the old one did."""
+Policy = Literal["random", "projections", "fitted", "exact"]
+"""Which weights a new operator takes over: none; those that fit; these, and a run then solves for some on activations of
+the old one (see `surgery.training.fit`); or all, so that it computes what the old one did."""
 
 
 class Dims(Kinded):

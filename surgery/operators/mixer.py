@@ -88,8 +88,8 @@ class SequenceMixer(CountedByConfig, nn.Module, ABC):
         Args:
             attention: the module that this mixer replaces; it is only read.
             policy: "random" keeps the fresh weights; "projections" takes the q, k, v and output projections,
-                and everything else starts as the identity; "exact" does so only where the function stays the same,
-                for every number of tokens.
+                and everything else starts as the identity, as does "fitted", which a run then improves; "exact" does
+                so only where the function stays the same, for every number of tokens.
 
         Raises:
             RewriteError: the policy is unknown, the attention has no projections that fit, or "exact" is asked of an

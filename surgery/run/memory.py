@@ -59,9 +59,9 @@ class Memory:
 
 def memory_of(prepared: Prepared, device: str) -> Memory:
     """The memory of each training stage of a run, from a rehearsal of one step; nothing of the model's size is made."""
-    available, stages = _available(device), (prepared.recipe.distil, prepared.recipe.finetune)
+    available, configs = _available(device), (prepared.recipe.distil, prepared.recipe.finetune)
     try:
-        found = [_need(prepared, stage, available, device) for stage in stages]
+        found = [_need(prepared, stage, available, device) for stage in configs if stage.steps]
     except Exception as error:  # whatever a forward does with values that are not there
         return Memory(device, available, (), f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}")
     return Memory(device, available, tuple(need for need in found if need is not None))

@@ -28,6 +28,7 @@ from surgery.run.report import report_of
 from surgery.sensitivity import from_library
 from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune, require_learnable
+from surgery.training.fit import fit
 from surgery.training.record import LossRecord
 
 SHOWN = 100
@@ -80,7 +81,8 @@ def apply(
     check_run(prepared)
     with _clock() as seconds:
         student = commit(prepared.graph, prepared.plan.edits, recipe.seed, prepared.recordings, shared=True)
-    require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
+    if recipe.finetune.steps:
+        require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
     with locked(out):
         identity = identity_of(prepared, prepared.plan.model_dump_json())
         folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)
@@ -107,7 +109,7 @@ class _Runner:
         edits = {e.path: e.label for e in self._plan.edits}
         self._folder.write("graph.svg", draw_blocks(self._graph, edits).encode())
         self._measure("teacher", self._teacher.model, 0.0)
-        self._measure("rewritten", student, seconds)
+        self._measure("rewritten", student, seconds + self._fit(student))
         losses = [*self._distil(student), *self._finetune(student)]
         self._folder.write_json("losses.json", [asdict(record) for record in losses])
         by_first(partial(self._save, student))
@@ -118,12 +120,26 @@ class _Runner:
         self._teacher.scheduler.save_pretrained(self._folder.model)
         self._folder.write("report.html", report_of(self._folder).encode())
 
+    def _fit(self, student: nn.Module) -> float:
+        """What is asked to start fitted is; the seconds that this took. It is done again when a run is resumed."""
+        edits = [edit for edit in self._plan.edits if any(new.inherit == "fitted" for new in edit.made)]
+        sites = sites_of(edits, self._teacher.model, student)
+        with _clock() as seconds:
+            if sites:
+                size, seed = self._recipe.distil.batch_size, self._recipe.seed
+                fit(
+                    self._teacher.model, student, sites, self._data, batch_size=size, seed=seed, progress=self._progress
+                )
+        return seconds()
+
     def _distil(self, student: nn.Module) -> list[LossRecord]:
         """Stage 1, which changes the student in place; nothing if no edit has weights to learn."""
         sites = sites_of(self._plan.edits, self._teacher.model, student)
         if not sites:
             return []
         config, seed, progress = self._recipe.distil, self._recipe.seed, self._progress
+        if not config.steps:
+            return self._left_out("distilled")
         with _clock() as seconds:
             if config.library is not None:
                 edits = self._plan.edits
@@ -145,6 +161,8 @@ class _Runner:
 
     def _finetune(self, student: nn.Module) -> list[LossRecord]:
         """Stage 2, which changes the student in place."""
+        if not self._recipe.finetune.steps:
+            return self._left_out("finetuned")
         with _clock() as seconds:
             losses = finetune(
                 self._teacher.model,
@@ -159,6 +177,17 @@ class _Runner:
             )
         self._measure("finetuned", student, seconds())
         return losses
+
+    def _left_out(self, stage: StageName) -> list[LossRecord]:
+        """A stage of no steps: model, figures and samples are those of the stage before."""
+        if stage not in self._stages:
+            before = list(self._stages.values())[-1]
+            grid = self._folder.sample(before.stage)
+            if grid.exists():
+                self._folder.write(f"samples/{stage}.png", grid.read_bytes())
+            self._stages[stage] = before.model_copy(update={"stage": stage, "seconds": 0.0})
+            self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))
+        return []
 
     def _show(self, stage: str, model: nn.Module, done: int) -> None:
         """Draw samples of a model that is being trained, unless an earlier process has."""

@@ -16,7 +16,7 @@ class StageConfig(Config):
     """What both stages let a user set.
 
     Attributes:
-        steps: updates of the weights.
+        steps: updates of the weights; 0 leaves the stage out.
         batch_size: samples in a step.
         micro_batch: the most samples of one forward, whose gradients are added up over a step: less memory, the same
             update; None lets all samples share a forward that can.
@@ -30,7 +30,7 @@ class StageConfig(Config):
         sample_every: steps from one grid of samples to the next, the first before any step; None draws none.
     """
 
-    steps: PositiveInt
+    steps: NonNegativeInt
     batch_size: PositiveInt = 64
     micro_batch: PositiveInt | None = None
     lr: PositiveFloat

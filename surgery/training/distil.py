@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from surgery.errors import RewriteError
@@ -43,7 +43,7 @@ class Distil(StageConfig):
             each operator by itself.
     """
 
-    steps: PositiveInt = 300
+    steps: NonNegativeInt = 300
     lr: PositiveFloat = 1e-3
     clip: PositiveFloat = 10.0
     library: Path | None = None
@@ -157,15 +157,19 @@ class Pairs:
         """The loss of each site, a scalar, from one pass of the teacher over a batch; if `backward`, its gradients are
         added."""
         losses: dict[str, Tensor] = {}
-        for forward in batch:
-            with ExitStack() as hooks, torch.no_grad():
-                for site in self._sites:
-                    site.lesson.watch(hooks, partial(_learn, site, losses, forward.share, backward))
-                predict(self._teacher, forward.inputs)
+        self.visit(batch, lambda site, share: _learn(site, losses, share, backward))
         missing = [path for path in self._paths if path not in losses]
         if missing:
             raise RewriteError(f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled")
         return {path: losses[path] for path in self._paths}
+
+    def visit(self, batch: Sequence[Forward], see: Callable[[Site, float], None]) -> None:
+        """Run the teacher on a batch; `see` is called at each site, with the share of the batch that a forward has."""
+        for forward in batch:
+            with ExitStack() as hooks, torch.no_grad():
+                for site in self._sites:
+                    site.lesson.watch(hooks, partial(see, site, forward.share))
+                predict(self._teacher, forward.inputs)
 
 
 def _learn(site: Site, losses: dict[str, Tensor], share: float, backward: bool) -> None:

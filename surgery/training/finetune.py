@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from surgery.pipelines.times import AnyLossWeight
@@ -51,7 +51,7 @@ class Finetune(StageConfig):
         compile: runs the student through `torch.compile`.
     """
 
-    steps: PositiveInt = 200
+    steps: NonNegativeInt = 200
     lr: PositiveFloat = 1e-4
     clip: PositiveFloat = 1.0
     target: TargetName | Target = "data"
