@@ -203,13 +203,13 @@ class LastLinear:
 
 @contextmanager
 def linear_calls() -> Iterator[list[tuple[nn.Linear, Tensor, Tensor]]]:
-    """Every call of a plain linear layer inside the block: the layer, its input and its output."""
+    """Every call of a plain linear layer inside the block, but for recordings: the layer, its input and its output."""
     calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
 
     def see(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
             return  # what a subclass does with its weight is its own matter
-        if module.weight.is_floating_point() and args and isinstance(out, Tensor):
+        if module.weight.is_floating_point() and args and isinstance(out, Tensor) and not out.is_meta:
             calls.append((module, args[0], out))
 
     hook = register_module_forward_hook(see)
