@@ -122,14 +122,10 @@ class _Runner:
 
     def _fit(self, student: nn.Module) -> float:
         """What is asked to start fitted is; the seconds that this took. It is done again when a run is resumed."""
-        edits = [edit for edit in self._plan.edits if any(new.inherit == "fitted" for new in edit.made)]
-        sites = sites_of(edits, self._teacher.model, student)
+        teacher, size = self._teacher.model, self._recipe.distil.batch_size
         with _clock() as seconds:
-            if sites:
-                size, seed = self._recipe.distil.batch_size, self._recipe.seed
-                fit(
-                    self._teacher.model, student, sites, self._data, batch_size=size, seed=seed, progress=self._progress
-                )
+            sites = sites_of(self._plan.edits, teacher, student)
+            fit(teacher, student, sites, self._data, batch_size=size, seed=self._recipe.seed, progress=self._progress)
         return seconds()
 
     def _distil(self, student: nn.Module) -> list[LossRecord]:

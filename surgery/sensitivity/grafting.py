@@ -20,6 +20,7 @@ from surgery.rewriting.planning import plan
 from surgery.sensitivity.library import Graft, GraftLibrary, key_of
 from surgery.training.checkpoint import digest
 from surgery.training.distil import Distil, Site, distil, sites_of, trainable
+from surgery.training.fit import fit
 from surgery.training.record import LossRecord
 from surgery.training.source import TrainingData
 
@@ -166,6 +167,7 @@ def _distilled(
     ]
     records: Sequence[LossRecord] = ()
     if sites:
+        fit(graph.model, students, sites, data, batch_size=config.batch_size, seed=seed, progress=progress)
         records = distil(
             graph.model, students, sites, data, config, seed=seed, progress=progress,
             clip_by=lambda name: name.partition(".")[0],

@@ -51,10 +51,11 @@ class Distil(StageConfig):
 
 @dataclass(frozen=True)
 class Site:
-    """One lesson, and the loss that it is learnt by."""
+    """One lesson, and the loss that it is learnt by; whether it starts fitted, see `surgery.training.fit`."""
 
     lesson: Lesson
     loss: LossName
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -68,7 +69,11 @@ def sites_of(edits: Iterable[Edit], teacher: nn.Module, student: nn.Module) -> l
     Raises:
         RewriteError: a module is missing in one of the models.
     """
-    return [Site(lesson, edit.loss) for edit in edits for lesson in edit.lessons(teacher, student)]
+    return [
+        Site(lesson, edit.loss, any(new.inherit == "fitted" for new in edit.made))
+        for edit in edits
+        for lesson in edit.lessons(teacher, student)
+    ]
 
 
 def distil(

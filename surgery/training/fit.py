@@ -7,6 +7,7 @@ linear maps are, and which few other weights its result is linear in, such as ga
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from surgery.parallel.division import sum_over_all
+from surgery.parallel.group import add_up, from_first
 from surgery.progress import Progress, SilentProgress
 from surgery.training.apart import set_apart
 from surgery.training.distil import STAGE, Pairs, Site, tensors_in
@@ -53,8 +56,8 @@ class Fitted:
 class Part(Protocol):
     """Some weights of a site that its result is linear in."""
 
-    def see(self, site: Site) -> None:
-        """Take in the activations that the teacher has just had at the site."""
+    def see(self, site: Site, counts: bool) -> None:
+        """Take in the activations that the teacher has just had at the site, or only which weights there are."""
 
     def solved(self) -> Values:
         """The best values."""
@@ -78,7 +81,7 @@ def fit(
     Args:
         teacher: only read.
         student: changed in place; of an operator that is a core, the linear map behind it may change as well.
-        sites: what is fitted, see `sites_of`.
+        sites: see `sites_of`; those whose operators inherit "fitted" are.
         data: what the teacher runs on.
         batch_size: samples of a batch, as in distillation, which goes on with the same held-out ones.
         seed: of the batches.
@@ -87,6 +90,9 @@ def fit(
     Returns:
         The loss of each site.
     """
+    sites = [site for site in sites if site.fitted]
+    if not sites:
+        return {}
     pairs = Pairs(teacher, student, sites)
     batches = data.source(teacher, stage=STAGE, batch_size=batch_size, seed=seed)
     judged = batches.held_out() or batches.training(BATCHES)
@@ -109,12 +115,12 @@ def fit(
     return {path: Fitted(before, losses[path]) for path, before in first.items()}
 
 
-def _see(parts: Mapping[str, Part], site: Site, _: float) -> None:
-    parts[site.lesson.path].see(site)
+def _see(parts: Mapping[str, Part], site: Site, share: float) -> None:
+    parts[site.lesson.path].see(site, share > 0)  # of several processes one may have nothing to do
 
 
 def _losses(pairs: Pairs, batch: Sequence[Forward]) -> dict[str, float]:
-    return {path: loss.item() for path, loss in pairs.losses(batch, backward=False).items()}
+    return {path: sum_over_all(loss.item()) for path, loss in pairs.losses(batch, backward=False).items()}
 
 
 def _unshared(found: dict[str, Values]) -> dict[str, Values]:
@@ -150,13 +156,14 @@ class Sums:
         self._xx = torch.zeros(unknowns, unknowns, dtype=torch.float64, device=device)
         self._xy = torch.zeros(unknowns, outputs, dtype=torch.float64, device=device)
 
-    def add(self, x_RU: Tensor, y_RO: Tensor) -> None:
-        """Rows, as float64."""
-        self._xx += x_RU.T @ x_RU
-        self._xy += x_RU.T @ y_RO
+    def add(self, x_RU: Tensor, y_RO: Tensor, counts: bool) -> None:
+        """Rows, as float64; nothing, unless they count."""
+        self._xx.addmm_(x_RU.T, x_RU, alpha=counts)
+        self._xy.addmm_(x_RU.T, y_RO, alpha=counts)
 
     def solution(self) -> Tensor:
-        """The unknowns (U, O), drawn to zero by the ridge."""
+        """The unknowns (U, O), drawn to zero by the ridge; the rows are those of all processes."""
+        add_up([self._xx, self._xy])
         ridge = RIDGE * self._xx.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
         found: Tensor = torch.linalg.solve(self._xx + ridge * torch.eye(len(self._xx)).to(self._xx), self._xy)
         return found
@@ -168,7 +175,7 @@ class LastLinear:
     def __init__(self) -> None:
         self._sums: dict[nn.Linear, Sums] = {}
 
-    def see(self, site: Site) -> None:
+    def see(self, site: Site, counts: bool) -> None:
         """See `Part`."""
         with linear_calls() as calls:
             new, old = site.lesson.outcome()
@@ -176,10 +183,10 @@ class LastLinear:
             same = (call for call in reversed(calls) if call[2].numel() == result.numel())
             for linear, x, y in same:
                 if torch.equal(y.reshape(result.shape), result):
-                    self._add(linear, x.flatten(0, -2), target.reshape(-1, linear.out_features))
+                    self._add(linear, x.flatten(0, -2), target.reshape(-1, linear.out_features), counts)
                     break
 
-    def _add(self, linear: nn.Linear, x_RC: Tensor, target_RD: Tensor) -> None:
+    def _add(self, linear: nn.Linear, x_RC: Tensor, target_RD: Tensor, counts: bool) -> None:
         """Rows of inputs, with a one for the bias, and what the outputs still lack."""
         unknowns = linear.in_features + (linear.bias is not None)
         sums = self._sums.setdefault(linear, Sums(unknowns, linear.out_features, x_RC.device))
@@ -188,7 +195,7 @@ class LastLinear:
         for x, target in zip(torch.split(x_RC, ROWS), torch.split(target_RD, ROWS), strict=True):
             x = x.double()
             lacking = target.double() - F.linear(x, weight, bias)
-            sums.add(x if bias is None else F.pad(x, (0, 1), value=1.0), lacking)
+            sums.add(x if bias is None else F.pad(x, (0, 1), value=1.0), lacking, counts)
 
     def solved(self) -> Values:
         """See `Part`."""
@@ -226,7 +233,7 @@ class Few:
         self._weights: list[nn.Parameter] | None = None
         self._sums: Sums | None = None
 
-    def see(self, site: Site) -> None:
+    def see(self, site: Site, counts: bool) -> None:
         """See `Part`."""
         new, old = site.lesson.outcome()
         start, target = (torch.cat([t.flatten() for t in tensors_in(each)]) for each in (new, old))
@@ -239,11 +246,13 @@ class Few:
             return (made - start)[rows].double()
 
         if self._weights is None:
-            self._weights = _linear_in(site, changed)
+            candidates = _small(site)
+            found = from_first([_is_linear_in(weight, changed) for weight in candidates])
+            self._weights = [weight for weight, is_linear in zip(candidates, found, strict=True) if is_linear]
         columns = [column for weight in self._weights for column in _columns(weight, changed)]
         if columns:
             self._sums = self._sums or Sums(len(columns), 1, start.device)
-            self._sums.add(torch.stack(columns, 1), (target - start)[rows].double().unsqueeze(1))
+            self._sums.add(torch.stack(columns, 1), (target - start)[rows].double().unsqueeze(1), counts)
 
     def solved(self) -> Values:
         """See `Part`."""
@@ -254,22 +263,22 @@ class Few:
         return [(weight, weight + change.view_as(weight).to(weight.dtype)) for weight, change in pairs]
 
 
-def _linear_in(site: Site, changed: Callable[[], Tensor]) -> list[nn.Parameter]:
-    """Those of a site's small parameters that its result is linear in: twice the change changes it twice as much."""
-    found: list[nn.Parameter] = []
-    left = FEW
-    for weight in (p for module in site.lesson.modules for p in module.parameters()):
-        if not weight.is_floating_point() or weight.numel() > left:
-            continue
-        change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
-        with _added(weight, change):
-            once = changed()
-        with _added(weight, 2 * change):
-            twice = changed()
-        if once.norm() > 0 and (twice - 2 * once).norm() < LINEAR * once.norm():
-            found.append(weight)
-            left -= weight.numel()
-    return found
+def _small(site: Site) -> list[nn.Parameter]:
+    """The smallest parameters of a site, no more than `FEW` weights in all."""
+    weights = [p for module in site.lesson.modules for p in module.parameters() if p.is_floating_point()]
+    order = sorted(dict.fromkeys(weights), key=lambda weight: weight.numel())
+    totals = itertools.accumulate(weight.numel() for weight in order)
+    return [weight for weight, total in zip(order, totals, strict=True) if total <= FEW]
+
+
+def _is_linear_in(weight: nn.Parameter, changed: Callable[[], Tensor]) -> bool:
+    """Whether twice the change of `weight` changes the result, and twice as much."""
+    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    with _added(weight, change):
+        once = changed()
+    with _added(weight, 2 * change):
+        twice = changed()
+    return bool(once.norm() > 0 and (twice - 2 * once).norm() < LINEAR * once.norm())
 
 
 def _columns(weight: nn.Parameter, changed: Callable[[], Tensor]) -> Iterator[Tensor]:

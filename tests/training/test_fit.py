@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -93,6 +94,8 @@ def test_the_last_map_is_that_of_least_squares() -> None:
     """Against the activations of all batches side by side; the mixer has a bias."""
     teacher, student = tiny.teacher().eval(), tiny.student(tiny.SITE).eval()
     mixer = student.get_submodule(tiny.SITE)
+    (site,) = tiny.sites(teacher, student, {tiny.SITE: "l2"})
+    fit(teacher, student, [dataclasses.replace(site, fitted=True)], tiny.data(), batch_size=8, seed=0)
     batches = tiny.data().source(teacher, stage="distil", batch_size=8, seed=0)
     inputs, wanted = [], []
     mixer.out.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, 1).double()))
@@ -101,14 +104,12 @@ def test_the_last_map_is_that_of_least_squares() -> None:
         wanted.append(out.flatten(0, 1).double())
         mixer(*args, **kwargs)
 
-    hook = teacher.get_submodule(tiny.SITE).register_forward_hook(see, with_kwargs=True)
+    teacher.get_submodule(tiny.SITE).register_forward_hook(see, with_kwargs=True)
     with torch.no_grad():
         for step in range(4):
             teacher(**batches.training(step)[0].inputs)
-    hook.remove()
     rows = torch.cat([torch.cat(inputs), torch.ones(len(torch.cat(inputs)), 1)], 1)
     best = torch.linalg.lstsq(rows, torch.cat(wanted)).solution
-    fit(teacher, student, tiny.sites(teacher, student, {tiny.SITE: "l2"}), tiny.data(), batch_size=8, seed=0)
     found = torch.cat([mixer.out.weight.T, mixer.out.bias[None]]).double()
     error = [(rows @ each - torch.cat(wanted)).square().mean() for each in (found, best)]
     torch.testing.assert_close(*error, rtol=1e-3, atol=0)
