@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_names_the_site() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"batch_size": -1}, {"lr": 0.0}, {"clip": 0}, {"warmup": -1}, {"stepz": 3}]
+    "bad", [{"steps": -1}, {"batch_size": -1}, {"lr": 0.0}, {"clip": 0}, {"warmup": -1}, {"stepz": 3}]
 )
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
