@@ -19,13 +19,14 @@ from surgery.run.shortlist import Shortlist, shortened
 from surgery.search.budget import CostName, Search
 from surgery.search.candidates import Candidate, chosen_rules, exclusions
 from surgery.search.found import Found, Judged, Limited, Option
-from surgery.search.harm import Distilled, Quality
+from surgery.search.harm import Distilled
 from surgery.search.latency import LatencyModel
 from surgery.search.problem import Chosen, Problem, least, optimum
 from surgery.search.solutions import Solution, frontier, shortlisted
 from surgery.search.timing import Timed, Timings
+from surgery.sensitivity import GraftLibrary
 
-HARMS, LATENCY = "harms.json", "latency.json"
+LATENCY = "latency.json"
 UNITS: dict[CostName, str] = {"latency": "ms", "flops": "FLOPs", "params": "parameters", "memory": "bytes"}
 
 
@@ -40,11 +41,10 @@ class Searcher:
         self._names = asked.budget.names
         self._distilled = Distilled(
             opened.graph,
-            candidates,
             opened.data,
             shortened(opened.recipe.distil, asked.steps),
             opened.recipe.seed,
-            folder.path / "checkpoints",
+            GraftLibrary(folder.path / "grafts"),
             progress,
         )
 
@@ -53,7 +53,7 @@ class Searcher:
         teacher = self._teacher
         limits = {each: self._asked.budget.limit(each, teacher[each]) for each in self._names}
         problem = self._problem(limits, teacher)
-        harms = self._harms(self._distilled)
+        harms = self._distilled.harms(self._candidates)
         problem = replace(problem, harms=tuple(harms))
         shortlist = Shortlist(self._opened, self._asked.steps, self._distilled, self._folder, self._progress)
         of_teacher = dict(shortlist.teacher())
@@ -120,16 +120,6 @@ class Searcher:
                 change["latency"] = model.change(candidate.edits)
                 bar.advance()
         return changes
-
-    def _harms(self, quality: Quality) -> list[float]:
-        """The harm of each candidate, kept in the folder as it is got."""
-        path = self._folder.path / HARMS
-        known: dict[str, float] = self._folder.read_json(HARMS) if path.exists() else {}
-        for candidate in self._candidates:
-            if candidate.key not in known:
-                known[candidate.key] = quality(candidate)
-                self._folder.write_json(HARMS, known)
-        return [known[candidate.key] for candidate in self._candidates]
 
     def _problem(self, limits: Mapping[CostName, float], teacher: Mapping[str, float]) -> Problem:
         """The choice, its harms not known yet; refused where there is none.

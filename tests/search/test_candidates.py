@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
 
 import pytest
 from diffusers import DiTTransformer2DModel
-from hypothesis import given
-from hypothesis import strategies as st
 
 import surgery
 from surgery.errors import MatchError
@@ -17,7 +14,6 @@ from surgery.operators import HyenaX, SlidingWindow
 from surgery.rewriting import all_layers, every, indices
 from surgery.rules import drop_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from surgery.search.candidates import chosen_rules, exclusions, find_candidates
-from surgery.search.harm import compatible_groups
 
 RULES = (
     replace_attention(HyenaX(kernel=3)),
@@ -85,11 +81,3 @@ def test_what_excludes_each_other_conflicts_in_a_plan(graph, candidates):
         except surgery.errors.SurgeryError:
             continue
         assert planned.conflicts or (same_rule and len(planned.edits) < len(one.edits) + len(other.edits))
-
-
-@given(data=st.data())
-def test_groups_hold_all_candidates_once_and_none_that_exclude_each_other(data, candidates):
-    chosen = data.draw(st.lists(st.sampled_from(candidates), unique_by=lambda each: each.key, min_size=1))
-    groups = compatible_groups(chosen)
-    assert sorted(each.key for group in groups for each in group) == sorted(each.key for each in chosen)
-    assert not any(exclusions(pair) for group in groups for pair in combinations(group, 2))
