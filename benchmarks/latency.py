@@ -1,4 +1,4 @@
-"""Latency of random students: what `surgery search` predicts from calls that it times alone, and what is measured.
+"""Latency of random students: what `surgery search` predicts from one measurement of each kind of edit, and what is so.
 
 Usage: python benchmarks/latency.py [--cpu-time] [--json] [--save] [SIZE ...]
 
@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from machine import machine, save
-from torch import nn
 
 import surgery
 from surgery.errors import MatchError
+from surgery.evaluate.metrics.latency import latencies_ms
 from surgery.graph import ModelGraph
 from surgery.models.inputs import example_inputs
 from surgery.operators import GatedMLP, HyenaX, LinearAttention, SlidingWindow
@@ -30,8 +30,7 @@ from surgery.rewriting import Rule, all_layers
 from surgery.rewriting.commit import commit
 from surgery.rules import drop_blocks, mlp_ratio, parallel_pairs, replace_attention, replace_mlp
 from surgery.search.candidates import Candidate, exclusions, find_candidates
-from surgery.search.latency import LatencyModel
-from surgery.search.timing import Timed, Timings
+from surgery.search.latency import Latencies
 
 STUDENTS = 10
 RULES: tuple[Rule, ...] = (
@@ -107,14 +106,15 @@ def students(
     graph: ModelGraph, inputs: dict[str, Any], count: int, clock: Callable[[], float]
 ) -> Iterator[dict[str, Any]]:
     """Random students, predicted and measured."""
-    timings, candidates = Timings(clock=clock), fitting(graph)
-    model = LatencyModel(graph, inputs, timings)
+    candidates = fitting(graph)
+    changes = Latencies(graph, inputs, clock=clock).changes(candidates)
+    numbers = {candidate.key: n for n, candidate in enumerate(candidates)}
     for seed in range(count):
         chosen = drawn(candidates, seed)
         edits = [edit for candidate in chosen for edit in candidate.edits]
-        change = model.change(edits)
         # The teacher again each time: what a machine gives varies from minute to minute.
-        teacher, student = (measured(each, inputs, clock) for each in (graph.model, commit(graph, edits)))
+        teacher, student = latencies_ms([graph.model, commit(graph, edits)], inputs, clock=clock)
+        change = sum(changes[numbers[candidate.key]] for candidate in chosen)
         yield {
             "edits": [candidate.words for candidate in chosen],
             "teacher": teacher,
@@ -122,11 +122,6 @@ def students(
             "measured": student,
             "error": (teacher + change) / student - 1,
         }
-
-
-def measured(model: nn.Module, inputs: dict[str, Any], clock: Callable[[], float]) -> float:
-    """The time of a forward of one sample, in milliseconds."""
-    return Timings(clock=clock).of(Timed("the model", model, (), inputs))
 
 
 def main() -> None:

@@ -53,14 +53,14 @@ def search(
     require_writable(recipe, source)
     # Where nothing else judges quality, the held-out loss has to.
     judged = recipe.model_copy(update={"evaluate": recipe.evaluate or Evaluate(metrics=(HeldOutLoss(),))})
-    opened = open_recipe(judged, device, RunFolder(out).data)
+    progress = progress or SilentProgress()
+    opened = open_recipe(judged, device, RunFolder(out).data, progress)
     check_opened(opened)
     candidates = find_candidates(opened.graph, recipe.rules)
     planned = "\n".join(edit.model_dump_json() for each in candidates for edit in each.edits)
     with locked(out):
         identity = identity_of(opened, planned)
         folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)
-        progress = progress or SilentProgress()
         opened = replace(opened, data=opened.data.stored(folder.data, progress))
         found = Searcher(opened, recipe.search, candidates, folder, progress).run(str(source or "recipe"))
         chosen = [each for each in candidates if each.key in found.best.candidates]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from surgery.errors import MatchError, RecipeError, RewriteError
 from surgery.evaluate.report import count
@@ -20,10 +19,9 @@ from surgery.search.budget import CostName, Search
 from surgery.search.candidates import Candidate, chosen_rules, exclusions
 from surgery.search.found import Found, Judged, Limited, Option
 from surgery.search.harm import Distilled
-from surgery.search.latency import LatencyModel
+from surgery.search.latency import Latencies
 from surgery.search.problem import Chosen, Problem, least, optimum
 from surgery.search.solutions import Solution, frontier, shortlisted
-from surgery.search.timing import Timed, Timings
 from surgery.sensitivity import GraftLibrary
 
 LATENCY = "latency.json"
@@ -44,7 +42,7 @@ class Searcher:
             opened.data,
             shortened(opened.recipe.distil, asked.steps),
             opened.recipe.seed,
-            GraftLibrary(folder.path / "grafts"),
+            GraftLibrary(opened.recipe.distil.library or folder.path / "grafts"),
             progress,
         )
 
@@ -88,14 +86,10 @@ class Searcher:
         return [self._candidates[n] for n in sorted(chosen)]
 
     @cached_property
-    def _inputs(self) -> dict[str, Any]:
-        """Keywords of a forward of one sample."""
-        model = self._opened.graph.model
-        return self._opened.data.example(self._opened.recipe.seed, str(next(model.parameters()).device))
-
-    @cached_property
-    def _timings(self) -> Timings:
-        return Timings(self._folder.path / LATENCY, compiled=self._asked.compiled)
+    def _latencies(self) -> Latencies:
+        graph, recipe = self._opened.graph, self._opened.recipe
+        inputs = self._opened.data.example(recipe.seed, str(next(graph.model.parameters()).device))
+        return Latencies(graph, inputs, self._folder.path / LATENCY, compiled=self._asked.compiled)
 
     @cached_property
     def _teacher(self) -> dict[str, float]:
@@ -103,22 +97,15 @@ class Searcher:
         graph = self._opened.graph
         params, memory = count_weights(graph.model, [])
         costs: dict[str, float] = {"flops": graph.flops, "params": params.before, "memory": memory.before}
-        if "latency" in self._names:
-            costs["latency"] = self._timings.of(Timed("the teacher", graph.model, (), self._inputs))
-        return costs
+        return costs | ({"latency": self._latencies.teacher} if "latency" in self._names else {})
 
     @cached_property
     def _changes(self) -> list[dict[str, float]]:
         """What each candidate adds to the same costs."""
-        graph = self._opened.graph
-        changes = [candidate.change(graph.model) for candidate in self._candidates]
-        if "latency" not in self._names:
-            return changes
-        model = LatencyModel(graph, self._inputs, self._timings)
-        with self._progress.stage("latency", total=len(changes)) as bar:
-            for change, candidate in zip(changes, self._candidates, strict=True):
-                change["latency"] = model.change(candidate.edits)
-                bar.advance()
+        changes = [candidate.change(self._opened.graph.model) for candidate in self._candidates]
+        if "latency" in self._names:
+            for change, added in zip(changes, self._latencies.changes(self._candidates, self._progress), strict=True):
+                change["latency"] = added
         return changes
 
     def _problem(self, limits: Mapping[CostName, float], teacher: Mapping[str, float]) -> Problem:

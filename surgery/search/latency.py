@@ -1,150 +1,150 @@
-"""The latency of a student from that of its teacher: what each edit takes out is timed, and what it puts in.
+"""The latency of students from few measurements, each kind of edit being timed once on this machine.
 
-latency(student) = latency(teacher) + sum over edits of (time of its new calls - time of its old calls).
+latency(student) = latency(teacher) * (1 + sum over candidates of the share that each adds)
 
-So the rest of the model counts as measured, and each kind of call is measured once, however many layers have it.
+An operator is timed in its place, with the caches and memory that it meets there: in a student in which all layers of one
+kind have it at once, against the teacher, both in turns. What each of these layers adds is an equal part of the difference.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from surgery.analysis.readers import is_guard, is_view
+from surgery.errors import RewriteError
+from surgery.evaluate.metrics.latency import latencies_ms
+from surgery.files import write_atomically
 from surgery.graph import ModelGraph
-from surgery.recording.paths import child_path
+from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
 from surgery.rewriting.commit import commit
-from surgery.rewriting.planning import edited_recordings
-from surgery.rewriting.site import traced
-from surgery.search.timing import Timed, Timings, total
-
-Counted = tuple[Timed, int]
-"""A call, and how often it is made in a forward."""
+from surgery.search.candidates import Candidate, exclusions
 
 
-class LatencyModel:
-    """Predicts how an edit changes the time of a forward.
+class Latencies:
+    """What a forward takes, by what was measured.
 
     Args:
         graph: of the teacher, whose module has its weights.
         inputs: keywords of its forward, on its device.
-        timings: what was measured.
+        path: the file that measurements are kept in, so that none is made again; None keeps them in memory.
+        compiled: whether models are run by `torch.compile`.
+        clock: gives seconds.
     """
 
-    def __init__(self, graph: ModelGraph, inputs: Mapping[str, Any], timings: Timings) -> None:
-        self._graph, self._inputs, self._timings = graph, inputs, timings
-
-    def change(self, edits: Sequence[Edit]) -> float:
-        """How much longer a forward takes with `edits`, which do not conflict, in milliseconds; negative if shorter.
-
-        Raises:
-            SurgeryError: a call cannot be made alone.
-        """
-        return sum(self._change(edit) for edit in edits)
-
-    def _change(self, edit: Edit) -> float:
-        if not edit.made and edit.rewired is None:
-            return 0.0  # the same calls, of modules that share weights now
-        student = commit(self._graph, [edit], shared=True)
-        make = self._rewired if edit.rewired is not None else self._replaced
-        old, new = make(edit, student)
-        return total(self._timings, new) - total(self._timings, old)
-
-    def _replaced(self, edit: Edit, student: nn.Module) -> tuple[list[Counted], list[Counted]]:
-        """The module that the edit replaces, or around what it replaces, before and after."""
-        teacher = self._graph.model
-        (old,) = watched(teacher, [edit.unit], self._inputs).values()
-        after = student.get_submodule(edit.unit)
-        return [old.timed], [(Timed(_words(after), after, old.args, old.kwargs), old.count)]
-
-    def _rewired(self, edit: Edit, student: nn.Module) -> tuple[list[Counted], list[Counted]]:
-        """The calls that only one of both graphs of the edited scope has."""
-        assert edit.rewired is not None
-        scope = edit.rewired.place.scope
-        before = self._graph.scopes[scope].graph
-        after = edited_recordings(self._graph, [edit])[scope][0].graph
-        return (
-            self._calls(self._graph.model, scope, _only_in(before, after)),
-            self._calls(student, scope, _only_in(after, before)),
-        )
-
-    def _calls(self, model: nn.Module, scope: str, nodes: Sequence[fx.Node]) -> list[Counted]:
-        """The calls of `nodes`, of the graph of `scope`, that do some work."""
-        modules = [child_path(scope, node) for node in nodes if node.op == "call_module"]
-        seen = watched(model, [scope, *modules], self._inputs)
-        runs = seen[scope].count
-        found = [(seen[path].timed[0], runs) for path in modules]
-        functions = [node for node in nodes if node.op in ("call_function", "call_method") and "val" in node.meta]
-        device = next(model.parameters()).device
-        return found + [(_function_call(node, device), runs) for node in functions if not is_view(node)]
-
-
-@dataclass
-class Seen:
-    """The calls of a module in one forward: the arguments of the first, and how many there were."""
-
-    module: nn.Module
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    count: int = 0
+    def __init__(
+        self,
+        graph: ModelGraph,
+        inputs: Mapping[str, Any],
+        path: Path | None = None,
+        *,
+        compiled: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._graph, self._inputs, self._path = graph, dict(inputs), path
+        self._compiled, self._clock = compiled, clock
+        self._conditions = {**machine(), "compiled": compiled, "teacher": _structure(graph), "inputs": _sizes(inputs)}
+        found = self._read()
+        self._shares: dict[str, float] = found.get("shares", {})
+        self._teacher: float | None = found.get("teacher_ms")
 
     @property
-    def timed(self) -> Counted:
-        """It as a call to time."""
-        return Timed(_words(self.module), self.module, self.args, self.kwargs), self.count
+    def teacher(self) -> float:
+        """The latency of the teacher, in milliseconds."""
+        if self._teacher is None:
+            (self._teacher,) = self._times([])
+            self._write()
+        return self._teacher
+
+    def changes(self, candidates: Sequence[Candidate], progress: Progress | None = None) -> list[float]:
+        """What each candidate adds, in milliseconds; negative if it makes the model faster.
+
+        Raises:
+            SurgeryError: a student cannot be compiled.
+        """
+        kinds: dict[str, list[Candidate]] = {}
+        for candidate in candidates:
+            kinds.setdefault(_kind(candidate), []).append(candidate)
+        todo = [kind for kind in kinds if kind not in self._shares]
+        with (progress or SilentProgress()).stage("latency", total=len(todo)) as bar:
+            for kind in todo:
+                self._shares[kind] = self._share(kinds[kind])
+                self._write()
+                bar.advance()
+        return [self.teacher * self._shares[_kind(candidate)] for candidate in candidates]
+
+    def _share(self, alike: Sequence[Candidate]) -> float:
+        """What one of `alike` adds, as a share of the teacher's latency."""
+        apart = set(exclusions(alike))
+        together: list[int] = []
+        for n in range(len(alike)):
+            if not any((m, n) in apart for m in together):
+                together.append(n)
+        try:
+            teacher, student = self._times([edit for n in together for edit in alike[n].edits])
+        except RewriteError:  # all of them leave no model
+            together = together[:1]
+            teacher, student = self._times(alike[0].edits)
+        return (student / teacher - 1) / len(together)
+
+    def _times(self, edits: Sequence[Edit]) -> list[float]:
+        """The latency of the teacher and, if there are edits, of its student, in milliseconds."""
+        models = [self._graph.model, *([commit(self._graph, edits, shared=True)] if edits else [])]
+        return latencies_ms(models, self._inputs, compiled=self._compiled, clock=self._clock)
+
+    def _read(self) -> dict[str, Any]:
+        """What the file holds, if it is of this machine and model, and can be read; it is only a cache."""
+        try:
+            found = json.loads(self._path.read_text()) if self._path else {}
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and found.get("of") == self._conditions else {}
+
+    def _write(self) -> None:
+        if self._path is not None:
+            content = {"of": self._conditions, "teacher_ms": self._teacher, "shares": self._shares}
+            write_atomically(self._path, json.dumps(content, indent=2).encode() + b"\n")
 
 
-@torch.no_grad()
-def watched(model: nn.Module, paths: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Seen]:
-    """How the modules at `paths` are called in a forward of `model`."""
-    seen = {path: Seen(model.get_submodule(path)) for path in dict.fromkeys(paths)}
-    with ExitStack() as hooks:
-        for each in seen.values():
-            handle = each.module.register_forward_pre_hook(_noting(each), with_kwargs=True)
-            hooks.callback(handle.remove)
-        model(**inputs)
-    return seen
+def machine() -> dict[str, Any]:
+    """What latency depends on besides the model."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "host": platform.node(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
-def _noting(seen: Seen) -> Callable[..., None]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not seen.count:
-            seen.args, seen.kwargs = args, kwargs
-        seen.count += 1
-
-    return hook
-
-
-def _only_in(graph: fx.Graph, other: fx.Graph) -> list[fx.Node]:
-    known = {node.name for node in other.nodes}
-    return [node for node in graph.nodes if node.name not in known and not is_guard(node)]
+def _kind(candidate: Candidate) -> str:
+    """What candidates have in common whose edits take the same time: all but their places."""
+    parts = [
+        f"{edit.kind} {edit.replaced} {edit.replacement.model_dump_json()} {edit.flops.before} {edit.flops.after}"
+        for edit in candidate.edits
+    ]
+    return f"{candidate.rule.name} {_digest(parts)}"
 
 
-def _function_call(node: fx.Node, device: torch.device) -> Timed:
-    """The call of a function or method on made-up numbers of the traced sizes."""
-    args, kwargs = pytree.tree_map_only(
-        Tensor, lambda tensor: _made_up(tensor, device), (traced(node.args), traced(node.kwargs))
-    )
-    name = str(getattr(node.target, "__name__", node.target))
-    if node.op == "call_method":
-        method = getattr(type(args[0]), str(node.target))
-        return Timed(name, method, args, kwargs)
-    assert callable(node.target)
-    return Timed(name, node.target, args, kwargs)
+def _structure(graph: ModelGraph) -> str:
+    """A digest of the classes and sizes in a model."""
+    parts = [f"{name} {type(module).__qualname__}" for name, module in graph.model.named_modules()]
+    parts += [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in graph.model.state_dict().items()]
+    return _digest(parts)
 
 
-def _made_up(tensor: Tensor, device: torch.device) -> Tensor:
-    if tensor.is_floating_point():
-        return torch.randn(tensor.shape, dtype=tensor.dtype, device=device)
-    return torch.ones(tensor.shape, dtype=tensor.dtype, device=device)
+def _sizes(inputs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(tuple(v.shape)) if isinstance(v, torch.Tensor) else repr(v) for name, v in inputs.items()}
 
 
-def _words(module: nn.Module) -> str:
-    return type(module).__name__
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

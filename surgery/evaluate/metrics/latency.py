@@ -50,10 +50,16 @@ class Latency(Metric):
 
 
 @torch.inference_mode()
-def latencies_ms(models: Sequence[nn.Module], inputs: dict[str, Any], *, compiled: bool = False) -> list[float]:
-    """The median wall time of one forward pass of each model on `inputs`, in milliseconds, after a few to warm up.
+def latencies_ms(
+    models: Sequence[nn.Module],
+    inputs: dict[str, Any],
+    *,
+    compiled: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """The median time of one forward pass of each model on `inputs`, in milliseconds, after a few to warm up.
 
-    The models take turns, so that whatever else the machine does slows all of them.
+    The models take turns, so that whatever else the machine does slows all of them. Time is that of `clock`, in seconds.
 
     Raises:
         SurgeryError: a model cannot be compiled.
@@ -62,21 +68,16 @@ def latencies_ms(models: Sequence[nn.Module], inputs: dict[str, Any], *, compile
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(WARMUP + REPEATS):
         for run, own in zip(runs, times, strict=True):
-            own.append(_seconds(run, inputs))
+            own.append(_seconds(run, inputs, clock))
     return [1000 * statistics.median(own[WARMUP:]) for own in times]
 
 
-def _seconds(run: Callable[..., Any], inputs: dict[str, Any]) -> float:
-    start = time.perf_counter()
+def _seconds(run: Callable[..., Any], inputs: dict[str, Any], clock: Callable[[], float]) -> float:
+    start = clock()
     run(**inputs)
-    synchronise()
-    return time.perf_counter() - start
-
-
-def synchronise() -> None:
-    """Wait until a GPU has done what it was given, as times are of work that is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return clock() - start
 
 
 def _compiled(model: nn.Module, inputs: dict[str, Any]) -> Callable[..., Any]:
