@@ -3,7 +3,7 @@
 latency(student) = latency(teacher) * (1 + sum over candidates of the share that each adds)
 
 An operator is timed in its place, with the caches and memory that it meets there: in a student in which all layers of one
-kind have it at once, against the teacher, both in turns. What each of these layers adds is an equal part of the difference.
+kind have it at once, against the teacher, both in turns. Each of these layers is taken to add an equal part.
 """
 
 from __future__ import annotations
