@@ -181,8 +181,6 @@ def test_latency_is_measured_once_for_each_kind_of_edit(recipe_file, tmp_path, c
     measured = json.loads((tmp_path / "out" / "latency.json").read_text())
     assert measured["teacher_ms"] > 0
     assert sorted(kind.split()[0] for kind in measured["shares"]) == ["DropBlocks", "Fewer", "ReplaceAttention"]
-    drop = next(share for kind, share in measured["shares"].items() if kind.startswith("DropBlocks"))
-    assert -1 < drop < 0
     before = (tmp_path / "out" / "latency.json").stat().st_mtime_ns
     assert main(["search", *arguments, "--resume"]) == 2
     assert (tmp_path / "out" / "latency.json").stat().st_mtime_ns == before
