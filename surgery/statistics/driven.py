@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.errors import WiringError
+from surgery.errors import SurgeryError, WiringError
 from surgery.models.inputs import example_inputs
 from surgery.pipelines.drive import Forward, Listener, Step, drive, modules
 from surgery.pipelines.record import undecoded
@@ -46,7 +46,12 @@ def observe_calls(
         WiringError: the pipeline does not run, or does not run the component.
     """
     for call in calls:
-        drive(pipeline, undecoded(pipeline, call), _Observing(component, observer, advance))
+        try:
+            drive(pipeline, undecoded(pipeline, call), _Observing(component, observer, advance))
+        except SurgeryError:
+            raise
+        except Exception as error:  # of the pipeline's own code, to keywords that it cannot use, for example
+            raise WiringError(f"{type(pipeline).__name__} does not run to its end: {error!r}") from error
     if not observer.forwards:
         raise WiringError(f"{type(pipeline).__name__} does not run its {component}: there is nothing to analyze")
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from surgery.analysis.arguments import bound_arguments
 from surgery.analysis.roles.flow import ScopedNode
 from surgery.analysis.roles.operator import mixes
-from surgery.analysis.roles.primitives import inputs_of, name_of, shape_of
+from surgery.analysis.roles.primitives import inputs_of, is_module, name_of, shape_of
 from surgery.graph import ModelGraph, Operator
 from surgery.recording.paths import child_path, is_inside
 from surgery.statistics.activations import contribution, moments, similarity
 from surgery.statistics.attention import Layout, attention_figures
 from surgery.statistics.layouts import Layouts
+from surgery.statistics.multihead import mask_of, queries_and_keys, why_unseen
 from surgery.statistics.observed import Point, See
 from surgery.statistics.sums import Sums
 
@@ -49,6 +50,8 @@ class Points:
         for place in self._flow.order:
             if name_of(place[1]) == SOFTMAX_ATTENTION:
                 yield from self._called(place)
+            elif is_module(place[1], (nn.MultiheadAttention,)):
+                yield from self._multihead(place)
         for scope in self._graph.scopes:
             yield from self._written_out(scope)
         for path in self._graph.layers:
@@ -74,6 +77,19 @@ class Points:
         if owner is not None and isinstance(query, fx.Node):
             see = self._attention(owner, self._layouts.of((scope, query), shape_of(query)[-2]))
             yield Point(scope, node, see, node.args, dict(node.kwargs), before=True)
+
+    def _multihead(self, place: ScopedNode) -> Iterator[Point]:
+        """Attention inside torch's own module, whose queries and keys are computed once more."""
+        scope, node = place
+        path = child_path(scope, node)
+        module = self._graph.model.get_submodule(path)
+        assert isinstance(module, nn.MultiheadAttention)
+        if why_unseen(module) is None:
+            bound = bound_arguments(self._graph.scopes, scope, (node,))
+            tokens = shape_of(bound["query"])[1 if module.batch_first else 0]
+            figures = self._attention(path, self._layouts.of((scope, bound["query"]), tokens))
+            given = tuple(bound[name] for name in ("query", "key", "key_padding_mask", "attn_mask"))
+            yield Point(scope, node, _inside(module, figures), given, before=True)
 
     def _written_out(self, scope: str) -> Iterator[Point]:
         """Attention that the forward of a scope writes out."""
@@ -192,6 +208,15 @@ def _ends(graph: ModelGraph, operator: Operator) -> tuple[fx.Node, fx.Node, fx.N
     entering = ((s, node) for node in nodes for s in inputs_of(node) if s not in inside and s.op != "get_attr")
     leaving = [node for node in nodes if set(node.users) - inside and shape_of(node)]
     return *next(entering), leaving[-1]
+
+
+def _inside(module: nn.MultiheadAttention, figures: See) -> See:
+    """What looks at the queries and keys that `module` makes."""
+
+    def see(query: Tensor, key: Tensor, padding: Tensor | None, mask: Tensor | None) -> None:
+        figures(*queries_and_keys(module, query, key), None, mask_of(module, padding, mask))
+
+    return see
 
 
 def _item(result: Any, keys: tuple[int | str, ...]) -> Any:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
 
 import pytest
+import torch
+from diffusers import DiTTransformer2DModel
 
+import surgery
 from surgery.cli import main
 from surgery.errors import RecipeError
+from surgery.operators import HyenaX
+from surgery.recipe import Distil, Finetune, Recipe
+from surgery.rewriting import indices
+from surgery.rules import replace_attention
 from surgery.run.subject_to_analyze import Sampling, analyzed
+from surgery.store.order import seeded
+from tests.compat import pipelines
+from tests.statistics import direct
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -43,3 +54,52 @@ def test_keywords_are_for_pipelines_only(tiny_dit, tmp_path):
 def test_the_same_seed_gives_the_same_figures(capsys):
     first, second = (run(capsys, "digits-dit", "--steps", "1", "--json") for _ in range(2))
     assert first == second
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A pipeline of a tiny model, and the folder it was saved to."""
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=4, num_embeds_ada_norm=1000,
+        norm_num_groups=1,
+    ).eval()  # fmt: skip
+    made = pipelines.pipeline("dit", model)
+    folder = tmp_path_factory.mktemp("pipeline")
+    made.save_pretrained(folder)
+    return made, folder
+
+
+def test_a_pipeline_is_run_as_it_is(capsys, pipeline):
+    pipe, folder = pipeline
+    found = json.loads(run(capsys, str(folder), "--steps", "3", "--samples", "2", "--json"))
+    assert (found["forwards"], found["outside"]) == (6, [])
+    calls = [seeded(0, "sample", number) for number in range(2)]
+    with torch.no_grad(), direct.attention_seen() as seen:
+        for generator in calls:
+            pipe(class_labels=[0], num_inference_steps=3, generator=generator, output_type="np")
+    seen = [call for call in seen if call["query"].shape[1] == 2]  # the decoder has attention too
+    for layer in found["layers"]:
+        figures = [direct.figures_of_call(call) for call in seen[layer["layer"] :: 2]]
+        for name in ("locality", "entropy", "sink", "key_mean"):
+            assert layer[name] == pytest.approx(fmean(each[name] for each in figures), abs=1e-6)
+
+
+def test_the_call_is_that_of_a_file(capsys, pipeline, tmp_path):
+    (tmp_path / "call.json").write_text(json.dumps({"class_labels": [3, 4], "guidance_scale": 1.0}))
+    found = json.loads(run(capsys, str(pipeline[1]), "--call", str(tmp_path / "call.json"), "--steps", "1", "--json"))
+    assert '"class_labels": [3, 4]' in found["driven_by"]
+
+
+def test_the_student_of_a_run_is_analyzed_in_the_pipeline_of_its_recipe(capsys, tiny_dit, tmp_path):
+    recipe = Recipe(
+        model=str(tiny_dit),
+        rules=[replace_attention(HyenaX(kernel=4), layers=indices(1))],
+        distil=Distil(steps=1, batch_size=4),
+        finetune=Finetune(steps=1, batch_size=4),
+        evaluate=None,
+    )
+    surgery.apply(recipe, tmp_path / "run")
+    layers = json.loads(run(capsys, str(tmp_path / "run"), "--steps", "1", "--json"))["layers"]
+    assert [layer["locality"] is None for layer in layers] == [False, True, False, False]
+    assert [operator["role"] for operator in layers[1]["operators"]] == ["sequence_mixer", "mlp"]
+    assert all(operator["contribution"] > 0 for layer in layers for operator in layer["operators"])

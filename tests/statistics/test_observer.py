@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from surgery.statistics.multihead import queries_and_keys
 from surgery.statistics.observer import Observer
 from tests.classes import all_cases
 from tests.classes.check import randomised, same_bits
@@ -183,3 +184,54 @@ def test_memory_is_flat_in_layers_and_samples():
     deeper = peak(6, 1)
     assert deeper[0] == 3 * held  # numbers of the layers themselves
     assert deeper[1:] == (most, left)
+
+
+class Multihead(nn.Module):
+    """Blocks of torch's own attention, which takes masks that tell what is not seen."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, **options)
+        self.ff = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x: Tensor, padding: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        attended = self.attn(x, x, x, key_padding_mask=padding, attn_mask=mask, need_weights=True)[0]
+        x = x + attended
+        return x + self.ff(x)
+
+
+@pytest.mark.parametrize("masked", ["none", "padding", "pairs", "bias"])
+@pytest.mark.parametrize(
+    "options", [{"batch_first": True}, {"bias": False}, {"batch_first": True, "kdim": 8, "vdim": 8}]
+)
+@torch.no_grad()
+def test_attention_inside_of_torch_s_own_module(options, masked):
+    torch.manual_seed(3)
+    block, x = Multihead(**options).eval(), torch.randn(2, 6, 8)
+    given = {
+        "none": {},
+        "padding": {"padding": torch.tensor([[False] * 6, [False] * 4 + [True] * 2])},
+        "pairs": {"mask": torch.ones(6, 6, dtype=torch.bool).triu(1)},
+        "bias": {"mask": torch.randn(4, 6, 6)},
+    }[masked]
+    x = x if options.get("batch_first") else x.transpose(0, 1)
+    weights = block.attn(x, x, x, key_padding_mask=given.get("padding"), attn_mask=given.get("mask"),
+                         average_attn_weights=False)[1]  # fmt: skip
+    observer = observed(block, {"x": x, **given})
+    (operator,) = (o for o in observer.figures()["outside"] if o["role"] == "self_attention")
+    key = nn.functional.linear(x, *_keys_of(block.attn)).unflatten(-1, (2, 4))
+    key = key.permute((0, 2, 1, 3) if options.get("batch_first") else (1, 2, 0, 3))
+    assert {name: operator[name] for name in SHOWN} == pytest.approx(direct.figures(weights.double(), key, 1), abs=1e-6)
+
+
+def _keys_of(attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor | None]:
+    weight = attention.in_proj_weight[8:16] if attention.in_proj_weight is not None else attention.k_proj_weight
+    return weight, None if attention.in_proj_bias is None else attention.in_proj_bias[8:16]
+
+
+@torch.no_grad()
+def test_keys_of_another_width_have_weights_of_their_own():
+    attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True).eval()
+    x, text = torch.randn(2, 5, 8), torch.randn(2, 3, 6)
+    expected = attention(x, text, text, average_attn_weights=False)[1]
+    torch.testing.assert_close(direct.weights(*queries_and_keys(attention, x, text)).float(), expected)
