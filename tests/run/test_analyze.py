@@ -60,9 +60,14 @@ def test_the_same_seed_gives_the_same_figures(capsys):
 def pipeline(tmp_path_factory):
     """A pipeline of a tiny model, and the folder it was saved to."""
     model = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=4, num_embeds_ada_norm=1000,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=4,
         norm_num_groups=1,
-    ).eval()  # fmt: skip
+    ).eval()
     made = pipelines.pipeline("dit", model)
     folder = tmp_path_factory.mktemp("pipeline")
     made.save_pretrained(folder)
