@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,11 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from hypothesis import settings
 
+import surgery
+from surgery.operators import HyenaX
+from surgery.recipe import Distil, Evaluate, Finetune, Recipe
+from surgery.rewriting import every
+from surgery.rules import replace_attention
 from surgery.testing import profiles
 
 settings.load_profile(profiles.chosen())
@@ -28,6 +34,26 @@ def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     DDPMScheduler(num_train_timesteps=100).save_pretrained(folder)  # a longer one takes longer to be measured
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, tiny_dit: Path) -> Path:
+    """The folder of a finished run, to be read only; `copied_run` gives one that may be changed."""
+    steps = {"steps": 12, "batch_size": 8, "checkpoint_every": 4, "warmup": 1}
+    recipe = Recipe(
+        model=str(tiny_dit),
+        rules=[replace_attention(HyenaX(kernel=4), layers=every(2))],
+        distil=Distil(**steps),
+        finetune=Finetune(**steps, target="teacher"),
+        evaluate=Evaluate(samples=60, steps=2, batch_size=60),
+    )
+    return surgery.apply(recipe, tmp_path_factory.mktemp("trained") / "run", name="a/recipe.py").folder
+
+
+@pytest.fixture
+def copied_run(trained_run: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copies the finished run to a folder of the test's own."""
+    return lambda name: Path(shutil.copytree(trained_run, tmp_path / name))
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_a_whole_run(capsys, tmp_path, write_recipe, tiny_dit):
         assert stage["latency_ms"] > 0
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert names == {
-        "recipe.json", "plan.json", "metrics.json", "losses.json", "graph.svg", "report.html",
+        "recipe.json", "recipe.py", "run.json", "plan.json", "metrics.json", "losses.json", "graph.svg", "report.html",
         "model/surgery.json", "model/model.safetensors", "model/scheduler_config.json",
         "checkpoints/distil.safetensors", "checkpoints/finetune.safetensors",
         *(f"samples/{s}.png" for s in ("teacher", "rewritten", "distilled", "finetuned")),

@@ -38,6 +38,7 @@ def apply(
     set_: Set = (),
     device: str | None = None,
     gpus: Gpus = None,
+    log: str | None = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: rewrite the model, distil, finetune, evaluate and save it.
@@ -51,12 +52,13 @@ def apply(
         device: Where to train, e.g. cuda; by default the CPU, or where several processes share a run, their GPUs if
             there are any.
         gpus: Share the run among so many processes on this machine, one for each GPU, or all on the CPU.
+        log: Where losses and metrics go too, besides the folder: tensorboard, wandb or trackio.
         as_json: Print the result as JSON.
     """
     out = out or Path("runs") / recipe.stem
     if starts_processes(gpus, device):
         flags = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
-        given = [flag for flag, is_set in flags.items() if is_set]
+        given = [flag for flag, is_set in flags.items() if is_set] + (["--log", log] if log else [])
         return start("apply", recipe, out, set_, device, gpus, given)
 
     from surgery.progress import RichProgress
@@ -79,6 +81,7 @@ def apply(
             device=device,
             progress=RichProgress(),
             name=str(recipe),
+            log=log,
         )
     if as_json:
         return print_json({**run.metrics.model_dump(mode="json"), "folder": str(run.folder)})
@@ -308,21 +311,6 @@ def bench(run: Path, *, compiled: Annotated[bool, Parameter(negative="")] = Fals
         return print_json(figures)
     console().print(bench_table(figures))
     return None
-
-
-@app.command
-def report(run: Path) -> None:
-    """Write report.html of a run again from the files in its folder.
-
-    Args:
-        run: Folder of a finished run.
-    """
-    from surgery.run.folder import RunFolder
-    from surgery.run.report import report_of
-
-    folder = RunFolder(run)
-    folder.write("report.html", report_of(folder).encode())
-    print(run / "report.html")
 
 
 def _load(recipe: Path, overrides: tuple[str, ...]) -> Recipe:

@@ -20,6 +20,10 @@ class DigitsFrechet(Metric):
     kind: Literal["frechet"] = "frechet"
     title: ClassVar[str] = "Frechet distance"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = (
+        "Between features of the samples and of the real digits. One draw of 1,000 samples has a standard deviation of "
+        "about 8 %, the ratio of two models from the same noise one of about 4 %: smaller differences mean nothing."
+    )
     usual_samples: ClassVar[int] = SAMPLES
 
     def check(self, data: TrainingData, samples: int) -> str | None:
@@ -40,6 +44,10 @@ class DigitsAccuracy(Metric):
     title: ClassVar[str] = "class accuracy"
     unit: ClassVar[str] = "share"
     better: ClassVar[Better] = "higher"
+    note: ClassVar[str] = (
+        "The share of samples that a classifier sees as the class asked for. Of 1,000 samples at 97 % it has a standard "
+        "deviation of half a point."
+    )
 
     def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
         """Refuse models of other data."""

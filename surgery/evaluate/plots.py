@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 36
+WIDTH, HEIGHT = 480, 268
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 28, 36
 MOST = 3.4e38
 MOST_POINTS = 400
 """More points than pixels only make the file large: longer curves are averaged in groups."""
@@ -48,13 +48,14 @@ class _Axis:
         return math.log10(value) if self.log else value
 
 
-def line_chart(curves: Sequence[Curve], x_title: str, label: str) -> str:
+def line_chart(curves: Sequence[Curve], x_title: str, label: str, y_title: str) -> str:
     """`curves` over common axes; the vertical one is logarithmic where the values span more than a factor of 8.
 
     Args:
         curves: with finite points only (see `finite`); later ones are drawn over earlier ones.
         x_title: what the horizontal axis counts.
         label: what the drawing shows, for those who cannot see it.
+        y_title: what the vertical axis measures.
 
     Returns:
         an SVG element, or an empty string if there is no point.
@@ -65,7 +66,7 @@ def line_chart(curves: Sequence[Curve], x_title: str, label: str) -> str:
     x, y = _x_axis([p[0] for p in points]), _y_axis([p[1] for p in points])
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{_y_grid(y)}{_x_grid(x, x_title)}{''.join(_draw(curve, x, y) for curve in curves)}</svg>"
+        f"{_y_grid(y, y_title)}{_x_grid(x, x_title)}{''.join(_draw(curve, x, y) for curve in curves)}</svg>"
     )
 
 
@@ -138,21 +139,32 @@ def _linear_ticks(low: float, high: float, about: int) -> list[float]:
     return [n * step for n in range(first, last + 1)]
 
 
-def _y_grid(y: _Axis) -> str:
-    parts = []
+def _y_grid(y: _Axis, title: str) -> str:
+    scale = ", log scale" if y.log else ""
+    parts = [f'<text class="tick" x="2" y="12">{escape(title + scale)}</text>']
     for tick in _ticks(y, 5):
         at = f"{y(tick):.1f}"
         parts.append(
             f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>'
-            f'<text class="tick" x="{LEFT - 8}" y="{at}" dy=".35em" text-anchor="end">{tick:.4g}</text>'
+            f'<text class="tick" x="{LEFT - 8}" y="{at}" dy=".35em" text-anchor="end">{_short(tick)}</text>'
         )
     return "".join(parts)
+
+
+def _short(number: float) -> str:
+    """A tick in few letters: 0.05, 12,500, 1.5 M, 2e-07."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if size <= abs(number) < 1e15:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:,.6g}" if 1e-4 <= abs(number) < 1e6 or not number else f"{number:.3g}"
 
 
 def _x_grid(x: _Axis, title: str) -> str:
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>']
     for tick in _ticks(x, 5):
+        if tick % 1:  # steps and layers are whole
+            continue
         at = f"{x(tick):.1f}"
         anchor = "end" if x(tick) > WIDTH - RIGHT - 12 else "middle"
         parts.append(

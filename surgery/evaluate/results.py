@@ -22,11 +22,13 @@ class Column(Config):
         title: its name for people, as within a sentence.
         unit: see `surgery.evaluate.metrics.Metric`.
         better: which way is better.
+        note: what it means and how far it can be trusted.
     """
 
     title: str
     unit: str = ""
     better: Better = "lower"
+    note: str = ""
 
 
 class StageMetrics(Config):

@@ -21,25 +21,41 @@ h2+.note{margin:-.6rem 0 1.3rem}
 .note,small{color:var(--soft);font-size:.875rem}
 code,pre{font-family:var(--mono);font-size:.84em}
 .box{overflow-x:auto;overscroll-behavior-x:contain}
-.box:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:3px;border-radius:2px}
+.box:focus-visible,summary:focus-visible,button:focus-visible{outline:2px solid var(--accent);outline-offset:3px;border-radius:2px}
 table{border-collapse:collapse;width:100%;font-size:.9375rem;border-bottom:1px solid var(--hair)}
 th{padding:0 0 .5rem;border-bottom:1px solid var(--ink);color:var(--soft);font-weight:500;font-size:.82rem;text-align:left;vertical-align:bottom}
 td{padding:.62rem 0;border-top:1px solid var(--hair);vertical-align:top;line-height:1.45}
 tbody tr:first-child td{border-top:0}
 th+th,td+td{padding-left:1.5rem}
-th,td.n,td:first-child{white-space:nowrap}
+td.n,td:first-child{white-space:nowrap}
 th.n,td.n{text-align:right}
+.many{font-size:.84rem}
+.many th+th,.many td+td{padding-left:.75rem}
+.many td.n{white-space:normal}
 td s{color:var(--soft);text-decoration-thickness:1px}
 .to{color:var(--soft)}
 figure{margin:0;min-width:0}
 figcaption b{font-weight:600}
 .grids{display:grid;grid-template-columns:repeat(4,1fr);gap:1.6rem 1.1rem}
 @media (max-width:46rem){.grids{grid-template-columns:1fr 1fr}}
+.grids figure{position:static;display:block;width:auto;height:auto;margin:0;border:0;padding:0;overflow:visible;background:none;color:inherit}
+.grids button{display:block;width:100%;border:0;padding:0;background:none;cursor:zoom-in}
 .grids img{display:block;width:100%;height:auto;border-radius:3px;background:var(--wash)}
 /* Where the screen has fewer pixels than the picture, dropping some would break the digits. */
 @media (min-resolution:1.9dppx){.grids img{image-rendering:pixelated}}
 .grids figcaption{display:grid;grid-template-columns:1fr auto;margin-top:.55rem;font-size:.9375rem;line-height:1.45}
 .grids small{grid-column:1/-1}
+/* A picture that is pressed lies on the right of the screen, the teacher's on the left: the first one of all. */
+.grids:has(:popover-open)::before{content:"";position:fixed;z-index:1;inset:0;background:var(--paper)}
+.grids:has(:popover-open) figure:first-child,.grids figure:popover-open{position:fixed;z-index:2;inset:0;margin:auto;width:min(46vw,84vh);height:fit-content}
+.grids:has(:popover-open) figure:first-child:not(:popover-open){right:50vw}
+.grids:has(:popover-open) figure:popover-open:not(:first-child){left:50vw}
+.grids figure:popover-open img{image-rendering:pixelated}
+.grids:has(:popover-open) figure:first-child img{image-rendering:pixelated}
+.grids figure:popover-open button{cursor:zoom-out}
+@media (orientation:portrait){.grids:has(:popover-open) figure:first-child,.grids figure:popover-open{width:min(92vw,38vh)}
+.grids:has(:popover-open) figure:first-child:not(:popover-open){right:0;bottom:50vh}
+.grids:has(:popover-open) figure:popover-open:not(:first-child){left:0;top:50vh}}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2.4rem 2.2rem}
 .charts>figure{max-width:36rem}
 .chart{display:block;width:100%;height:auto;margin-top:.5rem;font:11.5px var(--sans)}
@@ -67,5 +83,47 @@ summary small{margin-left:.5rem}
 .paths code{overflow-wrap:anywhere}
 pre{margin:.3rem 0 0;padding:1.1rem 1.25rem;background:var(--wash);border-radius:4px;line-height:1.55}
 footer{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;margin-top:clamp(3rem,7vw,4.75rem);padding-top:1rem;border-top:1px solid var(--hair);color:var(--soft);font-size:.85rem}
-@media print{body{background:none}section,figure,tr{break-inside:avoid}}
+.status{margin:1.2rem 0 0;color:var(--accent);font-weight:500}
+figure>.note{margin:.7rem 0 0;line-height:1.5}
+.charts+.box,.charts+details,.box+.charts{margin-top:2.4rem}
+.notes,.facts{display:grid;grid-template-columns:auto 1fr;gap:.35rem 1.2rem;margin:1.3rem 0 0;font-size:.875rem;line-height:1.5;color:var(--soft)}
+.facts{font-size:.9375rem}
+.facts+.facts{margin-top:1.3rem;padding-top:1.3rem;border-top:1px solid var(--hair)}
+dt{color:var(--ink)}
+dd{margin:0;overflow-wrap:anywhere}
+@media (max-width:40rem){
+.notes,.facts{grid-template-columns:1fr;gap:0}
+dd+dt{margin-top:.5rem}
+thead{display:none}
+table,tbody,tr,td{display:block}
+tr{padding:.7rem 0}
+tr+tr{border-top:1px solid var(--hair)}
+td,td+td,td.n{display:flow-root;border:0;padding:.12rem 0;white-space:normal;text-align:right;overflow-wrap:anywhere}
+td:first-child{font-weight:600;text-align:left}
+td[data-title]::before{content:attr(data-title);float:left;margin-right:1rem;color:var(--soft)}
+pre{white-space:pre-wrap;overflow-wrap:anywhere}
+}
+@media print{
+@page{size:A4;margin:14mm}
+:root{color-scheme:light;--paper:#fff;--ink:#1c1b19;--soft:#5b5750;--hair:#dcd8d0;--wash:#f5f2ed;--accent:#b03a08}
+html{scrollbar-gutter:auto;font-size:12px}
+body{background:none;font-size:12px}
+main{max-width:none;padding:0}
+section{margin-top:2rem}
+h2{break-after:avoid}
+figure,tr,dl,.drawing{break-inside:avoid}
+thead{display:table-header-group}
+.box{overflow:visible}
+table{font-size:10.5px}
+th{font-size:9.5px}
+th+th,td+td{padding-left:.7rem}
+th,td,td.n,td:first-child{white-space:normal;overflow-wrap:anywhere}
+.grids{grid-template-columns:repeat(4,1fr)}
+.charts{grid-template-columns:1fr 1fr}
+.drawing svg{max-width:100%}
+pre{white-space:pre-wrap;overflow-wrap:anywhere}
+details::details-content{content-visibility:visible;block-size:auto}
+summary{list-style:none}
+.screen{display:none}
+}
 """

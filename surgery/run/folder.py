@@ -18,10 +18,15 @@ from surgery.evaluate.results import Metrics, StageMetrics
 from surgery.files import write_atomically
 from surgery.parallel.group import by_first, is_first
 from surgery.rewriting import Plan
+from surgery.run.loggers.lines import read_lines
+from surgery.run.origin import Origin
 from surgery.training.checkpoint import CheckpointStore
 
 Read = TypeVar("Read", bound=BaseModel)
 RECIPE, DATA = "recipe.json", "data"
+SOURCE = "recipe.py"
+"""The recipe as Python, to be read and to be run."""
+ORIGINS, LOSSES, LIVE_LOSSES = "run.json", "losses.json", "losses.jsonl"
 IDENTITY = "identity"
 """The key of `recipe.json` for what a resumed run is compared with."""
 
@@ -136,14 +141,44 @@ class RunFolder:
         """Where the sample grid of `stage` goes."""
         return self.path / "samples" / f"{stage}.png"
 
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe.
+
+        Raises:
+            ArtifactError: the folder is that of no run, or the file is damaged.
+        """
+        if not is_run(self.path):
+            raise ArtifactError(f"{self.path}: holds no run; name a folder that surgery apply has written")
+        recipe = {name: value for name, value in self.read_json(RECIPE).items() if name != IDENTITY}
+        if "model" not in recipe:
+            raise self.altered(RECIPE, "it names no model")
+        return recipe
+
+    def metrics(self) -> Metrics:
+        """What was measured so far."""
+        if (self.path / "metrics.json").exists():
+            return self.read_model("metrics.json", Metrics)
+        return Metrics(stages=(), seed=self.recipe().get("seed", 0), recipe="recipe")
+
     def stages(self) -> dict[str, StageMetrics]:
         """What was measured so far, by stage."""
-        return by_first(self._stages)
+        return by_first(lambda: {s.stage: s for s in self.metrics().stages})
 
-    def _stages(self) -> dict[str, StageMetrics]:
-        if not (self.path / "metrics.json").exists():
-            return {}
-        return {s.stage: s for s in self.read_model("metrics.json", Metrics).stages}
+    def losses(self) -> list[dict[str, Any]]:
+        """The losses of each step so far, those of a run that goes on included."""
+        if (self.path / LOSSES).exists():
+            listed: list[dict[str, Any]] = self.read_json(LOSSES, list)
+            return listed
+        return read_lines(self.read(LIVE_LOSSES, missing=""))
+
+    def origins(self) -> list[Origin]:
+        """The processes that worked on the run, the first one first."""
+        return [Origin.model_validate(each) for each in self.read_json(ORIGINS, list, missing=[])]
+
+    def add_origin(self, origin: Origin) -> None:
+        """Note who works on the run now, unless all of it is done."""
+        if not (self.path / LOSSES).exists():
+            self.write_json(ORIGINS, [each.model_dump() for each in (*self.origins(), origin)])
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `content` to the file `name`."""
@@ -153,12 +188,18 @@ class RunFolder:
         """Write `content`, that of the first process, to the file `name`; it is there once this returns."""
         by_first(partial(write_atomically, self.path / name, content))
 
-    def read(self, name: str) -> str:
-        """The text of the file `name`.
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def read(self, name: str, *, missing: str | None = None) -> str:
+        """The text of the file `name`, or else `missing`.
 
         Raises:
-            ArtifactError: it is not there; the run has not come that far.
+            ArtifactError: it is not there, as the run has not come that far, and nothing is given for it.
         """
+        if missing is not None and not (self.path / name).exists():
+            return missing
         try:
             return (self.path / name).read_text()
         except OSError as error:
@@ -166,8 +207,10 @@ class RunFolder:
                 f"{self.path / name}: cannot be read ({error.strerror}); name the folder of a finished run"
             ) from error
 
-    def read_json(self, name: str, kind: type = dict) -> Any:
+    def read_json(self, name: str, kind: type = dict, *, missing: Any = None) -> Any:
         """The content of the JSON file `name`, a `kind`; raises like `read`, and if it is something else."""
+        if missing is not None and not (self.path / name).exists():
+            return missing
         try:
             content = json.loads(self.read(name))
         except (ValueError, RecursionError) as error:
@@ -178,8 +221,9 @@ class RunFolder:
 
     def read_model(self, name: str, model: type[Read]) -> Read:
         """The content of the JSON file `name` as a `model`; raises like `read`, and if it is none."""
+        content = self.read_json(name)
         try:
-            return model.model_validate(self.read_json(name))
+            return model.model_validate(content)
         except (ValidationError, SurgeryError) as error:
             first = f"{e['msg']} at {'.'.join(map(str, e['loc']))}" if (e := _first(error)) else str(error)
             raise self.altered(name, first) from error

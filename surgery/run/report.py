@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import json
 from typing import Any
 
+from surgery.artifact import is_artifact
 from surgery.evaluate.report import Report, render_report
 from surgery.evaluate.results import Metrics
 from surgery.rewriting import Plan
-from surgery.run.folder import IDENTITY, RECIPE, RunFolder
+from surgery.run.folder import SOURCE, RunFolder
+from surgery.run.loading import loading_of
 from surgery.run.terminal import operator_words
-
-PACKAGES = ("surgery", "torch", "diffusers")
 
 
 def report_of(folder: RunFolder) -> str:
-    """`report.html` as one self-contained page.
+    """`report.html` as one self-contained page; of a run that goes on, with what there is so far.
 
     Raises:
-        ArtifactError: a file of the run is missing or damaged.
+        ArtifactError: a file of the run is damaged, or it has not been planned yet.
     """
-    metrics, plan = folder.read_model("metrics.json", Metrics), folder.read_model("plan.json", Plan)
-    recipe = {name: value for name, value in folder.read_json(RECIPE).items() if name != IDENTITY}
-    if "model" not in recipe:
-        raise folder.altered(RECIPE, "it names no model")
+    recipe, plan = folder.recipe(), folder.read_model("plan.json", Plan)
+    metrics, losses = folder.metrics(), folder.losses()
     grids = {s.stage: folder.sample(s.stage) for s in metrics.stages}
+    is_whole = is_artifact(folder.model)
     return render_report(
         Report(
             title=f"{recipe['model']}, {metrics.recipe}",
             metrics=metrics,
-            losses=folder.read_json("losses.json", list),
+            losses=losses,
             grids={stage: path.read_bytes() for stage, path in grids.items() if path.exists()},
             edits=[_edit(edit) for edit in plan.edits],
             skipped=[each.model_dump() for each in plan.skipped],
-            graph_svg=folder.read("graph.svg"),
+            graph_svg=folder.read("graph.svg", missing=""),
             recipe=recipe,
-            versions={name: version(name) for name in PACKAGES},
+            source=folder.read(SOURCE, missing=json.dumps(recipe, indent=2)),
+            origins=tuple(origin.model_dump() for origin in folder.origins()),
+            loading=loading_of(folder, recipe) if is_whole else "",
+            analysis=tuple(folder.read_json("analysis.json", missing={}).get("layers", ())),
+            status="" if is_whole else status_of(metrics, losses, recipe),
         )
     )
 
 
 def _edit(edit: Any) -> dict[str, Any]:
-    columns = edit.model_dump(include={"path", "rule", "layer", "replaced", "params", "flops"})
+    columns = edit.model_dump(include={"path", "rule", "layer", "replaced", "loss", "params", "flops"})
     return {**columns, "operator": operator_words(edit)}
+
+
+def status_of(metrics: Metrics, losses: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
+    """How far a run that has no student yet has come."""
+    if not losses:
+        done = (
+            f"measured so far: {', '.join(s.stage for s in metrics.stages)}" if metrics.stages else "only planned yet"
+        )
+        return f"This run has not ended; {done}."
+    last = losses[-1]
+    steps = (recipe.get(last["stage"]) or {}).get("steps", "?")
+    return f"This run has not ended; it has come to step {last['step']} of {steps} of the stage {last['stage']}."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,14 +16,19 @@ import surgery.artifact
 from surgery.evaluate.grid import grid_png
 from surgery.evaluate.results import Metrics, StageName
 from surgery.graph.show.draw import draw_blocks
-from surgery.parallel.group import by_first
+from surgery.parallel.group import by_first, is_first
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
+from surgery.recipe_writer import written
 from surgery.rewriting.commit import commit
 from surgery.rewriting.edit import new_paths
 from surgery.run.checks import check_run, identity_of
-from surgery.run.folder import RunFolder, locked
+from surgery.run.folder import LIVE_LOSSES, LOSSES, SOURCE, RunFolder, locked
+from surgery.run.loggers import logger_of, require_logger
+from surgery.run.loggers.base import Logger
+from surgery.run.loggers.lines import Lines
 from surgery.run.measure import Measuring
+from surgery.run.origin import origin_of
 from surgery.run.prepare import Prepared, prepare
 from surgery.run.report import report_of
 from surgery.sensitivity import from_library
@@ -58,6 +64,7 @@ def apply(
     device: str = "cpu",
     progress: Progress | None = None,
     name: str | None = None,
+    log: str | None = None,
 ) -> Run:
     """Run `recipe` and leave everything in the folder `out`.
 
@@ -68,6 +75,7 @@ def apply(
         device: where to train, e.g. "cuda".
         progress: shows how far the run has come; silent by default.
         name: what to call the recipe in metrics.json; by default its path.
+        log: where losses and metrics go too, besides the folder, see `surgery.run.loggers`.
 
     Returns:
         the run, once all of it is written.
@@ -75,6 +83,7 @@ def apply(
     Raises:
         SurgeryError: of the kind that fits. What was written up to then is whole, and can be resumed.
     """
+    require_logger(log)
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     prepared = prepare(recipe, device, RunFolder(out).data, progress)
@@ -84,19 +93,37 @@ def apply(
     if recipe.finetune.steps:
         require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
     with locked(out):
+        plain = recipe.model_dump(mode="json")
         identity = identity_of(prepared, prepared.plan.model_dump_json())
-        folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)
-        return _Runner(prepared, folder, name, progress or SilentProgress()).run(student, seconds())
+        folder = RunFolder.open(out, plain, resume=resume, identity=identity)
+        by_first(partial(folder.add_origin, origin_of(device)))
+        with _logging(log, folder, plain) as loggers:
+            return _Runner(prepared, folder, name, progress or SilentProgress(), loggers).run(student, seconds())
+
+
+@contextmanager
+def _logging(log: str | None, folder: RunFolder, recipe: dict[str, Any]) -> Iterator[Sequence[Logger]]:
+    """The loggers of a run, of the first process alone; what is logged in the folder goes when losses.json is there."""
+    if not is_first():
+        yield ()
+        return
+    with ExitStack() as stack:
+        opened = (Lines(folder.path / LIVE_LOSSES), *logger_of(log, folder.path, recipe))
+        yield [stack.enter_context(closing(each)) for each in opened]
+    folder.remove(LIVE_LOSSES)
 
 
 class _Runner:
-    def __init__(self, prepared: Prepared, folder: RunFolder, name: str, progress: Progress) -> None:
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, name: str, progress: Progress, loggers: Sequence[Logger]
+    ) -> None:
         self._recipe, self._teacher = prepared.recipe, prepared.teacher
         self._graph, self._plan = prepared.graph, prepared.plan
         self._folder, self._name, self._progress = folder, name, progress
         self._data = prepared.data.stored(folder.data, progress)
         self._measuring = Measuring(replace(prepared, data=self._data), progress)
         self._stages = folder.stages()
+        self._loggers = loggers
 
     def run(self, student: nn.Module, seconds: float) -> Run:
         """Go through the stages; what an earlier process has finished is read back instead.
@@ -105,13 +132,14 @@ class _Runner:
             student: rewritten, and changed in place.
             seconds: that this took.
         """
+        self._folder.write(SOURCE, written(self._recipe).encode("utf-8", "replace"))
         self._folder.write_json("plan.json", self._plan.model_dump(mode="json"))
         edits = {e.path: e.label for e in self._plan.edits}
         self._folder.write("graph.svg", draw_blocks(self._graph, edits).encode())
         self._measure("teacher", self._teacher.model, 0.0)
         self._measure("rewritten", student, seconds + self._fit(student))
         losses = [*self._distil(student), *self._finetune(student)]
-        self._folder.write_json("losses.json", [asdict(record) for record in losses])
+        self._folder.write_json(LOSSES, [asdict(record) for record in losses])
         by_first(partial(self._save, student))
         return Run(self._folder.path, self._metrics, student)
 
@@ -140,6 +168,8 @@ class _Runner:
             if config.library is not None:
                 edits = self._plan.edits
                 losses = from_library(self._graph, student, edits, self._data, config, seed=seed, progress=progress)
+                for record in losses:
+                    self._log(record)
             else:
                 losses = distil(
                     self._teacher.model,
@@ -151,6 +181,7 @@ class _Runner:
                     checkpoints=self._folder.checkpoints,
                     progress=progress,
                     show=partial(self._show, "distil", student),
+                    log=self._log,
                 )
         self._measure("distilled", student, seconds())
         return losses
@@ -170,6 +201,7 @@ class _Runner:
                 checkpoints=self._folder.checkpoints,
                 progress=self._progress,
                 show=partial(self._show, "finetune", student),
+                log=self._log,
             )
         self._measure("finetuned", student, seconds())
         return losses
@@ -184,6 +216,10 @@ class _Runner:
             self._stages[stage] = before.model_copy(update={"stage": stage, "seconds": 0.0})
             self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))
         return []
+
+    def _log(self, record: LossRecord) -> None:
+        for logger in self._loggers:
+            logger.loss(record)
 
     def _show(self, stage: str, model: nn.Module, done: int) -> None:
         """Draw samples of a model that is being trained, unless an earlier process has."""
@@ -202,6 +238,8 @@ class _Runner:
             self._folder.write(f"samples/{stage}.png", grid_png(pictures[:SHOWN]))
         self._stages[stage] = self._measuring.measure(stage, context, seconds)
         self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))
+        for logger in self._loggers:
+            logger.stage(self._stages[stage])
 
     @property
     def _metrics(self) -> Metrics:

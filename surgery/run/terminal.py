@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from surgery.evaluate.comparison import Comparison
 from surgery.evaluate.report import count
-from surgery.evaluate.report.words import NOTHING, columns_of, figure, headline, ratio
+from surgery.evaluate.report.words import NOTHING, columns_of, figure, headline, ratio, spread_words
 from surgery.evaluate.results import Metrics
 from surgery.graph import ModelGraph
 from surgery.graph.show.diff import Difference
@@ -20,6 +21,9 @@ from surgery.operators.backends.report import Device, Kernel, words
 from surgery.rewriting import Change, Edit, Plan, Skipped
 from surgery.run.memory import Memory
 from surgery.search.found import Found, Option
+
+LISTED = 8
+"""Differences of a run; there may be many more."""
 
 
 def stage_table(metrics: Metrics) -> Table:
@@ -60,6 +64,25 @@ def _by_rule(options: Sequence[Option]) -> str:
         number = option.key.partition("-")[0]
         layers.setdefault((number, option.rule), []).append("outside" if option.layer is None else str(option.layer))
     return "; ".join(f"{rule} {', '.join(numbers)}" for (_, rule), numbers in layers.items())
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A row for each group of runs: what was measured of its last student, and what differs in its recipe."""
+    columns, first = comparison.columns, comparison.first
+    heads = [[column.title, *(["x teacher"] if name == first else [])] for name, column in columns.items()]
+    table = _table("run", "seeds", "stage", *(head for group in heads for head in group), "differs")
+    for group in comparison.groups:
+        cells = []
+        for name, column in columns.items():
+            cells.append(spread_words(group.at(group.stage, name), column.unit))
+            if name == first:
+                cells.append(spread_words(group.against_teacher(group.stage, name), ""))
+        seeds = " ".join(str(member.metrics.seed) for member in group.members)
+        listed = [f"{path}={value}" for path, value in group.differs.items()]
+        more = [f"and {len(listed) - LISTED} more"] if len(listed) > LISTED else []
+        differs = "\n".join([*listed[:LISTED], *more])
+        table.add_row(group.name, seeds, group.stage or NOTHING, *cells, differs)
+    return table
 
 
 def plan_view(plan: Plan) -> Group:
@@ -210,22 +233,8 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(first, overflow="fold", no_wrap=first == "layer")
-    texts = {
-        "edit",
-        "edits",
-        "found as",
-        "skipped",
-        "role",
-        "class",
-        "from",
-        "to",
-        "why",
-        "in",
-        "out",
-        "package",
-        "version",
-        "serves",
-    }
+    texts = {"edit", "skipped", "role", "class", "from", "to", "why", "in", "out", "package", "version", "serves"}
+    texts |= {"stage", "differs", "edits", "found as"}
     for name in others:
         table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     return table

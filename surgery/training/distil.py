@@ -88,6 +88,7 @@ def distil(
     progress: Progress | None = None,
     show: Callable[[int], None] | None = None,
     clip_by: Callable[[str], str] = together,
+    log: Callable[[LossRecord], None] | None = None,
 ) -> list[LossRecord]:
     """Train the student's new operators on the teacher's activations.
 
@@ -106,6 +107,7 @@ def distil(
         progress: shows how far the training has come.
         show: is called with the number of steps done when samples are to be drawn.
         clip_by: see `surgery.training.loop.Task`.
+        log: is called with the record of each step.
 
     Returns:
         The losses of each step.
@@ -134,6 +136,7 @@ def distil(
         identity=identity,
         show=show,
         clip_by=clip_by,
+        log=log,
     )
     with frozen_behaviour(teacher, student):
         return train(task, checkpoints, progress or SilentProgress())

@@ -87,6 +87,7 @@ def finetune(
     checkpoints: CheckpointStore | None = None,
     progress: Progress | None = None,
     show: Callable[[int], None] | None = None,
+    log: Callable[[LossRecord], None] | None = None,
 ) -> list[LossRecord]:
     """Train the student end to end, as far as `config` lets it learn.
 
@@ -103,6 +104,7 @@ def finetune(
         checkpoints: where to continue from and to write to; None writes none.
         progress: shows how far the training has come.
         show: is called with the number of steps done when samples are to be drawn; the student is its average then.
+        log: is called with the record of each step.
 
     Returns:
         the losses of each step.
@@ -140,6 +142,7 @@ def finetune(
             scales=learns.scales,
             weight_decay=config.weight_decay,
             show=show,
+            log=log,
         )
         records = train(task, checkpoints, progress or SilentProgress())
         ema.write_to_parameters()

@@ -45,6 +45,7 @@ class Task:
         weight_decay: see `Optimizer`.
         show: is called with the number of steps done when samples are to be drawn.
         clip_by: the group of a parameter, by its name; the gradient of each group is clipped by itself.
+        log: is called with the record of each step.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class Task:
     weight_decay: float = 0.0
     show: Callable[[int], None] | None = None
     clip_by: Callable[[str], str] = together
+    log: Callable[[LossRecord], None] | None = None
 
 
 def train(task: Task, checkpoints: CheckpointStore | None, progress: Progress) -> list[LossRecord]:
@@ -102,6 +104,8 @@ class _Loop:
                     self._checkpoint(record)
                 else:
                     self._records.append(record)
+                if task.log is not None:
+                    task.log(record)
                 self._show(done)
                 bar.advance(loss=record.loss)
         return self._records

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
+from surgery.evaluate.report.layers import layers_of
+from surgery.evaluate.report.losses import losses_of
 from surgery.evaluate.report.words import figure
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
@@ -43,6 +45,7 @@ def report(text="x", stages=NAMES, losses=True):
         "layer": 1,
         "replaced": text,
         "operator": text,
+        "loss": "l1",
         "params": change,
         "flops": change,
     }
@@ -56,14 +59,18 @@ def report(text="x", stages=NAMES, losses=True):
         skipped=[{"path": text, "rule": text, "layer": 0, "reason": text}],
         graph_svg="<svg></svg>",
         recipe={text: text},
-        versions={text: text},
+        source=text,
+        origins=[{"started": text, "command": text, "device": text, "threads": 1, "versions": {text: text}}],
+        loading=text,
+        analysis=[{"layer": 0, "locality": 0.5}, {"layer": 1, "locality": 0.25, "path": text}],
+        status=text,
     )
 
 
 class Balanced(HTMLParser):
     """Collects tags and checks that they are closed in order."""
 
-    void: ClassVar = {"meta", "img", "br", "path", "circle"}
+    void: ClassVar = {"meta", "link", "img", "br", "path", "circle"}
 
     def __init__(self):
         super().__init__()
@@ -80,7 +87,7 @@ class Balanced(HTMLParser):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(HOSTILE) | st.text(max_size=30))
+@given(st.sampled_from(HOSTILE) | st.text(min_size=1, max_size=30))
 def test_nothing_given_becomes_markup(text):
     page = Balanced()
     page.feed(render_report(report(text)))
@@ -127,7 +134,7 @@ def test_fewer_and_more_are_never_confused(params, flops, new_params, new_flops)
 
 @given(st.floats(1e-6, 1e6), st.floats(8.1, 1e12))
 def test_a_log_axis_has_a_few_ticks(low, ratio):
-    drawing = line_chart([Curve([(0, low), (1, low * ratio)], "#000000")], "step", "loss")
+    drawing = line_chart([Curve([(0, low), (1, low * ratio)], "#000000")], "step", "loss", "y")
     assert 2 <= drawing.count('text-anchor="end">') - 1 <= 8
 
 
@@ -141,9 +148,9 @@ def test_the_stages_say_how_they_were_measured_and_how_they_differ():
 
 
 def test_sections_without_content_are_left_out():
-    empty = Report("t", results([]), [], {}, [], [], "", {}, {})
+    empty = Report("t", results([]), [], {}, [], [], "", {})
     assert "<section>" not in render_report(empty)
-    assert render_report(report()).count("<section>") == 6
+    assert render_report(report()).count("<section>") == 8
 
 
 UNITS = {"": "0.50", "share": "50.0\u00a0%", "count": "0", "ms": "0.50 ms", "bits": "0.50 bits"}
@@ -158,10 +165,10 @@ def test_any_metric_is_shown_with_its_title_and_unit(units):
     page = render_report(replace(report(), metrics=metrics))
     for name, unit in units.items():
         assert f'<span title="higher is better">The {name}</span>' in page
-        assert page.count(f'<td class="n">{UNITS[unit]}</td>') >= len(NAMES)
+        assert len(re.findall(f'<td class="n"[^>]*>{UNITS[unit]}</td>', page)) >= len(NAMES)
     first = next(iter(units))
     assert f"The finetuned student has a the {first} of {UNITS[units[first]]}, 1.00 times" in page
-    assert page.count("× teacher") == 1
+    assert page.count("× teacher</th>") == 1
     stages_table = page.partition("</table>")[0]
     assert stages_table.count("<td") == len(re.findall(r"<th\b", stages_table)) * len(NAMES)
 
@@ -169,7 +176,7 @@ def test_any_metric_is_shown_with_its_title_and_unit(units):
 def test_a_figure_that_there_is_not_is_shown_as_none():
     stages = [stage("teacher", None), stage("finetuned", 1.5)]
     page = render_report(replace(report(), metrics=results(stages)))
-    assert page.count('<td class="n">–</td>') == 3
+    assert len(re.findall('<td class="n"[^>]*>–</td>', page)) == 3
     assert verdict(results(stages)).startswith("The finetuned student has a Frechet distance of 1.50, with as many")
 
 
@@ -177,6 +184,35 @@ def test_without_a_metric_of_quality_the_costs_are_told():
     costs = {"seconds": 1.0, "flops": 100, "latency_ms": 1.0}
     stages = [StageMetrics(stage="teacher", params=10, **costs), StageMetrics(stage="finetuned", params=9, **costs)]
     assert verdict(results(stages)) == "The finetuned student has 10.0\u00a0% fewer parameters and as many FLOPs."
+
+
+def test_each_kind_of_loss_has_a_figure_of_its_own_that_says_what_it_is():
+    records = [{"stage": "distil", "step": n, "loss": 2 + n % 2, "sites": {"a": 1, "b": 1 + n % 2}} for n in range(80)]
+    records += [{"stage": "finetune", "step": n, "loss": 0.1, "sites": {}, "validation": 0.3} for n in range(80)]
+    titles = re.compile(r"<figcaption><b>([^<]*)</b>")
+    imitates = losses_of(records, [{"loss": "l1"}], "teacher")
+    assert titles.findall(imitates) == ["Distillation", "Distillation, by site", "Finetuning", "Finetuning, held out"]
+    assert "L1 error, sum of sites" in imitates
+    assert re.search("differs from the line by ±(1[6-9]|2[0-4]) %", imitates)
+    assert imitates.count('<p class="note">') == 4
+    assert titles.findall(losses_of(records, [{"loss": "l2"}], "data"))[2:] == ["Finetuning"]
+
+
+def test_layers_tell_what_was_learnt_and_what_it_costs():
+    edit = report().edits[0]
+    edits = [{**edit, "path": f"blocks.{n}.attn", "layer": n} for n in range(2)]
+    records = [
+        {"stage": "distil", "step": n, "loss": 0, "sites": {"blocks.0.attn": 10 - n / 10, "blocks.1.attn.to": 1.0}}
+        for n in range(100)
+    ]
+    shown = layers_of("", edits, records, [{"layer": 0, "locality": 0.5}])
+    assert '9.55 <span class="to">→</span> 0.55' in shown
+    assert '1 <span class="to">→</span> 1' in shown
+    assert re.findall(r"<figcaption><b>([^<]*)</b>", shown) == [
+        "Distillation loss by layer",
+        "Cost by layer",
+        "Locality by layer",
+    ]
 
 
 def test_small_figures_keep_their_digits():
@@ -220,7 +256,7 @@ def test_smoothing_and_thinning_stay_within_the_values(values):
 @example([1e8, 1e-300])
 def test_any_losses_can_be_drawn_inside_the_frame(values):
     points = finite(enumerate(values))
-    drawing = line_chart([Curve(points, "#000000", "rings")], "step", "loss")
+    drawing = line_chart([Curve(points, "#000000", "rings")], "step", "loss", "y")
     frame = Balanced()
     frame.feed(drawing)
     places = [(float(a["cx"]), float(a["cy"])) for tag, a in frame.seen if tag == "circle"]
@@ -232,7 +268,7 @@ def test_any_losses_can_be_drawn_inside_the_frame(values):
 @given(st.floats(1e-3, 1.0), st.floats(10, 1e4))
 def test_wide_ranges_get_a_log_axis(low, ratio):
     drawing = line_chart(
-        [Curve([(0, low), (1, low * ratio**0.5), (2, low * ratio)], "#000000", "rings")], "step", "loss"
+        [Curve([(0, low), (1, low * ratio**0.5), (2, low * ratio)], "#000000", "rings")], "step", "loss", "y"
     )
     frame = Balanced()
     frame.feed(drawing)

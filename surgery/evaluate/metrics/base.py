@@ -24,12 +24,14 @@ class Metric(Kinded, ABC):
         unit: "" of a plain number; "share" of a number from 0 to 1, shown in percent; "count" of a number shown with k,
             M or G; else what is written behind the number, such as "ms".
         better: which way is better, "lower" or "higher".
+        note: a sentence or two for people: what it means, and below which difference it means nothing.
         usual_samples: so many are drawn for it if the recipe does not say.
     """
 
     title: ClassVar[str]
     unit: ClassVar[str] = ""
     better: ClassVar[Better]
+    note: ClassVar[str] = ""
     usual_samples: ClassVar[int] = 16
 
     @property
@@ -40,7 +42,7 @@ class Metric(Kinded, ABC):
     @property
     def column(self) -> Column:
         """How it is shown."""
-        return Column(title=self.title, unit=self.unit, better=self.better)
+        return Column(title=self.title, unit=self.unit, better=self.better, note=self.note)
 
     def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
         """A reason why models of `data` cannot be judged by so many samples, or None; asked before a run starts."""

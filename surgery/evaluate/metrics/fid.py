@@ -17,6 +17,10 @@ class Fid(Fidelity):
     kind: Literal["fid"] = "fid"
     title: ClassVar[str] = "FID"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = (
+        "Frechet distance of Inception features to those of real pictures. It falls with the number of samples: compare "
+        "figures of equally many only."
+    )
     serving: ClassVar[frozenset[str]] = frozenset({"mu", "sigma"})
 
     def compute(self, context: Context) -> float:

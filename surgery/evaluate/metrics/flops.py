@@ -17,6 +17,7 @@ class Flops(Metric):
     title: ClassVar[str] = "FLOPs"
     unit: ClassVar[str] = "count"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = "Counted for one forward of one sample, a multiplication and an addition being two: exact."
 
     def compute(self, context: Context) -> int:
         """See `Metric`."""

@@ -23,6 +23,10 @@ class HeldOutLoss(Metric):
     kind: Literal["held_out_loss"] = "held_out_loss"
     title: ClassVar[str] = "held-out loss"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = (
+        "Diffusion loss on data that no stage trained on, with the same noise and times for every model: models differ "
+        "by no draw, but by few data."
+    )
 
     draws: PositiveInt = 8
 

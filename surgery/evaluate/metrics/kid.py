@@ -17,6 +17,9 @@ class Kid(Fidelity):
     kind: Literal["kid"] = "kid"
     title: ClassVar[str] = "KID"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = (
+        "Squared distance of Inception features to those of real pictures; on average the same for any number of samples."
+    )
 
     def compute(self, context: Context) -> float:
         """See `Metric`; the mean over subsets of 1,000, or fewer if there are not so many."""

@@ -30,6 +30,10 @@ class Latency(Metric):
     title: ClassVar[str] = "latency"
     unit: ClassVar[str] = "ms"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = (
+        "Median of 15 forwards of one sample on the machine of the run, stage after stage: what else ran there counts. "
+        "surgery bench measures teacher and student in turns."
+    )
 
     compiled: bool = False
 
@@ -42,7 +46,7 @@ class Latency(Metric):
     def column(self) -> Column:
         """See `Metric`."""
         title = f"{self.title}, compiled" if self.compiled else self.title
-        return Column(title=title, unit=self.unit, better=self.better)
+        return Column(title=title, unit=self.unit, better=self.better, note=self.note)
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""

@@ -16,6 +16,7 @@ class Params(Metric):
     title: ClassVar[str] = "parameters"
     unit: ClassVar[str] = "count"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = "Counted, a shared one once: exact."
 
     def compute(self, context: Context) -> int:
         """See `Metric`."""

@@ -18,6 +18,7 @@ class Precision(Fidelity):
     title: ClassVar[str] = "precision"
     unit: ClassVar[str] = "share"
     better: ClassVar[Better] = "higher"
+    note: ClassVar[str] = "The share of samples that lie among real pictures: how real they look, not how varied."
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""

@@ -17,6 +17,7 @@ class Recall(Fidelity):
     title: ClassVar[str] = "recall"
     unit: ClassVar[str] = "share"
     better: ClassVar[Better] = "higher"
+    note: ClassVar[str] = "The share of real pictures that lie among the samples: how varied they are."
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""

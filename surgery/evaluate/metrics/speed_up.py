@@ -16,6 +16,7 @@ class SpeedUp(Latency):
     title: ClassVar[str] = "speed-up"
     unit: ClassVar[str] = "x"
     better: ClassVar[Better] = "higher"
+    note: ClassVar[str] = "The teacher's time over the model's, measured in turns, so that what else runs slows both."
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""

@@ -15,6 +15,10 @@ class TeacherDistance(Metric):
     kind: Literal["teacher_distance"] = "teacher_distance"
     title: ClassVar[str] = "distance to teacher"
     better: ClassVar[Better] = "lower"
+    note: ClassVar[str] = (
+        "Root mean square of the difference to the teacher's samples from the same noise, so 0 for the teacher. It says "
+        "how alike the samples are, not how good."
+    )
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""

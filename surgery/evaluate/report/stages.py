@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from surgery.evaluate.report.html import table, text
+from surgery.evaluate.report.html import notes, picture, table, text
 from surgery.evaluate.report.words import NOTHING, columns_of, figure, heading, headline, percent, ratio
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
@@ -29,7 +29,8 @@ def stages_of(metrics: Metrics) -> str:
         head += [title, *(["× teacher"] if name == first else [])]
     teacher = next((stage for stage in metrics.stages if stage.stage == "teacher"), None)
     rows = [_row(stage, teacher, columns, first) for stage in metrics.stages]
-    return table([*head, "Time"], rows, 1, "stages")
+    meanings = notes((heading(column.title), column.note) for column in columns.values())
+    return table([*head, "Time"], rows, 1, "stages") + meanings
 
 
 def _row(
@@ -64,26 +65,45 @@ def protocol(recipe: Mapping[str, Any]) -> str:
     return f"Quality: {samples} of {settings['steps']} steps. {costs}"
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A picture of samples with its words.
+
+    Attributes:
+        key: of its place on the page.
+        title, value, caption: what stands below it.
+        png: the picture.
+    """
+
+    key: str
+    title: str
+    value: str
+    caption: str
+    png: bytes
+
+
 def samples_of(metrics: Metrics, grids: Mapping[str, bytes]) -> str:
     """A picture of each stage's samples."""
     name = headline(metrics)
     unit = columns_of(metrics)[name].unit if name else ""
-    values = {stage.stage: stage.values.get(name) for stage in metrics.stages} if name else {}
+    values = {stage.stage: figure(stage.values.get(name), unit) for stage in metrics.stages} if name else {}
+    return gallery(
+        [
+            Sample(stage, stage.capitalize(), values.get(stage, ""), CAPTIONS.get(stage, ""), png)
+            for stage, png in grids.items()
+        ]
+    )
+
+
+def gallery(samples: Sequence[Sample]) -> str:
+    """Pictures side by side; a press on one enlarges it beside the first, which is the teacher's."""
     figures = []
-    for stage, png in grids.items():
-        value = f'<span class="n">{text(figure(values[stage], unit))}</span>' if stage in values else ""
+    for sample in samples:
+        place, title = f"samples-{text(sample.key)}", text(sample.title)
         figures.append(
-            f'<figure><img alt="samples of the model: {text(stage)}"{_size(png)} '
-            f'src="data:image/png;base64,{b64encode(png).decode()}">'
-            f"<figcaption><b>{text(stage).capitalize()}</b>{value}"
-            f"<small>{CAPTIONS.get(stage, '')}</small></figcaption></figure>"
+            f'<figure id="{place}" popover><button popovertarget="{place}" aria-label="enlarge: {title}">'
+            f"{picture(sample.png, f'samples of the model: {sample.title.lower()}')}</button>"
+            f'<figcaption><b>{title}</b><span class="n">{text(sample.value)}</span>'
+            f"<small>{text(sample.caption)}</small></figcaption></figure>"
         )
     return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
-
-
-def _size(png: bytes) -> str:
-    """The attributes that keep a place for the picture, from the PNG's header."""
-    if len(png) < 24 or png[12:16] != b"IHDR":
-        return ""
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    return f' width="{width}" height="{height}"'

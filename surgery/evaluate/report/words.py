@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from surgery.evaluate.comparison import Spread
 from surgery.evaluate.metrics import COSTS
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
@@ -58,6 +59,14 @@ def figure(value: float | None, unit: str) -> str:
     # Two decimals would leave nothing of a small figure.
     plain = f"{value:.2g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
     return f"{plain} {unit}".rstrip()
+
+
+def spread_words(spread: Spread | None, unit: str) -> str:
+    """A figure over seeds: its mean, and behind ± the standard deviation."""
+    if spread is None:
+        return NOTHING
+    mean = figure(spread.mean, unit)
+    return mean if not spread.deviation else f"{mean} ± {figure(spread.deviation, unit)}"
 
 
 def count(number: float) -> str:
