@@ -7,7 +7,7 @@ import sys
 
 import cyclopts
 
-from surgery.cli import reports, searches  # noqa: F401  # their commands are there then
+from surgery.cli import runs, searches  # noqa: F401  # their commands are there then
 from surgery.cli.commands import app
 from surgery.errors import ProcessError, SurgeryError
 from surgery.parallel.group import joined, speaks_of_failure

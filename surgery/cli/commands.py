@@ -277,42 +277,6 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     return None
 
 
-@app.command
-def sample(run: Path, *, out: Path = Path("samples.png"), count: int = 16, seed: int = 0) -> None:
-    """Draw a grid of samples from the student of a run.
-
-    Args:
-        run: Folder of a finished run.
-        out: PNG file to write.
-        count: Number of samples.
-        seed: Of the noise that they start from.
-    """
-    from surgery.progress import RichProgress
-    from surgery.run.finished import sample_run
-
-    sample_run(run, out, count, seed, RichProgress())
-    print(out)
-
-
-@app.command
-def bench(run: Path, *, compiled: Annotated[bool, Parameter(negative="")] = False, as_json: Json = False) -> None:
-    """Measure the latency of the teacher and of the student of a run, side by side.
-
-    Args:
-        run: Folder of a finished run.
-        compiled: Measure both by torch.compile as well, which takes minutes for a large model.
-        as_json: Print the figures as JSON.
-    """
-    from surgery.run.finished import bench_run
-    from surgery.run.terminal import bench_table
-
-    figures = bench_run(run, compiled=compiled)
-    if as_json:
-        return print_json(figures)
-    console().print(bench_table(figures))
-    return None
-
-
 def _load(recipe: Path, overrides: tuple[str, ...]) -> Recipe:
     from surgery.recipe import load_recipe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +60,7 @@ def fakes(monkeypatch):
 
     for name in ("wandb", "trackio"):
         module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
         module.init = init
         monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.delenv("WANDB_PROJECT", raising=False)

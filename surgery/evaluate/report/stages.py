@@ -86,7 +86,9 @@ def samples_of(metrics: Metrics, grids: Mapping[str, bytes]) -> str:
     """A picture of each stage's samples."""
     name = headline(metrics)
     unit = columns_of(metrics)[name].unit if name else ""
-    values = {stage.stage: figure(stage.values.get(name), unit) for stage in metrics.stages} if name else {}
+    values: dict[str, str] = (
+        {stage.stage: figure(stage.values.get(name), unit) for stage in metrics.stages} if name else {}
+    )
     return gallery(
         [
             Sample(stage, stage.capitalize(), values.get(stage, ""), CAPTIONS.get(stage, ""), png)
