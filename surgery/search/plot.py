@@ -36,10 +36,10 @@ def pareto_svg(found: Found) -> str:
     ]
     metric = found.columns[found.metric].title
     panels = (
-        ("Estimated harm of the edits", line_chart(harms, title, f"estimated harm by {title}")),
+        ("Estimated harm of the edits", line_chart(harms, title, f"estimated harm by {title}", "estimated harm")),
         (
             f"{metric[:1].upper()}{metric[1:]} after a short finetuning",
-            line_chart(judged, title, f"{metric} by {title}"),
+            line_chart(judged, title, f"{metric} by {title}", metric),
         ),
     )
     return _page(panels)

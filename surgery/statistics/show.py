@@ -79,7 +79,7 @@ def plot_of(layers: Sequence[Mapping[str, Any]], name: str) -> str:
     points = finite((layer["layer"], layer.get(name)) for layer in layers)
     if not points:
         return ""
-    chart = line_chart([Curve(points, ACCENT), Curve(points, ACCENT, "rings")], "layer", COLUMNS[name])
+    chart = line_chart([Curve(points, ACCENT), Curve(points, ACCENT, "rings")], "layer", COLUMNS[name], _title(name))
     return f'<p class="note">{escape(COLUMNS[name].capitalize())}.</p>{chart}'
 
 
