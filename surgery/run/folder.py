@@ -26,6 +26,8 @@ Read = TypeVar("Read", bound=BaseModel)
 RECIPE, DATA = "recipe.json", "data"
 SOURCE = "recipe.py"
 """The recipe as Python, to be read and to be run."""
+ANALYSIS = "analysis.json"
+"""Figures of the teacher's layers, if the recipe selects by them, or `surgery analyze` has put them here."""
 ORIGINS, LOSSES, LIVE_LOSSES = "run.json", "losses.json", "losses.jsonl"
 IDENTITY = "identity"
 """The key of `recipe.json` for what a resumed run is compared with."""

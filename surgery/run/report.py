@@ -9,9 +9,10 @@ from surgery.artifact import is_artifact
 from surgery.evaluate.report import Report, render_report
 from surgery.evaluate.results import Metrics
 from surgery.rewriting import Plan
-from surgery.run.folder import SOURCE, RunFolder
+from surgery.run.folder import ANALYSIS, SOURCE, RunFolder
 from surgery.run.loading import loading_of
 from surgery.run.terminal import operator_words
+from surgery.statistics.show import COLUMNS
 
 
 def report_of(folder: RunFolder) -> str:
@@ -37,7 +38,8 @@ def report_of(folder: RunFolder) -> str:
             source=folder.read(SOURCE, missing=json.dumps(recipe, indent=2)),
             origins=tuple(origin.model_dump() for origin in folder.origins()),
             loading=loading_of(folder, recipe) if is_whole else "",
-            analysis=tuple(folder.read_json("analysis.json", missing={}).get("layers", ())),
+            analysis=tuple(folder.read_json(ANALYSIS, missing={}).get("layers", ())),
+            meanings=COLUMNS,
             status="" if is_whole else status_of(metrics, losses, recipe),
         )
     )

@@ -23,7 +23,7 @@ from surgery.recipe_writer import written
 from surgery.rewriting.commit import commit
 from surgery.rewriting.edit import new_paths
 from surgery.run.checks import check_run, identity_of
-from surgery.run.folder import LIVE_LOSSES, LOSSES, SOURCE, RunFolder, locked
+from surgery.run.folder import ANALYSIS, LIVE_LOSSES, LOSSES, SOURCE, RunFolder, locked
 from surgery.run.loggers import logger_of, require_logger
 from surgery.run.loggers.base import Logger
 from surgery.run.loggers.lines import Lines
@@ -135,6 +135,9 @@ class _Runner:
         self._folder.write(SOURCE, written(self._recipe).encode("utf-8", "replace"))
         self._folder.write_json("plan.json", self._plan.model_dump(mode="json"))
         edits = {e.path: e.label for e in self._plan.edits}
+        if figures := self._graph.figures:
+            layers = [{"layer": n, "path": path, **figures.get(path, {})} for path, n in self._graph.layers.items()]
+            self._folder.write_json(ANALYSIS, {"layers": layers})
         self._folder.write("graph.svg", draw_blocks(self._graph, edits).encode())
         self._measure("teacher", self._teacher.model, 0.0)
         self._measure("rewritten", student, seconds + self._fit(student))

@@ -205,9 +205,10 @@ def test_layers_tell_what_was_learnt_and_what_it_costs():
         {"stage": "distil", "step": n, "loss": 0, "sites": {"blocks.0.attn": 10 - n / 10, "blocks.1.attn.to": 1.0}}
         for n in range(100)
     ]
-    shown = layers_of("", edits, records, [{"layer": 0, "locality": 0.5}])
+    shown = layers_of("", edits, records, [{"layer": 0, "locality": 0.5}], {"locality": "near keys"})
     assert '9.55 <span class="to">→</span> 0.55' in shown
     assert '1 <span class="to">→</span> 1' in shown
+    assert "Near keys. Of the teacher" in shown
     assert re.findall(r"<figcaption><b>([^<]*)</b>", shown) == [
         "Distillation loss by layer",
         "Cost by layer",

@@ -21,11 +21,11 @@ FLOPS_NOTE = "FLOPs of the edited sites of each layer, before and after. Counted
 TENTH = 10
 
 
-def layers_of(graph_svg: str, edits: Edits, losses: Records, analysis: Records) -> str:
+def layers_of(graph_svg: str, edits: Edits, losses: Records, analysis: Records, meanings: Mapping[str, str]) -> str:
     """The drawing of the model, figures by layer, and a table of the edits; see `surgery.evaluate.report.Report`."""
     drawing = f'<div class="box drawing" tabindex="0" role="region" aria-label="drawing">{graph_svg}</div>'
     ends = _ends(losses)
-    figures = [_loss_figure(edits, ends), _flops_figure(edits), *_analysis_figures(analysis)]
+    figures = [_loss_figure(edits, ends), _flops_figure(edits), *_analysis_figures(analysis, meanings)]
     return (drawing if graph_svg else "") + charts(figures) + (_table(edits, ends) if edits else "")
 
 
@@ -81,7 +81,7 @@ def _two(title: str, unit: str, before: list[Point], after: list[Point], names: 
     return figure(f"{title} by layer", line_chart(curves, "layer", f"{title} by layer", unit), legend, note)
 
 
-def _analysis_figures(analysis: Records) -> list[str]:
+def _analysis_figures(analysis: Records, meanings: Mapping[str, str]) -> list[str]:
     """A figure for each number that an analysis gives of the teacher's layers."""
     names = dict.fromkeys(n for row in analysis for n, v in row.items() if isinstance(v, int | float) and n != "layer")
     found = []
@@ -89,7 +89,8 @@ def _analysis_figures(analysis: Records) -> list[str]:
         points = finite((row["layer"], row.get(name)) for row in analysis if row.get("layer") is not None)
         title = heading(name.replace("_", " "))
         drawing = line_chart([Curve(points, ACCENT, "rings")], "layer", f"{title} by layer", title)
-        found.append(figure(f"{title} by layer", drawing, note=f"{title} of the teacher, as surgery analyze gives it."))
+        note = f"{heading(meanings.get(name, title))}. Of the teacher, as surgery analyze gives it."
+        found.append(figure(f"{title} by layer", drawing, note=note))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.evaluate.report.html import document, section, text
@@ -38,6 +38,7 @@ class Report:
         origins: the processes that made the run, see `surgery.run.origin.Origin`.
         loading: Python that loads the student.
         analysis: figures of the teacher's layers, each with the key layer.
+        meanings: of these figures, by name.
         status: what the run is doing, if it has not ended.
     """
 
@@ -53,17 +54,19 @@ class Report:
     origins: tuple[Mapping[str, Any], ...] = ()
     loading: str = ""
     analysis: tuple[Mapping[str, Any], ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
     status: str = ""
 
 
 def render_report(report: Report) -> str:
     """The page, as HTML that can be encoded as UTF-8."""
+    layers = layers_of(report.graph_svg, report.edits, report.losses, report.analysis, report.meanings)
     target = (report.recipe.get("finetune") or {}).get("target")
     sections = [
         section("Stages", stages_of(report.metrics), protocol(report.recipe)),
         section("Samples", samples_of(report.metrics, report.grids), SAMPLES_NOTE),
         section("Loss", losses_of(report.losses, report.edits, target)),
-        section("Layers", layers_of(report.graph_svg, report.edits, report.losses, report.analysis)),
+        section("Layers", layers),
         section("Left as it was", skipped_of(report.skipped), "Sites that a rule matched and did not edit."),
         section("Use the student", report.loading and code_of(report.loading, "how to load the student"), LOADING_NOTE),
         section("Recipe", _recipe(report)),
