@@ -146,6 +146,27 @@ def test_sizes_and_numbers_that_change_are_traced_anew(model):
     assert observer.layers()[0]["entropy"] == pytest.approx(fmean(alone), abs=1e-6)
 
 
+class InPlace(Block):
+    """As a block, but what is added is written into the stream."""
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x += self.attn(x, bias)
+        x += 0.5 * self.ff(x)
+        return x
+
+
+def test_blocks_that_write_into_the_stream_have_the_figures_of_those_that_do_not(model):
+    writing = Model().eval()
+    writing.blocks = nn.ModuleList([InPlace(), InPlace()]).eval()
+    writing.load_state_dict(model.state_dict())
+    expected, found = (observed(each, inputs(1)).layers() for each in (model, writing))
+    for wanted, layer in zip(expected, found, strict=True):
+        for name in (*SHOWN, "contribution", "similarity"):
+            assert layer[name] == pytest.approx(wanted[name], abs=1e-6)
+        contributions = [[o["contribution"] for o in each["operators"]] for each in (wanted, layer)]
+        assert contributions[0] == pytest.approx(contributions[1], abs=1e-6)
+
+
 class Peak(TorchDispatchMode):
     """The most bytes of computed tensors that live at once."""
 
