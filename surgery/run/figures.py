@@ -22,6 +22,8 @@ from surgery.statistics.layers import by_path
 
 STEPS = 10
 """Of the pipeline, which is enough to rank layers by."""
+TEXTS = 4
+"""Prompts that it is run with, one at a time."""
 FORMAT = 2
 """Raised when figures come to mean something else."""
 
@@ -41,12 +43,14 @@ def give_figures(graph: ModelGraph, recipe: Recipe, subject: Subject, progress: 
     """
     if not asked_by(recipe):
         return
-    sampling = Sampling(STEPS, seed=recipe.seed)
+    calls = subject.sampler.calls
+    texts = 0 if calls.labels else len(calls.prompts)
+    sampling = Sampling(STEPS, max(1, min(texts, TEXTS)), recipe.seed)
     file = _file(
         {
             "format": FORMAT,
             "dtype": recipe.dtype,
-            "calls": asdict(subject.sampler.calls),
+            "calls": asdict(calls),
             "sampling": asdict(sampling),
             **{name: value for name, value in subject.data.identity.items() if name != "data"},
         }

@@ -28,7 +28,7 @@ from surgery.statistics.observer import Observer
 from surgery.store.order import seeded
 
 TOGETHER = 10
-"""Prompts of one run."""
+"""Labels of one run."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def _of_run(folder: RunFolder, sampling: Sampling, call: Path | None) -> Analyze
 
 
 def _drawn(calls: Calls, sampling: Sampling, joins: bool = False) -> list[dict[str, Any]]:
-    """The keywords of each run; all prompts share one if the pipeline joins samples, up to TOGETHER."""
+    """The keywords of each run; labels share one if the pipeline joins samples, up to TOGETHER of them."""
     generators = [seeded(sampling.seed, "sample", number) for number in range(sampling.samples)]
     shared = {"steps": sampling.steps}
-    if joins and calls.prompts:
+    if joins and calls.labels:
         numbers = range(min(TOGETHER, len(calls.prompts)))
         return [calls.together(numbers, generator=generator, **shared) for generator in generators]
     return [calls(number, generator=generator, **shared) for number, generator in enumerate(generators)]

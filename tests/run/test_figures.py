@@ -95,7 +95,7 @@ def test_mistakes_are_named():
 
 
 def test_a_recipe_is_planned_by_an_analysis_that_is_kept(cache, tiny_dit, monkeypatch):
-    monkeypatch.setattr(figures, "Sampling", lambda steps, seed: Sampling(1, 1, seed))
+    monkeypatch.setattr(figures, "Sampling", lambda steps, samples, seed: Sampling(1, samples, seed))
     asked = recipe(top("locality", 2), str(tiny_dit))
     first = plan_recipe(asked)
     (kept,) = cache.rglob("*.json")
