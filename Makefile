@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test format nightly classes pairs pipelines distil versions clean
+.PHONY: quickstart test format nightly classes pairs pipelines distil selection versions clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -33,6 +33,9 @@ pipelines: .venv/installed-dev
 
 distil: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distil.py --save
+
+selection: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/selection.py --save
 
 versions: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions

@@ -1,4 +1,4 @@
-"""The command that searches."""
+"""The commands that try many students of one recipe."""
 
 from __future__ import annotations
 
@@ -52,3 +52,42 @@ def search(
     console().print(search_table(found))
     print(f"\nrecipe  {folder / FOUND_RECIPE}\nplot    {folder / PLOT}")
     return None
+
+
+@app.command
+def sweep(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    set_: Set = (),
+    seeds: int = 1,
+    resume: Resume = False,
+    device: str = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Run a recipe with every combination of values, and compare the runs: mean and spread over seeds.
+
+    Args:
+        recipe: Python file that defines `recipe`.
+        out: Folder of the sweep, with one for each run; by default runs/ and the name of the recipe with -sweep.
+        set_: Values of a part of the recipe, e.g. --set finetune.lr=1e-3,1e-4; may be repeated.
+        seeds: How many seeds each combination is run with, counted from that of the recipe.
+        resume: Go on with a sweep in the same folder; it may have more values.
+        device: Where to train, e.g. cuda.
+        as_json: Print the content of sweep.json.
+    """
+    from surgery.progress import RichProgress
+    from surgery.run.sweep import PAGE, RESULT, planned
+    from surgery.run.sweep import sweep as run_sweep
+    from surgery.run.terminal import comparison_table
+
+    folder = out or Path("runs") / f"{recipe.stem}-sweep"
+    with prints_to_stderr():
+        runs = planned(recipe, set_, seeds)
+        swept = run_sweep(recipe, runs, folder, resume=resume, device=device, progress=RichProgress())
+    if as_json:
+        print((folder / RESULT).read_text(), end="")
+    elif swept.comparison is not None:
+        console().print(comparison_table(swept.comparison))
+        print("\n".join(filter(None, (swept.comparison.caution, str(folder / PAGE)))))
+    swept.require_all()
