@@ -6,15 +6,24 @@ the filter.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight, conv3d_weight
 from typing_extensions import override
 
 from surgery.operators.backends import kernel
 from surgery.operators.grid import sizes
+
+SHORT = {1: 12, 2: 6, 3: 4}
+"""By the number of axes, up to which length the gradient of a filter is summed up tap by tap.
+
+It takes an eighth of the time of a correlation through the Fourier transform at 4 taps, half of it at 5 x 5, and three
+times as much at 65 taps (32 samples of 64 tokens, a core).
+"""
 
 FilterBackend = Literal["auto", "torch", "causal-conv1d"]
 
@@ -85,9 +94,6 @@ class _Convolution(torch.autograd.Function):
     """The convolution of (B, G, C) with filters (C, K), zeros up to `reach` beyond the ends of each axis.
 
     An axis of the output has length G + 2 reach + 1 - K.
-
-    PyTorch's own gradient of the filters takes 17 times as long as the forward, a correlation through the Fourier
-    transform 6 times (32 samples of 64 tokens, 384 channels, K = 65, 2 cores).
     """
 
     @staticmethod
@@ -105,7 +111,8 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _convolve(grad_BOC, weight_CK.flip(axes), None, kernel - 1 - ctx.reach)
         if ctx.needs_input_grad[1]:
-            grad_weight = _correlate(x_BGC, grad_BOC, ctx.reach, kernel).to(weight_CK.dtype)
+            gradient = _summed if kernel <= SHORT[len(axes)] else _correlate
+            grad_weight = gradient(x_BGC, grad_BOC, ctx.reach, kernel).to(weight_CK.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad_BOC.sum((0, *axes))
         return grad_x, grad_weight, grad_bias, None
@@ -126,6 +133,19 @@ def _convolve(x_BGC: Tensor, weight_CK: Tensor, bias_C: Tensor | None, padding: 
         return image_BC1O.squeeze(2).movedim(1, -1)
     convolution = F.conv2d if weight_CK.ndim == 3 else F.conv3d
     return convolution(x_BCG, weight_C1K, bias_C, padding=padding, groups=groups).movedim(1, -1)
+
+
+def _summed(x_BGC: Tensor, y_BOC: Tensor, reach: int, kernel: int) -> Tensor:
+    """What `_correlate` gives, summed up tap by tap."""
+    rank, channels = x_BGC.ndim - 2, x_BGC.shape[-1]
+    x_BCG, y_BCO = (each.movedim(-1, 1).to(_at_least_float(each.dtype)) for each in (x_BGC, y_BOC))
+    if rank == 1:  # an image one pixel high, as in `_convolve`
+        x_BCG, y_BCO = x_BCG.unsqueeze(2), y_BCO.unsqueeze(2)
+    size = (channels, 1, *[1] * (rank == 1), *[kernel] * rank)
+    padding = (*[0] * (rank == 1), *[reach] * rank)
+    gradient: Callable[..., Tensor] = conv3d_weight if rank == 3 else conv2d_weight
+    weight = gradient(x_BCG, size, y_BCO, padding=padding, groups=channels)
+    return weight.reshape(channels, *[kernel] * rank)
 
 
 def _correlate(x_BGC: Tensor, y_BOC: Tensor, reach: int, kernel: int) -> Tensor:

@@ -19,7 +19,7 @@ def flops_softmax(dims: MixerDims, pairs: int) -> int:
 
 def finite(x_BNF: Tensor) -> Tensor:
     """Tokens all of whose features are finite: (B, N, 1)."""
-    largest_BN1: Tensor = torch.linalg.vector_norm(x_BNF.detach(), torch.inf, dim=2, keepdim=True)
+    largest_BN1: Tensor = x_BNF.detach().abs().amax(2, keepdim=True)
     return largest_BN1 < torch.inf
 
 

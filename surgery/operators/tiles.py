@@ -170,7 +170,8 @@ def _all_axes(seen: list[Tensor]) -> Tensor:
 def _take(x_BNE: Tensor, places_TQ: Tensor, heads: int) -> Tensor:
     """The tokens at these places: (X, H, Q, K)."""
     tiles, queries = places_TQ.shape
-    taken = x_BNE.index_select(1, places_TQ.flatten())
+    # A single tile of all tokens has them in their order.
+    taken = x_BNE if tiles == 1 and queries == x_BNE.shape[1] else x_BNE.index_select(1, places_TQ.flatten())
     return taken.view(len(x_BNE) * tiles, queries, heads, -1).transpose(1, 2)
 
 
