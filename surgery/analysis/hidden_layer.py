@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from surgery.analysis.labels import FIXED, NOTHING, LabelRun, is_moving
+from surgery.analysis.labels import FIXED, NOTHING, LabelRun, Labels, is_moving
 from surgery.analysis.roles.flow import Flow, ScopedNode, reach
 from surgery.analysis.roles.primitives import is_linear, shape_of, tensors
 from surgery.errors import AnalysisError
@@ -156,8 +156,10 @@ class _Search:
         if slots is None or parts.count(None) != 1:
             raise AnalysisError(f"{down} reads several hidden layers, or neurons in no order; only one can be changed")
         ups = tuple(self._ups(slots))
-        between = self._between(ups, slots)
-        sides = self._sides(between, slots)
+        is_neuron = torch.zeros(self._end, dtype=torch.bool)
+        is_neuron[slots.reshape(-1)] = True
+        between = self._between(ups, is_neuron)
+        sides = self._sides(between, is_neuron)
         for up in ups:
             self._require_linear(up.place)
         out = HiddenLinear(*self._down, parts)
@@ -186,13 +188,13 @@ class _Search:
         is_neuron[torch.stack(list(slots)).reshape(-1)] = True
         return HiddenLinear(*place, _parts(is_neuron, beside * len(slots[0])), beside)
 
-    def _between(self, ups: Sequence[HiddenLinear], slots: Tensor) -> frozenset[ScopedNode]:
+    def _between(self, ups: Sequence[HiddenLinear], is_neuron: Tensor) -> frozenset[ScopedNode]:
         """Every place that has neurons, or a number on the way."""
         known = self._run.known
         tops = {up.place for up in ups}
-        return frozenset(p for p, value in known.items() if p in tops or _tells(value, slots))
+        return frozenset(p for p, value in known.items() if p in tops or _tells(value, is_neuron))
 
-    def _sides(self, between: frozenset[ScopedNode], slots: Tensor) -> tuple[ScopedNode, ...]:
+    def _sides(self, between: frozenset[ScopedNode], is_neuron: Tensor) -> tuple[ScopedNode, ...]:
         """What reads tensors that have neurons, but no neurons.
 
         Raises:
@@ -206,7 +208,7 @@ class _Search:
                 is_entering = user.op == "call_module" and child_path(path, user) in entered
                 if user.op == "output" or not tensors(user) or (path, user) in inside or is_entering:
                     continue
-                if not is_moving(user) or _tells(self._run.value((path, user)), slots):
+                if not is_moving(user) or _tells(self._run.value((path, user)), is_neuron):
                     raise AnalysisError(f"{user.name} reads its neurons too")
                 sides.append((path, user))
         return tuple(sides)
@@ -227,9 +229,8 @@ def _called(place: ScopedNode, where: str) -> str:
     return child_path(path, node).removeprefix(f"{where}.") if node.op == "call_module" else node.name
 
 
-def _tells(value: object, slots: Tensor) -> bool:
-    tell = getattr(value, "tell", None)
-    return tell is not None and tell(slots.reshape(-1))
+def _tells(value: object, is_neuron: Tensor) -> bool:
+    return isinstance(value, Labels) and value.tell(is_neuron)
 
 
 def _in_order(features: Tensor) -> Tensor | None:

@@ -37,9 +37,15 @@ _MOVING = {*LAYOUT, *SPLITS, "cat", "concat", "stack", "narrow", "select", "move
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a tensor's numbers, or those of several tensors, come from: in each of `layers` at most one label of each."""
+    """What a tensor's numbers, or those of several tensors, come from.
+
+    Attributes:
+        layers: in each at most one label of each number.
+        are_others: whether none comes from a linear map.
+    """
 
     layers: tuple[Any, ...]
+    are_others: bool = False
 
     def at(self, layer: int) -> Any:
         """The labels in a layer; where there are fewer of these, none."""
@@ -52,13 +58,10 @@ class Labels:
         rows = torch.stack([layer.reshape(-1, layer.shape[-1]) for layer in self.layers])
         return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
 
-    def has_some(self) -> bool:
-        """Whether something comes from a linear map."""
-        return any(bool((t >= 0).any()) for t in pytree.tree_leaves(self.layers))
-
     def tell(self, wanted: Tensor) -> bool:
-        """Whether one of the labels is among those `wanted`."""
-        return any(bool(torch.isin(t, wanted).any()) for t in pytree.tree_leaves(self.layers))
+        """Whether one of the labels is `wanted`, which says so of each label that there is."""
+        leaves = () if self.are_others else pytree.tree_leaves(self.layers)
+        return any(bool(wanted[t[t >= 0]].any()) for t in leaves)
 
 
 def is_moving(node: fx.Node) -> bool:
@@ -84,6 +87,8 @@ class LabelRun(SmallRun):
         stopped: what was met and is not understood.
     """
 
+    few_sizes = (1, 2, 1, 2)  # labels take time, and one sample tells as much as two
+
     def __init__(
         self, flow: Flow, prefix: tuple[int, ...], label: Callable[[ScopedNode], Tensor], numbers: Iterable[Number] = ()
     ) -> None:
@@ -100,12 +105,14 @@ class LabelRun(SmallRun):
         return found
 
     def given(self, place: ScopedNode) -> Labels | None:
-        """New labels of a linear map; those of what no function gives."""
+        """New labels of a linear map; those of what labels cannot follow, so that nothing above is looked at."""
         node = place[1]
         if is_linear(node):
             shape = self.few(shape_of(node)[:-1])
             label = self._label(place)
             return Labels((label.expand(*shape, len(label)),))
+        if not _is_followed(place, self._flow):
+            return self._stop(place)
         above = self._flow.above(place)
         is_end = node.op == "get_attr" or (node.op == "placeholder" and len(above) != 1)
         return self._others(node) if is_end and is_tensor(node) else None
@@ -115,9 +122,9 @@ class LabelRun(SmallRun):
 
         def label(tensor: Tensor) -> Tensor:
             shape = self.few(tensor.shape)
-            return torch.full(shape, FIXED if shape and shape[-1] > 1 else NOTHING)
+            return torch.tensor(FIXED if shape and shape[-1] > 1 else NOTHING).expand(shape)
 
-        return Labels((pytree.tree_map_only(Tensor, label, node.meta["val"]),))
+        return Labels((pytree.tree_map_only(Tensor, label, node.meta["val"]),), are_others=True)
 
     def call(self, place: ScopedNode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the node makes of the labels."""
@@ -125,9 +132,9 @@ class LabelRun(SmallRun):
         read = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Labels)]
         if not tensors(node):
             return evaluated(node, *_layer((args, kwargs), 0))
-        if not any(labels.has_some() for labels in read):
+        if all(labels.are_others for labels in read):
             return self._others(node)
-        if is_written(node) or not _is_followed(place, self._flow):
+        if is_written(node):
             return self._stop(place)
         if _is_same(node):
             return read[0]

@@ -12,9 +12,6 @@ from surgery.analysis.numbers import At, Number, with_numbers
 from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import name_of, tensors
 
-FEW = (2, 3, 4, 5)
-"""Samples and tokens that are tried."""
-
 
 class SmallRun(ABC):
     """Finds what is at a place from what leads to it; subclasses say what stands for a tensor, and where it begins.
@@ -26,7 +23,10 @@ class SmallRun(ABC):
 
     Attributes:
         known: what was found.
+        few_sizes: samples and tokens that are tried.
     """
+
+    few_sizes = (2, 3, 4, 5)
 
     def __init__(self, flow: Flow, prefix: tuple[int, ...], numbers: Iterable[Number] = ()) -> None:
         self.known: dict[ScopedNode, Any] = {}
@@ -68,7 +68,7 @@ class SmallRun(ABC):
     def few(self, shape: Iterable[int]) -> tuple[int, ...]:
         """`shape`, but of few samples and tokens."""
         sizes = list(shape)
-        pairs = zip(sizes, self._prefix, FEW, strict=False)
+        pairs = zip(sizes, self._prefix, self.few_sizes, strict=False)
         small = [new if size == old != 1 else size for size, old, new in pairs]
         return (*small, *sizes[len(small) :])
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surgery.errors import MatchError, RewriteError
-from surgery.operators import MLP, FullAttention, LinearAttention, SlidingWindow
+from surgery.operators import MLP, LinearAttention, SlidingWindow
 from surgery.pipelines import Wiring
 from surgery.pipelines.calls import Calls
 from surgery.pipelines.drive import attribute_set
@@ -37,7 +37,7 @@ RULES = {
     "attention, linear": [replace_attention(LinearAttention(), inherit="random")],
     "MLP": [replace_mlp(MLP(ratio=2), inherit="random")],
     "MLP width": [mlp_ratio(2)],
-    "cross-attention": [replace_attention(FullAttention(), role="cross_attention")],
+    "cross-attention": [replace_attention(LinearAttention(features="learned"), role="cross_attention")],
 }
 """Tried in turn."""
 
