@@ -39,6 +39,7 @@ def apply(
     device: str | None = None,
     gpus: Gpus = None,
     log: str | None = None,
+    shard: Annotated[bool, Parameter(negative="")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: rewrite the model, distil, finetune, evaluate and save it.
@@ -53,11 +54,12 @@ def apply(
             there are any.
         gpus: Share the run among so many processes on this machine, one for each GPU, or all on the CPU.
         log: Where losses and metrics go too, besides the folder: tensorboard, wandb or trackio.
+        shard: Divide the weights of teacher and student among these processes.
         as_json: Print the result as JSON.
     """
     out = out or Path("runs") / recipe.stem
     if starts_processes(gpus, device):
-        flags = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
+        flags = {"--resume": resume, "--dry-run": dry_run, "--shard": shard, "--json": as_json}
         given = [flag for flag, is_set in flags.items() if is_set] + (["--log", log] if log else [])
         return start("apply", recipe, out, set_, device, gpus, given)
 
@@ -82,6 +84,7 @@ def apply(
             progress=RichProgress(),
             name=str(recipe),
             log=log,
+            shard=shard,
         )
     if as_json:
         return print_json({**run.metrics.model_dump(mode="json"), "folder": str(run.folder)})
@@ -119,7 +122,7 @@ def cache(
 
 
 @app.command
-def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
+def plan(recipe: Path, *, set_: Set = (), gpus: Gpus = None, memory: str = "80GB", as_json: Json = False) -> None:
     """Show which edits a recipe makes, which sites it skips and why, and what it costs.
 
     Neither data nor, for checkpoints whose config comes with surgery, weights are needed.
@@ -127,8 +130,15 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
     Args:
         recipe: Python file that defines `recipe`; or the folder of a run, whose plan is shown.
         set_: Override a value of the recipe; may be repeated.
+        gpus: Show instead how the stages fit into so many GPUs, with which settings, and about how long they take.
+        memory: Of each GPU, e.g. 80GB or 24GiB.
         as_json: Print the plan as JSON.
     """
+    if gpus is not None:
+        from surgery.cli.scale import show_scale
+
+        return show_scale(_load(recipe, set_), gpus, memory, as_json)
+
     from surgery.progress import RichProgress
     from surgery.rewriting.commit import require_no_conflicts
     from surgery.run.folder import is_run, plan_of
@@ -138,6 +148,7 @@ def plan(recipe: Path, *, set_: Set = (), as_json: Json = False) -> None:
         planned = plan_of(recipe) if is_run(recipe) else plan_recipe(_load(recipe, set_), RichProgress())
     show_plan(planned, as_json)
     require_no_conflicts(planned)
+    return None
 
 
 @app.command

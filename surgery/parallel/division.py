@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.parallel.group import add_up, from_all, rank, size
+from surgery.parallel.whole import is_divided
 
 Part = TypeVar("Part", bound=Any)
 """A dataclass with a `share`."""
@@ -52,11 +53,14 @@ def sum_over_all(number: float) -> float:
 
 @torch.no_grad()
 def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes; one that only some of them have is 0 in the others."""
-    if size() == 1:
+    """Replace each gradient by its sum over all processes; one that only some of them have is 0 in the others.
+
+    That of a divided parameter is a sum already.
+    """
+    parameters = [parameter for parameter in parameters if not is_divided(parameter)]
+    if size() == 1 or not parameters:
         return
-    parameters = list(parameters)
-    given = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=_device(parameters))
+    given = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device)
     add_up([given])
     gradients: list[Tensor] = []
     for parameter, some in zip(parameters, given.tolist(), strict=True):
@@ -65,7 +69,3 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
         if parameter.grad is not None:
             gradients.append(parameter.grad)
     add_up(gradients)
-
-
-def _device(parameters: Sequence[nn.Parameter]) -> torch.device:
-    return parameters[0].device

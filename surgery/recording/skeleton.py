@@ -19,6 +19,8 @@ from surgery.recording.describe import DEEPEST, attributes_of, has_attributes
 from surgery.recording.generated import forget
 from surgery.recording.paths import below
 
+COMPOSED = "__composable_api_state_key"
+"""How the names of attributes begin that PyTorch's `fully_shard` and its like keep their state in."""
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 
 
@@ -96,7 +98,7 @@ def remade(model: nn.Module, make: Callable[[torch.Tensor], torch.Tensor]) -> nn
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A copy of `model` whose tensors are those of `memo`, by the id of the old ones."""
-    hooks: dict[int, Any] = {id(hook): None for module in model.modules() for hook in _hooks(module).values()}
+    hooks = {id(hook): None for module in model.modules() for hook in (*_hooks(module).values(), *_called(module))}
     twin = copy.deepcopy(model, memo | hooks | _empty(model))
     for module in twin.modules():
         forget(module)
@@ -104,8 +106,8 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             del vars(module)[name]
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False  # type: ignore[assignment]
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            hooks.clear()
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     return twin
 
 
@@ -116,10 +118,17 @@ def _empty(model: nn.Module) -> dict[int, Any]:
 
 
 def _hooks(module: nn.Module) -> dict[str, Any]:
-    """What accelerate or diffusers put on `module` to move its weights around a call; none of it is the model's."""
+    """What accelerate, diffusers or FSDP put on `module` to move its weights around a call; none of it is the model's."""
     names = ("_hf_hook", "_old_forward", "_diffusers_hook", "forward")
     found = {name: vars(module)[name] for name in names if name in vars(module)}
-    return {} if list(found) == ["forward"] else found
+    found = {} if list(found) == ["forward"] else found
+    return found | {name: value for name, value in vars(module).items() if name.startswith(COMPOSED)}
+
+
+def _called(module: nn.Module) -> Iterator[Any]:
+    """What is called before and after `module`, which may hold on to what cannot be copied."""
+    yield from module._forward_pre_hooks.values()
+    yield from module._forward_hooks.values()
 
 
 def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:

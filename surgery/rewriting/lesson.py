@@ -17,10 +17,12 @@ class Lesson(Protocol):
     Attributes:
         path: of the place; names the loss.
         modules: those of the student that learn.
+        called: those of the student that are called for the outcome.
     """
 
     path: str
     modules: list[nn.Module]
+    called: list[nn.Module]
 
     def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
         """While `hooks` is open, call `done` each time that the teacher has run its part."""
@@ -46,6 +48,7 @@ class ModuleLesson:
     ) -> None:
         self.path = path
         self._teacher, self._student = _submodule(teacher, path, "teacher"), _submodule(student, path, "student")
+        self.called = [self._student]
         self.modules = [self._student] if learning is None else [_submodule(student, p, "student") for p in learning]
 
     def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:

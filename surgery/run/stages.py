@@ -10,19 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import surgery.artifact
 from surgery.evaluate.grid import grid_png
 from surgery.evaluate.results import Metrics, StageName
 from surgery.graph.show.draw import draw_blocks
 from surgery.parallel.group import by_first, is_first
+from surgery.parallel.whole import at_first
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.recipe_writer import written
 from surgery.rewriting.commit import commit
 from surgery.rewriting.edit import new_paths
-from surgery.run.checks import check_run, identity_of
+from surgery.run.checks import check_run, identity_of, require_divisible
 from surgery.run.folder import ANALYSIS, LIVE_LOSSES, LOSSES, SOURCE, RunFolder, locked
 from surgery.run.loggers import logger_of, require_logger
 from surgery.run.loggers.base import Logger
@@ -36,6 +37,7 @@ from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune, require_learnable
 from surgery.training.fit import fit
 from surgery.training.record import LossRecord
+from surgery.training.sharding import divide
 
 SHOWN = 100
 """Samples in a grid."""
@@ -65,6 +67,7 @@ def apply(
     progress: Progress | None = None,
     name: str | None = None,
     log: str | None = None,
+    shard: bool = False,
 ) -> Run:
     """Run `recipe` and leave everything in the folder `out`.
 
@@ -76,6 +79,7 @@ def apply(
         progress: shows how far the run has come; silent by default.
         name: what to call the recipe in metrics.json; by default its path.
         log: where losses and metrics go too, besides the folder, see `surgery.run.loggers`.
+        shard: divide the weights of teacher and student among the processes that share the run.
 
     Returns:
         the run, once all of it is written.
@@ -86,6 +90,8 @@ def apply(
     require_logger(log)
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if shard:
+        require_divisible(recipe)
     prepared = prepare(recipe, device, RunFolder(out).data, progress)
     check_run(prepared)
     with _clock() as seconds:
@@ -98,7 +104,10 @@ def apply(
         folder = RunFolder.open(out, plain, resume=resume, identity=identity)
         by_first(partial(folder.add_origin, origin_of(device)))
         with _logging(log, folder, plain) as loggers:
-            return _Runner(prepared, folder, name, progress or SilentProgress(), loggers).run(student, seconds())
+            runner = _Runner(prepared, folder, name, progress or SilentProgress(), loggers)  # makes data
+            inputs = prepared.data.example(recipe.seed, device)
+            saved = divide(prepared.graph, prepared.plan.edits, student, inputs) if shard else student
+            return runner.run(student, seconds(), saved)
 
 
 @contextmanager
@@ -125,12 +134,13 @@ class _Runner:
         self._stages = folder.stages()
         self._loggers = loggers
 
-    def run(self, student: nn.Module, seconds: float) -> Run:
+    def run(self, student: nn.Module, seconds: float, saved: nn.Module) -> Run:
         """Go through the stages; what an earlier process has finished is read back instead.
 
         Args:
             student: rewritten, and changed in place.
             seconds: that this took.
+            saved: what takes its weights to be saved: itself, or its like without weights where these are divided.
         """
         self._folder.write(SOURCE, written(self._recipe).encode("utf-8", "replace"))
         self._folder.write_json("plan.json", self._plan.model_dump(mode="json"))
@@ -143,10 +153,13 @@ class _Runner:
         self._measure("rewritten", student, seconds + self._fit(student))
         losses = [*self._distil(student), *self._finetune(student)]
         self._folder.write_json(LOSSES, [asdict(record) for record in losses])
-        by_first(partial(self._save, student))
+        weights = {} if saved is student else at_first(student.state_dict())
+        by_first(partial(self._save, saved, weights))
         return Run(self._folder.path, self._metrics, student)
 
-    def _save(self, student: nn.Module) -> None:
+    def _save(self, student: nn.Module, weights: dict[str, Tensor]) -> None:
+        if weights:
+            student.load_state_dict(weights, assign=True)
         surgery.artifact.save(student, self._folder.model)
         self._teacher.scheduler.save_pretrained(self._folder.model)
         self._folder.write("report.html", report_of(self._folder).encode())

@@ -105,7 +105,7 @@ def memory_view(memory: Memory) -> Group:
     """What each stage takes, and what to switch on where that is too much."""
     if memory.unknown is not None:
         return Group(Text(f"memory: not known; a step cannot be rehearsed ({memory.unknown})"))
-    kinds = ("weights", "gradients", "moments", "average", "activations")
+    kinds = ("weights", "gradients", "moments", "average", "activations", "update")
     table = _table("stage", *kinds, "peak memory")
     lines: list[Table | Text] = [table]
     for need in memory.needs:

@@ -198,7 +198,7 @@ class _Numbered:
     """A lesson under another path, as several students have one at the same place."""
 
     def __init__(self, path: str, lesson: Lesson) -> None:
-        self.path, self.modules, self._lesson = path, lesson.modules, lesson
+        self.path, self.modules, self.called, self._lesson = path, lesson.modules, lesson.called, lesson
 
     def watch(self, hooks: ExitStack, done: Callable[[], None]) -> None:
         """See `Lesson`."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from surgery.errors import ArtifactError, TrainingError
 from surgery.parallel.group import by_first, is_first
+from surgery.parallel.whole import at_first, whole
 from surgery.training.record import LossRecord, from_table, to_table
 
 FORMAT = "surgery checkpoint 1"
@@ -66,10 +67,9 @@ class CheckpointStore:
         Raises:
             TrainingError: it cannot be written; the old one is then kept.
         """
-        by_first(partial(self._save, stage, state, identity))
+        by_first(partial(self._save, stage, state, identity, _pack(state)))
 
-    def _save(self, stage: str, state: TrainState, identity: Identity) -> None:
-        tensors = _pack(state)
+    def _save(self, stage: str, state: TrainState, identity: Identity, tensors: dict[str, Tensor]) -> None:
         sites = list(state.records[-1].sites) if state.records else []
         text = json.dumps({"format": FORMAT, "step": state.step, "sites": sites, "identity": dict(identity)})
         metadata = {"state": text, "sha256": digest(tensors, text)}
@@ -97,21 +97,22 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     sha = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
         if flat.numel():
             sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
 def _pack(state: TrainState) -> dict[str, Tensor]:
+    """All tensors of a state, in the first process, which writes them."""
     groups = {"parameters": state.parameters, "optimizer": state.optimizer, "ema": state.ema}
-    packed = {f"{group}/{name}": _owned(t) for group, tensors in groups.items() for name, t in tensors.items()}
-    return {**packed, "records": to_table(state.records)}
+    packed = at_first({f"{group}/{name}": t for group, tensors in groups.items() for name, t in tensors.items()})
+    return {**{name: _owned(tensor) for name, tensor in packed.items()}, "records": to_table(state.records)}
 
 
 def _owned(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU with a storage of its own: safetensors refuses views that share one."""
-    tensor = tensor.detach().cpu().contiguous()
+    """The tensor, which is on the CPU, with a storage of its own: safetensors refuses views that share one."""
+    tensor = tensor.contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 

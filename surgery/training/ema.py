@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.whole import divided_like, is_divided, own_part
+
 
 def decay_at(step: int, limit: float) -> float:
     """The decay of an update, counted from 0: 0 at first, then (1 + step) / (10 + step) up to `limit`.
@@ -43,13 +45,14 @@ class Ema:
         from 0."""
         weight = 1 - decay_at(step, self._decay)
         for name, average in self.shadow.items():
-            average.lerp_(values[name].to(average), weight)
+            mean = own_part(average)
+            mean.lerp_(own_part(values[name]).to(mean), weight)
 
     @torch.no_grad()
     def load(self, shadow: Mapping[str, Tensor]) -> None:
         """Take over a saved average."""
         for name, average in self.shadow.items():
-            average.copy_(shadow[name])
+            average.copy_(divided_like(shadow[name], average))
 
     @torch.no_grad()
     def write_to_parameters(self) -> None:
@@ -59,12 +62,19 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the parameters be their average inside the block; no memory is copied where both are of one kind."""
-        kept = {name: parameter.data for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            parameter.data = self.shadow[name].to(parameter)
+        """Let the parameters be their average inside the block; no memory is copied where both are of one kind and
+        whole: FSDP holds on to the memory of its parts."""
+        kept = {name: p.detach().clone() if is_divided(p) else p.data for name, p in self._parameters.items()}
+        self._exchange(self.shadow)
         try:
             yield
         finally:
-            for name, parameter in self._parameters.items():
-                parameter.data = kept[name]
+            self._exchange(kept)
+
+    @torch.no_grad()
+    def _exchange(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            if is_divided(parameter):
+                own_part(parameter).copy_(own_part(values[name]))
+            else:
+                parameter.data = values[name].to(parameter)

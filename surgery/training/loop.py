@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from surgery.errors import TrainingError
 from surgery.parallel.division import add_up_gradients
 from surgery.parallel.group import add_up
+from surgery.parallel.whole import divided_like, total_norm, whole
 from surgery.progress import Progress
 from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
 from surgery.training.config import StageConfig
@@ -145,7 +146,7 @@ class _Loop:
         for name, parameter in self._task.parameters.items():
             groups.setdefault(self._task.clip_by(name), []).append(parameter)
         grads = [[p.grad for p in group if p.grad is not None] for group in groups.values()]
-        return list(zip(groups.values(), map(nn.utils.get_total_norm, grads), strict=True))
+        return list(zip(groups.values(), map(total_norm, grads), strict=True))
 
     def _require_finite(self, losses: dict[str, float], norm: float, step: int) -> None:
         for site, loss in losses.items():
@@ -185,7 +186,7 @@ class _Loop:
         if state is None:
             return
         for name, parameter in task.parameters.items():
-            parameter.copy_(state.parameters[name])
+            parameter.copy_(divided_like(state.parameters[name], parameter))
         self._optimizer.load(state.optimizer)
         if task.ema is not None:
             task.ema.load(state.ema)
@@ -193,7 +194,7 @@ class _Loop:
 
 
 def _non_finite(tensors: dict[str, Tensor]) -> str | None:
-    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+    return next((name for name, tensor in tensors.items() if not bool(whole(torch.isfinite(tensor).all()))), None)
 
 
 def identity_of(

@@ -13,6 +13,8 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.whole import divided_like, whole
+
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial of Jordan et al., which brings singular values near 1 in few iterations."""
@@ -22,7 +24,7 @@ ADAM_SIZE = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Updates matrices; those of one shape are multiplied together.
+    """Updates matrices; those of one shape are multiplied together. Of divided ones each process needs the whole for it.
 
     Args:
         parameters: of two dimensions each.
@@ -39,10 +41,11 @@ class Muon(torch.optim.Optimizer):
             trained = sorted((p for p in group["params"] if p.grad is not None), key=_kind)
             for _, alike in groupby(trained, key=_kind):
                 parameters = list(alike)
-                steps = orthogonal(torch.stack([self._momentum(p) for p in parameters]))
+                steps = orthogonal(torch.stack([whole(self._momentum(p)) for p in parameters])).to(parameters[0].dtype)
                 size = ADAM_SIZE * math.sqrt(max(parameters[0].shape))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, steps.to(parameters[0].dtype).unbind(), alpha=-group["lr"] * size)
+                own = [divided_like(step, p) for step, p in zip(steps.unbind(), parameters, strict=True)]
+                torch._foreach_add_(parameters, own, alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         """The direction of the next step, which looks ahead as Nesterov's does."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.whole import divided_like
 from surgery.training.muon import Muon
 
 MASTER = "master"
@@ -95,10 +96,10 @@ class Optimizer:
             name, moment = key.rsplit("/", 1)
             master = self.masters[name]
             if moment == MASTER:
-                master.copy_(tensor)
+                master.copy_(divided_like(tensor, master))
                 continue
-            device = "cpu" if moment == "step" else master.device
-            owners[id(master)].state[master][moment] = tensor.to(device, copy=True)
+            pattern = tensor if moment == "step" else master
+            owners[id(master)].state[master][moment] = divided_like(tensor, pattern).clone()
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:

@@ -41,7 +41,8 @@ class StageMemory:
         gradients: of what is trained.
         moments: of the optimizer, with weights that it keeps in float32 beside those in half precision.
         average: of the weights.
-        activations: all else at the moment when most is alive: in a step, or when adapters are merged.
+        activations: all else at the moment of the forward or backward pass when most is alive.
+        update: all else when most is alive after it: as weights are updated, or adapters merged.
     """
 
     stage: str
@@ -50,11 +51,12 @@ class StageMemory:
     moments: int
     average: int
     activations: int
+    update: int
 
     @property
     def total(self) -> int:
         """The most that is in memory at once."""
-        return self.weights + self.gradients + self.moments + self.average + self.activations
+        return self.weights + self.gradients + self.moments + self.average + max(self.activations, self.update)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Rehearsal:
             held = _held(learns.parameters, optimizer, lambda: backward(objective, forward, 0))
             merged = sum(p.nbytes for name, p in student.named_parameters() if name.endswith(f"{BASE}.weight"))
             weights = _bytes(_weights(*self._real)) + self._apart(learns.parameters)
-        held["activations"] = max(held["activations"], merged - held["gradients"] - held["moments"])
+        held["update"] = max(held["update"], merged - held["gradients"] - held["moments"])
         average = sum(p.numel() * max(p.element_size(), 4) for p in learns.parameters.values())
         here = next(self._real[1].parameters()).device.type
         is_here = torch.device(config.ema_device or here).type == here
@@ -190,11 +192,13 @@ def _held(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, step: Ca
         optimizer.zero_grad()
         with Alive() as alive:
             step()
+            activations, alive.peak = alive.peak, alive.now
             nn.utils.get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
             optimizer.step(0.0)
     gradients = sum(parameter.nbytes for parameter in parameters.values())
     moments = _bytes(optimizer.state().values())
-    return {"gradients": gradients, "moments": moments, "activations": max(alive.peak - gradients, 0)}
+    others = {"activations": max(activations - gradients, 0), "update": max(alive.peak - gradients, 0)}
+    return {"gradients": gradients, "moments": moments, **others}
 
 
 def _weights(*models: nn.Module) -> Iterator[Tensor]:

@@ -48,10 +48,12 @@ def test_two_processes_give_what_one_gives_and_one_goes_on_where_one_of_two_was_
     recipe = load_recipe(write_recipe(), ["evaluate.batch_size=16"])
     surgery.apply(recipe, tmp_path / "one", name="recipe")
 
-    def work(folder: str, progress: Any = None) -> None:
-        surgery.apply(recipe, tmp_path / folder, name="recipe", progress=progress if rank() else None)
+    def work(folder: str, progress: Any = None, shard: bool = False) -> None:
+        surgery.apply(recipe, tmp_path / folder, name="recipe", progress=progress if rank() else None, shard=shard)
 
-    assert in_processes(2, lambda: work("two")) == [None, None]
+    assert in_processes(2, lambda: work("two", shard=True)) == [None, None]
+    student = surgery.load(tmp_path / "two" / "model")
+    assert type(student) is type(surgery.load(tmp_path / "one" / "model"))
     killed = in_processes(2, lambda: work("killed", Killing(after=2 * 60 + 4)))  # drawn twice, then steps
     assert killed[0].startswith("LostError")
     assert killed[1] == "killed"
@@ -86,6 +88,11 @@ def test_a_mistake_gets_one_line_and_its_exit_status(
     (tmp_path / "other").touch()
     assert main(["apply", str(write_recipe()), "--out", str(tmp_path), "--gpus", "2"]) == 2
     assert capfd.readouterr().err == f"surgery: {tmp_path}: holds other files; choose another --out\n"
+
+
+def test_one_process_divides_nothing(capsys: pytest.CaptureFixture[str], write_recipe: Callable[..., Path]) -> None:
+    assert main(["apply", str(write_recipe()), "--shard"]) == 2
+    assert "--shard: one process alone divides nothing" in capsys.readouterr().err
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

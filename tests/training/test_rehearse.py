@@ -73,7 +73,9 @@ def test_weights_moments_and_averages_are_those_of_the_stage() -> None:
     assert (frozen.gradients, whole.gradients) == (new, new + kept)
     assert (frozen.average, whole.average) == (new, new + kept)
     assert whole.moments == pytest.approx(2 * whole.gradients, rel=0.01)  # and a count of steps for each
-    assert whole.total == whole.weights + whole.gradients + whole.moments + whole.average + whole.activations
+    assert whole.total == whole.weights + whole.gradients + whole.moments + whole.average + max(
+        whole.activations, whole.update
+    )
 
 
 def test_options_take_less() -> None:

@@ -37,6 +37,7 @@ class CallsLesson:
         self._rewiring = rewiring
         self._old = {name: teacher.get_submodule(at) for name, at in matched.items()}
         self._student = {name: student.get_submodule(at) for name, at in {**matched, **new}.items()}
+        self.called = list(self._student.values())
         learn = (*new, *(call.module for call in rewiring.calls), *rewiring.read)
         self.modules = [self._student[name] for name in dict.fromkeys(learn) if name in self._student]
         self._seen: dict[str, Seen] = {}

@@ -1,0 +1,53 @@
+"""Tensors of which each process holds a part, beside those that are whole in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from surgery.parallel.group import is_first
+
+
+def is_divided(tensor: Tensor) -> bool:
+    """Whether each process has a part of it only."""
+    return isinstance(tensor, DTensor)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, in its memory; of one that is not divided, all."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, which all processes ask for at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def divided_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A tensor that all processes hold, divided as `pattern` is, and on its device."""
+    if not isinstance(pattern, DTensor):
+        return tensor.to(pattern.device)
+    placed = tensor.to(pattern.device)
+    return distribute_tensor(placed, pattern.device_mesh, pattern.placements, src_data_rank=None)
+
+
+def at_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors, whole and on the CPU, in the first process, put together one at a time; nothing in the others."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        complete = whole(tensor.detach())
+        if is_first():
+            found[name] = complete.cpu()
+    return found
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The root of the sum of the squares of all elements, a scalar."""
+    groups: dict[bool, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(is_divided(tensor), []).append(tensor)
+    norms = [whole(nn.utils.get_total_norm(group)) for group in groups.values()]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
