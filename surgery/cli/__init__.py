@@ -9,8 +9,8 @@ import cyclopts
 
 from surgery.cli import runs, searches  # noqa: F401  # their commands are there then
 from surgery.cli.commands import app
-from surgery.errors import ProcessError, SurgeryError
-from surgery.parallel.group import joined, speaks_of_failure
+from surgery.errors import LostError, ProcessError, SurgeryError
+from surgery.parallel.group import LOST, has_lost, joined, speaks_of_failure
 
 __all__ = ["app", "main"]
 
@@ -47,6 +47,10 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         # Whoever read the output (`head`, say) has had enough; Python would complain once more as it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
+    except RuntimeError as error:
+        if not has_lost(error):
+            raise
+        return _failed(LOST, 1, LostError(LOST))
     except OSError as error:
         return _failed(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     return 0, ""

@@ -26,6 +26,7 @@ LONGEST_WAIT = timedelta(days=7)
 PATIENCE = 2.0
 """Seconds that a process which lost another one gives that to say why."""
 FAILURES = "failures"
+LOST = "another process of this run has ended; repeat the command with --resume"
 
 _store: Store | None = None
 _alone = False
@@ -188,10 +189,17 @@ def add_up(tensors: Sequence[Tensor]) -> None:
             work.wait()
 
 
+def has_lost(error: RuntimeError) -> bool:
+    """Whether `error` says that another process cannot be reached, in whatever PyTorch does by itself."""
+    import torch.distributed as dist
+
+    return size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 @contextmanager
 def _watching() -> Iterator[None]:
     """Raises LostError where another process has gone."""
     try:
         yield
     except RuntimeError as error:
-        raise LostError("another process of this run has ended; repeat the command with --resume") from error
+        raise LostError(LOST) from error

@@ -41,6 +41,8 @@ def require_divisible(recipe: Recipe) -> None:
         raise RecipeError("--shard: one process alone divides nothing; add --gpus, or start several by torchrun")
     if recipe.finetune.lora is not None:
         raise RecipeError("--shard: adapters (finetune.lora) are not divided yet; leave one of them out")
+    if recipe.distil.library is not None:
+        raise RecipeError("--shard: operators of a library (distil.library) are not divided yet; leave one of them out")
 
 
 def check_opened(opened: Opened) -> None:

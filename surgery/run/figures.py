@@ -7,12 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from surgery.errors import RecipeError
 from surgery.files import write_atomically
 from surgery.graph import ModelGraph
+from surgery.parallel.group import by_first
 from surgery.progress import Progress
 from surgery.recipe import Recipe
 from surgery.run.analyze import analyze
@@ -55,12 +57,18 @@ def give_figures(graph: ModelGraph, recipe: Recipe, subject: Subject, progress: 
             **{name: value for name, value in subject.data.identity.items() if name != "data"},
         }
     )
+    found = by_first(partial(_found, file, recipe.model, subject, sampling, progress))
+    graph.figures = by_path(found)
+
+
+def _found(file: Path, model: str, subject: Subject, sampling: Sampling, progress: Progress) -> dict[str, Any]:
+    """The analysis in `file`, made first if it is not there."""
     found = _read(file)
     if found is None:
-        found = analyze(recipe.model, analyzed_subject(subject, sampling), sampling, None, progress)
+        found = analyze(model, analyzed_subject(subject, sampling), sampling, None, progress)
         subject.sampler.holder.release()
         write_atomically(file, json.dumps(found).encode())
-    graph.figures = by_path(found)
+    return found
 
 
 def require_no_figures(recipe: Recipe) -> None:

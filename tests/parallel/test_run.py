@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from surgery.errors import RecipeError
 from surgery.parallel.group import rank
 from surgery.recipe import load_recipe
 from surgery.testing import profiles
+from tests.parallel.test_training import Killing
 from tests.parallel.world import in_processes
 from tests.run.test_killed import files
-from tests.training import tiny
 
 nightly = pytest.mark.skipif(profiles.chosen() != "nightly", reason="takes long: make nightly")
 FIGURES = ("frechet", "accuracy", "params", "flops")
@@ -30,16 +28,6 @@ def figures(run: Path) -> list[list[float]]:
     losses = json.loads((run / "losses.json").read_text())
     stages = json.loads((run / "metrics.json").read_text())["stages"]
     return [[x["loss"], x["validation"] or 0.0] for x in losses] + [[x[name] for name in FIGURES] for x in stages]
-
-
-class Killing(tiny.Interrupting):
-    """Ends its process for good once so many steps are done."""
-
-    def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
-        try:
-            super().advance(steps, loss=loss)
-        except tiny.InterruptError:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_two_processes_give_what_one_gives_and_one_goes_on_where_one_of_two_was_killed(

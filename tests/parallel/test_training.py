@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.group import rank
+from surgery.progress import Progress
+from surgery.testing import profiles
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil
 from surgery.training.finetune import Finetune, finetune
@@ -18,21 +24,21 @@ from tests.parallel.world import in_processes
 from tests.training import tiny
 
 Outcome = tuple[list[list[float]], dict[str, Tensor]]
+KILLS = 20 if profiles.chosen() == "nightly" else 2
 STEPS, BATCH = 4, 5
 """A batch that neither two nor three processes have equal parts of, nor four at one micro-batch."""
 
 
-def learnt(folder: Path | None = None, steps: int = STEPS, **options: Any) -> Outcome:
-    """The losses of both stages, and the weights."""
+def learnt(folder: Path | None = None, progress: Progress | None = None, **options: Any) -> Outcome:
+    """The losses of both stages, and the weights; none if `progress` interrupts."""
     teacher, student = tiny.teacher(), tiny.student(tiny.SITE, tiny.OTHER_SITE)
     sites = tiny.sites(teacher, student, {tiny.SITE: "l2", tiny.OTHER_SITE: "l1"})
     store = None if folder is None else CheckpointStore(folder)
     common: dict[str, Any] = {"batch_size": BATCH, "checkpoint_every": 2, "steps": STEPS}
-    one = distil(teacher, student, sites, tiny.data(), Distil(**common), seed=3, checkpoints=store)
-    config = Finetune(**common, **options)
-    stop = tiny.Interrupting(steps) if steps < STEPS else None
+    more: dict[str, Any] = {"seed": 3, "checkpoints": store, "progress": progress}
     try:
-        two = finetune(teacher, student, [tiny.SITE], tiny.data(), config, seed=3, checkpoints=store, progress=stop)
+        one = distil(teacher, student, sites, tiny.data(), Distil(**common), **more)
+        two = finetune(teacher, student, [tiny.SITE], tiny.data(), Finetune(**common, **options), **more)
     except tiny.InterruptError:
         return [], {}
     return [_figures(record) for record in (*one, *two)], tiny.weights(student)
@@ -77,12 +83,31 @@ def test_more_processes_than_samples() -> None:
 
 
 def test_a_checkpoint_is_gone_on_with_by_any_number(tmp_path: Path) -> None:
-    expected = learnt()
-    in_processes(2, lambda: learnt(tmp_path, steps=3))
-    for processes in (3, 1):
-        found = in_processes(processes, lambda: learnt(tmp_path))
-        assert not isinstance(found[0], str), found[0]
-        assert_equal(found[0], expected)
+    for processes in (2, 1, 3):
+        in_processes(processes, lambda: learnt(tmp_path, tiny.Interrupting(3)))
+    assert_equal(in_processes(2, lambda: learnt(tmp_path))[0], learnt())
+
+
+class Killing(tiny.Interrupting):
+    """Ends its process for good once so many steps are done."""
+
+    def advance(self, steps: int = 1, *, loss: float | None = None) -> None:
+        try:
+            super().advance(steps, loss=loss)
+        except tiny.InterruptError:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_one_or_all_processes_killed_again_and_again_change_nothing(tmp_path: Path) -> None:
+    chosen = random.Random(0)
+    for _ in range(KILLS):
+        processes, victim, after = chosen.choice([1, 2, 3]), chosen.choice([0, 1, None]), chosen.randint(1, 6)
+
+        def work(victim: int | None = victim, after: int = after) -> None:
+            learnt(tmp_path, Killing(after) if victim in (None, rank()) else None)
+
+        in_processes(processes, work)
+    assert_equal(in_processes(2, lambda: learnt(tmp_path))[0], learnt())
 
 
 def test_weights_without_gradients_stay_without(monkeypatch: pytest.MonkeyPatch) -> None:
