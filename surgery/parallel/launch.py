@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from surgery.errors import ProcessError
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Give the signals that are handled otherwise in the block their handlers back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def run_on(processes: int, arguments: Sequence[str]) -> None:
@@ -33,15 +46,16 @@ def run_on(processes: int, arguments: Sequence[str]) -> None:
         rdzv_endpoint="localhost:0", max_restarts=0,
     )  # fmt: skip
     try:
-        elastic_launch(config, sys.executable)("-m", "surgery", *arguments)
+        with _own_handlers():
+            elastic_launch(config, sys.executable)("-m", "surgery", *arguments)
     except SignalException as error:
         raise ProcessError("", 128 + error.sigval) from error
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode >= 0:
             raise ProcessError("", failure.exitcode) from error
-        signal = failure.signal_name()
+        ended_by = failure.signal_name()
         raise ProcessError(
-            f"process {number} of {processes} was ended by {signal}, and the others with it; repeat the command with "
+            f"process {number} of {processes} was ended by {ended_by}, and the others with it; repeat the command with "
             "--resume", 1,
         ) from error  # fmt: skip
