@@ -16,11 +16,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from surgery.errors import ProcessError
 
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
 
 @contextmanager
 def _own_handlers() -> Iterator[None]:
     """Give the signals that are handled otherwise in the block their handlers back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         yield
     finally:
