@@ -104,7 +104,7 @@ def apply(
         folder = RunFolder.open(out, plain, resume=resume, identity=identity)
         by_first(partial(folder.add_origin, origin_of(device)))
         with _logging(log, folder, plain) as loggers:
-            runner = _Runner(prepared, folder, name, progress or SilentProgress(), loggers)  # makes data by a whole teacher
+            runner = _Runner(prepared, folder, name, progress or SilentProgress(), loggers)  # makes data
             inputs = prepared.data.example(recipe.seed, device)
             saved = divide(prepared.graph, prepared.plan.edits, student, inputs) if shard else student
             return runner.run(student, seconds(), saved)
