@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from surgery.errors import RecipeError
-from surgery.evaluate.metrics import HeldOutLoss
+from surgery.evaluate.metrics import HeldOutLoss, TeacherDistance
 from surgery.evaluate.report.words import figure, heading
-from surgery.evaluate.settings import Evaluate
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe
 from surgery.run.checks import check_opened, identity_of
 from surgery.run.folder import RunFolder, locked
 from surgery.run.found_recipe import recipe_text, require_writable
-from surgery.run.prepare import open_recipe
+from surgery.run.prepare import Opened, open_recipe
 from surgery.run.searcher import Searcher
 from surgery.search.candidates import chosen_rules, find_candidates
 from surgery.search.found import Found
@@ -51,10 +50,8 @@ def search(
             "search: the recipe names no budget; add search=Search(budget=Budget(flops=0.8)), or --budget"
         )
     require_writable(recipe, source)
-    # Where nothing else judges quality, the held-out loss has to.
-    judged = recipe.model_copy(update={"evaluate": recipe.evaluate or Evaluate(metrics=(HeldOutLoss(),))})
     progress = progress or SilentProgress()
-    opened = open_recipe(judged, device, RunFolder(out).data, progress)
+    opened = _judged(open_recipe(recipe, device, RunFolder(out).data, progress))
     check_opened(opened)
     candidates = find_candidates(opened.graph, recipe.rules)
     planned = "\n".join(edit.model_dump_json() for each in candidates for edit in each.edits)
@@ -69,6 +66,13 @@ def search(
         folder.write(PLOT, pareto_svg(found).encode())
         folder.write_json(RESULT, found.model_dump(mode="json"))
     return found
+
+
+def _judged(opened: Opened) -> Opened:
+    """With a metric, if the recipe has none: the held-out loss; of data too few for that, the distance to the teacher."""
+    held_out = HeldOutLoss()
+    metric = TeacherDistance() if held_out.check(opened.data, 0) else held_out
+    return opened if opened.metrics else replace(opened, metrics=(metric,), samples=metric.usual_samples)
 
 
 def _notes(found: Found, folder: Path) -> list[str]:
