@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from surgery.cli import main
 from surgery.evaluate.comparison import Spread
+from surgery.evaluate.report.words import spread_words
 from surgery.run.compare import compare, plain
 
 
@@ -23,6 +24,20 @@ def test_a_spread_is_mean_and_standard_deviation_of_what_there_is(values):
         assert spread.runs == len(known)
         assert spread.mean == pytest.approx(statistics.fmean(known))
         assert spread.deviation == (pytest.approx(statistics.stdev(known)) if len(known) > 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "unit", "words"),
+    [
+        (2.2, 0.088, "", "2.20 ± 0.09"),
+        (0.002, 0.0004, "", "0.002 ± 0.0004"),
+        (0.99, 0.004, "share", "99.0\u00a0% ± 0.4\u00a0%"),
+        (36.3, 1.25, "ms", "36.30 ms ± 1.25 ms"),
+        (1.0, None, "", "1.00"),
+    ],
+)
+def test_mean_and_spread_have_the_same_places(mean, deviation, unit, words):
+    assert spread_words(Spread(mean, deviation, 2), unit) == words
 
 
 def change(folder, name, edit):

@@ -12,6 +12,9 @@ NBSP = "\u00a0"
 NOTHING = "–"
 """What is shown where there is no figure."""
 
+SMALL = 0.1
+"""Two decimals would leave little of what is below."""
+
 _COSTS = {cost.name: cost.column for cost in COSTS}
 
 
@@ -57,7 +60,7 @@ def figure(value: float | None, unit: str) -> str:
     if unit == "count":
         return count(value)
     # Two decimals would leave nothing of a small figure.
-    plain = f"{value:.2g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
+    plain = f"{value:.2g}" if 0 < abs(value) < SMALL else f"{value:.2f}"
     return f"{plain} {unit}".rstrip()
 
 
@@ -66,7 +69,11 @@ def spread_words(spread: Spread | None, unit: str) -> str:
     if spread is None:
         return NOTHING
     mean = figure(spread.mean, unit)
-    return mean if not spread.deviation else f"{mean} ± {figure(spread.deviation, unit)}"
+    if not spread.deviation:
+        return mean
+    # Both to the same place: behind 2.20 no 0.088.
+    is_plain = unit not in ("share", "count") and abs(spread.mean) >= SMALL
+    return f"{mean} ± {f'{spread.deviation:.2f} {unit}'.rstrip() if is_plain else figure(spread.deviation, unit)}"
 
 
 def count(number: float) -> str:
