@@ -37,6 +37,8 @@ def load(monkeypatch: pytest.MonkeyPatch):
         "growth_plot",
         "pixart",
         "analyze",
+        "latency",
+        "selection",
         "distil",
         "distil_page",
         "distil_plot",
@@ -154,3 +156,29 @@ def test_analysis_of_a_tiny_model(load) -> None:
     assert (figures["layers"], figures["steps"]) == (2, 1)
     assert figures["seconds"] > 0
     assert figures["peak_gb"] > 0
+
+
+def test_latency_of_random_students_of_a_tiny_model(load) -> None:
+    import diffusers
+
+    import surgery
+    from surgery.models.inputs import example_inputs
+
+    latency = load("latency")
+    name, more = latency.MODELS["DiT"]
+    tiny = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 4, "norm_num_groups": 1}
+    model = getattr(diffusers, name)(**tiny, **more(16)).eval()
+    inputs = example_inputs(model)
+    (row,) = latency.students(surgery.trace(model, inputs), inputs, 1, latency.time.process_time)
+    assert row["edits"]
+    assert row["error"] == row["predicted"] / row["measured"] - 1
+
+
+def test_the_table_of_selections(load) -> None:
+    selection = load("selection")
+    runs = {
+        f"{method}-{seed}": {"method": method, "seed": seed, "layers": [seed, 7], "frechet": 1.0 + seed}
+        for method in selection.METHODS
+        for seed in range(3)
+    }
+    assert "| random | 0, 7; 1, 7; 2, 7 | 2.00 | 1.00, 2.00, 3.00 |" in selection.table({"runs": runs})
