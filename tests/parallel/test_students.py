@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, Sequence[Rule]]] = {
     "dropped": ("WanPipeline", [drop_blocks(layers=indices(1)), GATED]),
 }
 
-LONG = ("core", "core of two streams", "shared")
+LONG = ("swapped", "core", "core of two streams", "shared")
 
 
 def learnt(name: str, rules: Sequence[Rule], divided: bool = False) -> tuple[list[float], Tensor]:
