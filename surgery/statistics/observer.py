@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +18,15 @@ from surgery.statistics.points import Points
 from surgery.statistics.sums import Sums
 from surgery.tracing import trace
 
-KEPT = 4
-"""Traced forms of a model that are kept, one for inputs of each size: guidance and several resolutions take turns."""
+KEPT = 8
+"""Traced forms of a model that are kept: with guidance, several texts and resolutions they take turns."""
 
 
 @dataclass(frozen=True)
 class _Traced:
-    """A traced model with points in it, and what its layers are made of."""
+    """A traced model with points in it, the sizes of its inputs, and what its layers are made of."""
 
+    sizes: tuple[tuple[int, ...], ...]
     layers: Layers
     run: nn.Module
 
@@ -34,8 +34,9 @@ class _Traced:
 class Observer:
     """Runs a model, and adds up what is seen in it.
 
-    The model is traced on the inputs that it is called with, once for each size of them. What is held besides a few of
-    these traces is two numbers for each figure, however many samples and steps there are.
+    The model is traced on the inputs that it is called with, once for each size of them, and once more where a trace does
+    not cover other things in them. What is held besides a few of these traces is two numbers for each figure, however
+    many samples and steps there are.
 
     Args:
         model: stays as it is; its weights are shared.
@@ -50,7 +51,7 @@ class Observer:
         # Of its own: whoever drives a pipeline may put another forward on the model.
         self._model = copied(model, lambda tensor: tensor, replaced_in(model))
         self._window = window
-        self._traced: OrderedDict[Hashable, _Traced] = OrderedDict()
+        self._traced: list[_Traced] = []
         self.sums, self.forwards = Sums(), 0
 
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
@@ -61,29 +62,26 @@ class Observer:
             AnalysisError: it gives no numbers.
         """
         sizes = tuple(tuple(x.shape) for x in pytree.tree_leaves(dict(arguments)) if isinstance(x, Tensor))
-        if sizes not in self._traced:
-            self._trace(sizes, arguments)
-        try:
-            output = self._traced[sizes].run(**arguments)
-        except GuardError:  # what is no tensor is not what it was
-            self.sums.drop()
-            self._trace(sizes, arguments)
-            output = self._traced[sizes].run(**arguments)
-        self._traced.move_to_end(sizes)
+        for traced in [each for each in self._traced if each.sizes == sizes]:
+            try:
+                return self._run(traced, arguments)
+            except GuardError:  # what is no size is not what it was
+                self.sums.drop()
+        graph = trace(self._model, arguments)
+        points = Points(graph, arguments, self.sums, self._window)
+        return self._run(_Traced(sizes, Layers.of(graph), observed(graph, points)), arguments)
+
+    def _run(self, traced: _Traced, arguments: Mapping[str, Any]) -> Any:
+        """What a traced form gives, which is then the first to be tried."""
+        output = traced.run(**arguments)
+        self._traced = [traced, *(each for each in self._traced if each is not traced)][:KEPT]
         self.sums.keep()
         self.forwards += 1
         return output
 
-    def _trace(self, sizes: Hashable, arguments: Mapping[str, Any]) -> None:
-        graph = trace(self._model, arguments)
-        points = Points(graph, arguments, self.sums, self._window)
-        self._traced[sizes] = _Traced(Layers.of(graph), observed(graph, points))
-        while len(self._traced) > KEPT:
-            self._traced.popitem(last=False)
-
     def figures(self) -> dict[str, list[dict[str, Any]]]:
         """Those of the `layers`, and of the operators `outside` of them, see `Layers`."""
-        newest, found = next(reversed(self._traced.values())).layers, self.sums.figures()
+        newest, found = self._traced[0].layers, self.sums.figures()
         return {"layers": newest.figures(found), "outside": newest.outside(found)}
 
     def layers(self) -> list[dict[str, Any]]:

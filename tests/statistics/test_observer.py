@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from surgery.statistics import observer
 from surgery.statistics.multihead import queries_and_keys
 from surgery.statistics.observer import Observer
+from surgery.tracing import trace
 from tests.classes import all_cases
 from tests.classes.check import randomised, same_bits
 from tests.statistics import direct
@@ -144,6 +146,22 @@ def test_sizes_and_numbers_that_change_are_traced_anew(model):
     assert observer.forwards == 2
     alone = [observed(model, inputs(1, tokens=tokens)).layers()[0]["entropy"] for tokens in (12, 9)]
     assert observer.layers()[0]["entropy"] == pytest.approx(fmean(alone), abs=1e-6)
+
+
+class Branching(Model):
+    """Does something else for another value of what is no tensor."""
+
+    def forward(self, x: Tensor, bias: Tensor, twice: bool = False) -> Tensor:
+        x = super().forward(x, bias)
+        return super().forward(x, bias) if twice else x
+
+
+def test_calls_of_one_size_that_take_turns_are_traced_once_each(monkeypatch):
+    traced: list[object] = []
+    monkeypatch.setattr(observer, "trace", lambda *args: traced.append(args) or trace(*args))
+    batches = [{**inputs(1), "twice": twice} for twice in (False, True) * 3]
+    assert observed(Branching().eval(), *batches).forwards == 6
+    assert len(traced) == 2
 
 
 class InPlace(Block):
