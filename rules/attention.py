@@ -68,6 +68,7 @@ class ReplaceAttention(Rule):
             modules={"core": New(operator=self.operator, dims=_dims(core), inherit=self.inherit, core=True)},
             calls=(Call(name="mixed", module="core", arguments=core.values()),),
             results={"attention": "mixed"},
+            repeated=core.is_called and site.first.is_module,
         )
 
     def _not_whole(self, site: Site) -> str | None:

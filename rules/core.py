@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from surgery.analysis.roles.primitives import is_linear, past_splits
 from surgery.analysis.written_out import WrittenOut
 from surgery.graph.view import Key
+from surgery.rewriting.graphs.anchors import turns
 from surgery.rewriting.site import Item, Site, traced
 
 SOFTMAX_ATTENTION = "scaled_dot_product_attention"
@@ -30,6 +31,16 @@ class SoftmaxAttention:
 
     items: dict[str, Item]
     given: dict[str, tuple[str, str]]
+
+    @property
+    def node(self) -> fx.Node:
+        """The node that gives the result."""
+        return self.items["attention"].node
+
+    @property
+    def is_called(self) -> bool:
+        """Whether it is one call, and not written out."""
+        return len(self.items) == 1
 
     def argument(self, parameter: str) -> Any:
         """What it is called with, a node or a constant; None if it is not."""
@@ -83,9 +94,10 @@ class SoftmaxAttention:
 
 
 def core_of(site: Site) -> SoftmaxAttention | None:
-    """The one softmax attention in what matched; None if there is not exactly one."""
+    """The one softmax attention in what matched; None if there is not exactly one. The turns of a loop are one."""
     found = list(_called(site)) or list(_written_out(site))
-    return found[0] if len(found) == 1 else None
+    is_one = len(found) == 1 or (found and found[0].is_called and len(turns(found[0].node)) == len(found))
+    return found[0] if is_one else None
 
 
 def _keys(site: Site) -> set[Key]:
@@ -98,7 +110,7 @@ def _keys(site: Site) -> set[Key]:
 
 def _called(site: Site) -> Iterator[SoftmaxAttention]:
     view = site.graph.view
-    for key in _keys(site):
+    for key in sorted(_keys(site)):
         if view.nodes[key]["function"] == SOFTMAX_ATTENTION:
             item = Item(site.graph, key)
             places = ((name, str(number)) for number, name in enumerate(PARAMETERS))

@@ -104,6 +104,7 @@ class Rewiring(Config):
         calls: new calls, in an order in which each reads those before it only.
         results: old values, and the new ones that take their place everywhere outside of the match.
         keeps: matched nodes that stay as they are although nothing here reads them.
+        repeated: the one matched node stands for all that the same line calls, as in a loop over samples, however many.
     """
 
     kind: Literal["rewiring"] = "rewiring"
@@ -111,6 +112,7 @@ class Rewiring(Config):
     calls: tuple[Call, ...] = ()
     results: dict[Value, Value]
     keeps: tuple[str, ...] = ()
+    repeated: bool = False
 
     @model_validator(mode="after")
     def _names_differ(self) -> Rewiring:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from surgery.analysis.roles.primitives import is_attention
 from surgery.recording.calls import apply_function, run_scripted
 from surgery.recording.torch_private import set_grad_enabled
 from surgery.tracing.devices import OF_TYPE
@@ -126,6 +128,8 @@ class FunctionRecorder:
         kind, target = ("call_method", method) if method else ("call_function", func)
         guarded = getattr(func, "__name__", "") in COUNTED_PIECES or func in OPAQUE
         node = frame.call(kind, target, args, kwargs, result, flops, guarded)
+        if is_attention(node):
+            node.meta["called_from"] = _lines()
         return frame.read(node, result) if isinstance(result, bool | int | float) else result
 
     def _execute(self, frame: Frame, func: Any, args: Any, kwargs: Any) -> Any:
@@ -139,6 +143,15 @@ class FunctionRecorder:
             return run_on_meta(func, args, kwargs)
         except Exception:  # perhaps as sizes depend on values
             return self._values.size(func, args, kwargs, guess=not frame.is_kept)
+
+
+def _lines() -> tuple[tuple[str, int], ...]:
+    """The lines of code that are being run: the same again for each turn of a loop."""
+    frame, found = sys._getframe(1), []
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno))
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(found)
 
 
 def _sizes(frame: Frame, tensor: torch.Tensor) -> torch.Size:

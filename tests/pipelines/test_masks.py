@@ -17,7 +17,10 @@ from surgery.rules import replace_attention
 from tests.pipelines.latest import LATEST
 from tests.pipelines.tiny import PIPELINES
 
-SITES = {"ChromaPipeline": 4, "HunyuanVideoPipeline": 6, "MotifVideoPipeline": 6, "LongCatImagePipeline": 4}
+SITES = {
+    "ChromaPipeline": 4, "HunyuanVideoPipeline": 6, "MotifVideoPipeline": 6, "LongCatImagePipeline": 4,
+    "MochiPipeline": 3,
+}  # fmt: skip
 PADDED = {"HunyuanVideoPipeline": 6, "MotifVideoPipeline": 6}
 """Where a prompt is the same however long its padding is: of Chroma's the mask adds 1 to scores, and hides nothing."""
 
@@ -68,6 +71,18 @@ def test_all_attention_is_replaced(name: str) -> None:
         long, short = (prompt(inputs, kept=PADDED[name], length=length) for length in (None, PADDED[name]))
         for model in (teacher, student):
             torch.testing.assert_close(output(model, long), output(model, short), rtol=1e-4, atol=1e-4)
+
+
+def test_attention_of_one_sample_after_the_other_is_replaced_for_any_number_of_them() -> None:
+    """Mochi's: both prompts are of other lengths, and each is attended to alone."""
+    teacher, two = called("MochiPipeline")
+    one, three = (
+        {name: value[rows] if isinstance(value, Tensor) and len(value) == 2 else value for name, value in two.items()}
+        for rows in ([1], [0, 1, 0])
+    )
+    student = surgery.rewrite(teacher, [replace_attention(SlidingWindow(window=1000))], one)
+    for inputs in (one, two, three):
+        torch.testing.assert_close(output(student, inputs), output(teacher, inputs), rtol=1e-4, atol=1e-4)
 
 
 def prompt(inputs: dict[str, Any], kept: int, length: int | None) -> dict[str, Any]:

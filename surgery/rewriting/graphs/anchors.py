@@ -28,11 +28,23 @@ class Place(Config):
         scope: path of the scope whose graph they stand in.
         nodes: their anchors, several for an operator that is made of several nodes.
         edges: pairs of names between which tensors flow.
+        repeated: as of a rewiring.
     """
 
     scope: str
     nodes: dict[str, tuple[Anchor, ...]]
     edges: tuple[tuple[str, str], ...] = ()
+    repeated: bool = False
+
+
+def turns(node: fx.Node) -> list[fx.Node]:
+    """The nodes that the same line has made as `node`, in the turns of a loop; of most nodes that is not known."""
+    line = node.meta.get("called_from")
+    if line is None:
+        return [node]
+    return [
+        other for other in node.graph.nodes if other.target == node.target and other.meta.get("called_from") == line
+    ]
 
 
 class Anchors:
@@ -52,21 +64,34 @@ class Anchors:
         count = len(self._alike[node.op, _target(node)])
         return Anchor(op=node.op, target=_target(node), ordinal=self._ordinals[node], count=count)
 
-    def find(self, places: Iterable[Place]) -> list[dict[str, tuple[fx.Node, ...]]]:
-        """The nodes of each place by their names.
+    def find(self, places: Iterable[Place]) -> list[list[dict[str, tuple[fx.Node, ...]]]]:
+        """The nodes of each place by their names, of one that is repeated as often as it is.
 
         Raises:
             RewriteError: the graph has not the nodes, or no such dataflow between them.
         """
         found = []
         for place in places:
+            if place.repeated:
+                found.append(self._turns(place))
+                continue
             nodes = {name: tuple(map(self._node, anchors)) for name, anchors in place.nodes.items()}
             for a, b in place.edges:
                 if not any(feeds(source, user) for user in nodes[b] for source in nodes[a]):
                     ends = f"{_shown(a, place)} does not feed {_shown(b, place)}"
                     raise RewriteError(f"{place.scope or 'the model'}: {ends} on this way through")
-            found.append(nodes)
+            found.append([nodes])
         return found
+
+    def _turns(self, place: Place) -> list[dict[str, tuple[fx.Node, ...]]]:
+        """Of a place of one node."""
+        ((name, (anchor,)),) = place.nodes.items()
+        alike = self._alike[anchor.op, anchor.target]
+        first = alike[anchor.ordinal] if len(alike) == anchor.count else next(iter(alike), None)
+        nodes = [] if first is None else turns(first)
+        if len(alike) != anchor.count and nodes != alike:
+            self._node(anchor)  # raises: which of them is meant is not known
+        return [{name: (node,)} for node in nodes]
 
     def _node(self, anchor: Anchor) -> fx.Node:
         alike = self._alike[anchor.op, anchor.target]

@@ -68,8 +68,9 @@ def rewired(
         node.target = (aliases or {}).get(str(node.target), node.target)
     found = Anchors(graph).find(each.place for each in bound)
     order = _Order(graph)
-    for each, nodes in zip(bound, found, strict=True):
-        _Rewriter(graph, each, nodes, scopes, order).rewrite()
+    for each, matches in zip(bound, found, strict=True):
+        for nodes in matches:
+            _Rewriter(graph, each, nodes, scopes, order).rewrite()
     _restore_order(graph, order, recording.has_effects, bound[0].place.scope)
     graph.lint()
     # What was recorded under autocast, or of modules that are gone, says nothing about the edited graph.

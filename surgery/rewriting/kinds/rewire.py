@@ -14,7 +14,7 @@ from surgery.errors import RewriteError
 from surgery.recording.paths import below, child_path, is_inside, relative
 from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
-from surgery.rewriting.graphs.anchors import Anchor, Place
+from surgery.rewriting.graphs.anchors import Anchor, Place, turns
 from surgery.rewriting.graphs.edited_module import made_names
 from surgery.rewriting.graphs.removed import Removed
 from surgery.rewriting.graphs.rewired import Bound
@@ -75,7 +75,7 @@ class Rewire(Edit):
             layer=site.first.layer,
             replaced=", ".join(dict.fromkeys(i.part.module_class or i.node.name for i in site.items.values())),
             replacement=rewiring,
-            place=_place(application, site),
+            place=_place(application, site, rewiring),
             modules={name: _path(application, site, rewiring, name, number) for name in rewiring.modules},
             removed=tuple(path for path, _ in removed),
             loss=rule.loss,
@@ -174,18 +174,18 @@ def _costs(application: Application, site: Site, rewiring: Rewiring, new: Cost) 
     """Floating point operations, all and those of mixing: of what matched, and of what stays and what is new."""
     old = [item.part for item in site.items.values()]
     stay = [i.part for name, i in site.items.items() if name in rewiring.read or name in rewiring.keeps]
-    runs = application.facts.runs[site.scope]
+    runs = application.facts.runs[site.scope] * (len(turns(site.node)) if rewiring.repeated else 1)
     flops = Change(before=sum(p.flops for p in old), after=sum(p.flops for p in stay) + new.flops)
     mixing = Change(before=sum(p.flops_mixing for p in old), after=sum(p.flops_mixing for p in stay) + new.flops_mixing)
     return flops.times(runs), mixing.times(runs)
 
 
-def _place(application: Application, site: Site) -> Place:
+def _place(application: Application, site: Site, rewiring: Rewiring) -> Place:
     anchors = application.facts.anchors(site.scope)
     nodes = {name: tuple(map(anchors.of, item.nodes)) for name, item in site.items.items()}
     graphs = application.rule.pattern.graphs()
     edges = next((graph.edges for graph in graphs if set(graph.nodes) == set(site.items)), ())
-    return Place(scope=site.scope, nodes=nodes, edges=edges)
+    return Place(scope=site.scope, nodes=nodes, edges=edges, repeated=rewiring.repeated)
 
 
 def _path(application: Application, site: Site, rewiring: Rewiring, name: str, number: int) -> str:

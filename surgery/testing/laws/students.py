@@ -143,8 +143,8 @@ def _is_read(graph: ModelGraph, edit: Edit) -> bool:
             calls = scope.graph.find_nodes(op="call_module")
             matched = [node for node in calls if child_path(path, node) in edit.claims.modules]
         else:
-            (found,) = Anchors(scope.graph).find([bound.place]) if bound.place.scope == path else ({},)
-            matched = [node for nodes in found.values() for node in nodes]
+            (found,) = Anchors(scope.graph).find([bound.place]) if bound.place.scope == path else ([],)
+            matched = [node for each in found for nodes in each.values() for node in nodes]
         if not _used(scope.graph).isdisjoint(matched):
             return True
     return False
