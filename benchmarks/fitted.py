@@ -55,10 +55,10 @@ def row(config: OperatorConfig, setting: Setting) -> dict[str, Any]:
     fit(teacher, student, sites, run.data, batch_size=setting.batch_size, seed=setting.seed)
     fitted = held_out_loss(run, student, setting) / zeros
     assert fitted <= losses["projections"]
-    return {"operator": _named(config), **losses, "fitted": fitted}
+    return {"operator": named(config), **losses, "fitted": fitted}
 
 
-def _named(config: OperatorConfig) -> str:
+def named(config: OperatorConfig) -> str:
     """The config as a recipe has it, with the names of its parts."""
     if not isinstance(config, ops.Blend):
         return written(config)

@@ -42,6 +42,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
         "distil",
         "distil_page",
         "distil_plot",
+        "fitted",
         "machine",
         "memory",
         "training",
@@ -69,6 +70,16 @@ def test_the_page_on_operators_has_the_figures_of_the_results(load) -> None:
     page = load("growth_page")
     results = json.loads((BENCHMARKS / "results" / "operators.json").read_text())["figures"]
     assert page.BEGIN + page.table(results) + page.END in page.PAGE.read_text()
+
+
+def test_the_page_on_operators_has_the_losses_before_training(load) -> None:
+    fitted = load("fitted")
+    results = json.loads((BENCHMARKS / "results" / "fitted.json").read_text())["figures"]
+    assert fitted.BEGIN + fitted.table(results) + fitted.END in fitted.PAGE.read_text()
+    assert all(row["fitted"] <= row["projections"] for row in results.values())
+    assert {name: row["operator"] for name, row in results.items()} == {
+        name: fitted.named(config) for name, config in fitted.operators().items()
+    }
 
 
 def test_names_do_not_touch(load) -> None:
