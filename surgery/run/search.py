@@ -55,6 +55,7 @@ def search(
     check_opened(opened)
     candidates = find_candidates(opened.graph, recipe.rules)
     planned = "\n".join(edit.model_dump_json() for each in candidates for edit in each.edits)
+    Searcher(opened, recipe.search, candidates, RunFolder(out), progress).check()
     with locked(out):
         identity = identity_of(opened, planned)
         folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)

@@ -46,10 +46,18 @@ class Searcher:
             progress,
         )
 
+    def check(self) -> None:
+        """Refuse a budget that cannot be kept, as far as that is known before anything is measured.
+
+        Raises:
+            RecipeError: the teacher keeps it, or no set of candidates does.
+        """
+        if "latency" not in self._names:
+            self._problem(self._limits, self._teacher)
+
     def run(self, name: str) -> Found:
         """All steps; what an earlier process has measured is read back instead."""
-        teacher = self._teacher
-        limits = {each: self._asked.budget.limit(each, teacher[each]) for each in self._names}
+        teacher, limits = self._teacher, self._limits
         problem = self._problem(limits, teacher)
         harms = self._distilled.harms(self._candidates)
         problem = replace(problem, harms=tuple(harms))
@@ -98,6 +106,10 @@ class Searcher:
         params, memory = count_weights(graph.model, [])
         costs: dict[str, float] = {"flops": graph.flops, "params": params.before, "memory": memory.before}
         return costs | ({"latency": self._latencies.teacher} if "latency" in self._names else {})
+
+    @cached_property
+    def _limits(self) -> dict[CostName, float]:
+        return {name: self._asked.budget.limit(name, self._teacher[name]) for name in self._names}
 
     @cached_property
     def _changes(self) -> list[dict[str, float]]:
