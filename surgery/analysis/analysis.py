@@ -24,7 +24,7 @@ from surgery.analysis.roles.structure import Structure
 from surgery.analysis.streams import Stream, find_streams
 from surgery.analysis.written_out import WrittenOut, find_written_out
 from surgery.errors import AnalysisError
-from surgery.recording.paths import child_path, module_part, outers
+from surgery.recording.paths import below, child_path, is_inside, module_part, outers, relative
 from surgery.recording.recording import Scope
 
 
@@ -39,6 +39,7 @@ class Analysis:
     def __init__(self, model: nn.Module, scopes: Mapping[str, Scope]) -> None:
         self._model = model
         self._scopes = scopes
+        self._layers_of: dict[fx.Node, tuple[str, HiddenLayer]] = {}
         self._resized: dict[tuple[fx.Node, int], tuple[Number, ...] | AnalysisError] = {}
 
     @cached_property
@@ -103,7 +104,18 @@ class Analysis:
 
     @remembered
     def _hidden_layer(self, asked: tuple[ScopedNode, str]) -> HiddenLayer:
-        return find_hidden_layer(self.structure.flow, *asked)
+        """See `hidden_layer`; blocks that are alike share their nodes, and are searched once."""
+        (path, node), where = asked
+        if node in self._layers_of:
+            known_at, known = self._layers_of[node]
+            to = {seen: below(path, relative(seen, known_at)) for seen in known.seen}
+            graphs = ((self._scopes.get(new), self._scopes[old]) for old, new in to.items())
+            if all(new is not None and new.graph is old.graph for new, old in graphs):
+                return known.moved(to.__getitem__)
+        found = find_hidden_layer(self.structure.flow, (path, node), where)
+        if all(is_inside(seen, path) for seen in found.seen):
+            self._layers_of[node] = path, found
+        return found
 
     def resized(self, layer: HiddenLayer, neurons: int) -> tuple[Number, ...]:
         """The numbers of the forward that change if `layer` has so many neurons; tried once for identical blocks.

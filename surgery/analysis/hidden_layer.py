@@ -6,8 +6,8 @@ and others be put beside them, in whatever modules that happens and however it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -69,6 +69,7 @@ class HiddenLayer:
         down: the linear map that reads them.
         between: every place on the ways from those to this.
         sides: what reads other features of those.
+        seen: the paths of all scopes that were looked at.
     """
 
     neurons: int
@@ -76,6 +77,18 @@ class HiddenLayer:
     down: HiddenLinear
     between: frozenset[ScopedNode]
     sides: tuple[ScopedNode, ...] = ()
+    seen: frozenset[str] = frozenset()
+
+    def moved(self, to: Callable[[str], str]) -> HiddenLayer:
+        """That of a block which is alike, whose scopes have the paths that `to` gives."""
+        return HiddenLayer(
+            self.neurons,
+            tuple(replace(up, scope=to(up.scope)) for up in self.ups),
+            replace(self.down, scope=to(self.down.scope)),
+            frozenset((to(path), node) for path, node in self.between),
+            tuple((to(path), node) for path, node in self.sides),
+            frozenset(map(to, self.seen)),
+        )
 
     @property
     def slots(self) -> int:
@@ -163,7 +176,8 @@ class _Search:
         for up in ups:
             self._require_linear(up.place)
         out = HiddenLinear(*self._down, parts)
-        return HiddenLayer(slots.shape[1], ups, out, between, sides)
+        seen = frozenset(path for path, _ in (*self._run.known, self._down))
+        return HiddenLayer(slots.shape[1], ups, out, between, sides, seen)
 
     def _ups(self, slots: Tensor) -> list[HiddenLinear]:
         """The linear maps in execution order, from the labels of all neurons in their slots, (S, M)."""
