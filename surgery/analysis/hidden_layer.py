@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from surgery.analysis.labels import FIXED, NOTHING, LabelRun, Labels, is_moving
+from surgery.analysis.labels import FIXED, LabelRun, Labels, in_order, is_moving
 from surgery.analysis.roles.flow import Flow, ScopedNode, reach
 from surgery.analysis.roles.primitives import is_linear, shape_of, tensors
 from surgery.errors import AnalysisError
@@ -249,12 +249,8 @@ def _tells(value: object, is_neuron: Tensor) -> bool:
 
 def _in_order(features: Tensor) -> Tensor | None:
     """The labels of each neuron in order, (S, M), from those of the features that are neurons; None if they vary."""
-    ordered = features.sort(0).values
-    ordered[1:][ordered[1:] == ordered[:-1]] = NOTHING  # one that is read twice, as in x * x
-    ordered = ordered.sort(0).values
-    counts = (ordered >= 0).sum(0)
-    rows = ordered[-int(counts[0]) :]
-    steps = rows.diff(dim=1)
+    rows = in_order(features)
+    counts, steps = (rows >= 0).sum(0), rows.diff(dim=1)
     alike = bool((counts == counts[0]).all()) and bool((steps == steps[:, :1]).all())
     return rows if alike and bool((steps[:, :1] > 0).all()) else None
 

@@ -184,3 +184,11 @@ def _distinct(layers: Sequence[Any]) -> Labels:
         if tells and not any(all(map(torch.equal, leaves, other)) for other in alike):
             kept.append(layer)
     return Labels(tuple(kept or layers[:1]))
+
+
+def in_order(features: Tensor) -> Tensor:
+    """The labels of each feature, (L, D), in order and once each, in as few rows as it takes."""
+    ordered = features.sort(0).values
+    ordered[1:][ordered[1:] == ordered[:-1]] = NOTHING  # one that is read twice, as in x * x
+    ordered = ordered.sort(0).values
+    return ordered[(ordered != NOTHING).any(1)]

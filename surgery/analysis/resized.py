@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surgery.analysis.hidden_layer import HiddenLayer
-from surgery.analysis.labels import FIXED, LabelRun
+from surgery.analysis.labels import FIXED, NOTHING, LabelRun, in_order
 from surgery.analysis.numbers import Number, numbers_in
 from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import shape_of
@@ -29,11 +29,12 @@ def numbers_for(flow: Flow, layer: HiddenLayer, neurons: int) -> tuple[Number, .
     """
     if neurons == layer.neurons:
         return ()
+    wanted = _expected(layer, neurons)
     expected = [_labels(flow, layer, place, layer.neurons, ()) for place in layer.sides]
     for numbers in islice(_candidates(layer, neurons), TRIED):
         labels = _labels(flow, layer, flow.above(layer.down.place)[0], neurons, numbers)
         sides = [_labels(flow, layer, place, neurons, numbers) for place in layer.sides]
-        if labels == _expected(layer, neurons) and sides == expected:
+        if _same(labels, wanted) and all(map(_same, sides, expected)):
             return numbers
     raise AnalysisError(f"its own forward takes its neurons apart in a way that does not fit {neurons} of them")
 
@@ -66,24 +67,24 @@ def _widths(layer: HiddenLayer, neurons: int) -> dict[int, set[int]]:
 
 def _labels(
     flow: Flow, layer: HiddenLayer, place: ScopedNode, neurons: int, numbers: Sequence[Number]
-) -> list[list[int]] | None:
-    """The labels of each feature at `place`; None if they cannot be told."""
+) -> Tensor | None:
+    """The labels of each feature at `place`, see `in_order`; None if they cannot be told."""
     run = LabelRun(flow, shape_of(layer.ups[0].node)[:-1], lambda each: layer.label(each, neurons), numbers)
     try:
         features = run.reach(place).of_features()
     except Exception:  # numbers that do not fit
         return None
-    return None if features is None else _sets(features)
+    if features is None:
+        return None
+    return in_order(features.masked_fill((features == FIXED).any(0), NOTHING))
 
 
-def _sets(features: Tensor) -> list[list[int]]:
-    """The labels of each feature, once each; none of those that come from no linear map."""
-    columns = features.T.tolist()
-    return [[] if FIXED in column else sorted({label for label in column if label >= 0}) for column in columns]
-
-
-def _expected(layer: HiddenLayer, neurons: int) -> list[list[int]]:
+def _expected(layer: HiddenLayer, neurons: int) -> Tensor:
     """What the last linear map is to read."""
     slots = layer.slots
-    own = (torch.arange(neurons)[:, None] * slots + torch.arange(slots)).tolist()
-    return [column for part in layer.down.parts for column in (own if part is None else [[]] * part)]
+    own = torch.arange(slots)[:, None] + torch.arange(neurons) * slots
+    return torch.cat([own if part is None else torch.full((slots, part), NOTHING) for part in layer.down.parts], 1)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
