@@ -161,7 +161,7 @@ def test_analysis_of_a_tiny_model(load) -> None:
     from diffusers import DiTTransformer2DModel
 
     tiny = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, num_layers=2, norm_num_groups=1, sample_size=4
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, norm_num_groups=1, sample_size=4, out_channels=4
     )
     figures = load("analyze").measured(tiny.eval(), 1)
     assert (figures["layers"], figures["steps"]) == (2, 1)

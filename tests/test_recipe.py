@@ -271,7 +271,7 @@ def test_a_misspelled_override_names_the_right_key(folder: Path, data: st.DataOb
 
 def test_all_wrong_overrides_come_at_once(folder: Path) -> None:
     wrong = {
-        "distil.steps=-2": "Distil.steps: must be greater than 0, got -2",
+        "distil.steps=-2": "Distil.steps: must be greater than or equal to 0, got -2",
         "seed=x": "Recipe.seed: must be a valid integer, got 'x'",
         "distil.steps.a=3": "'a' is inside a value that has no parts",
         "rules.1.loss=l2": "no item '1'; there are 1, counted from 0",

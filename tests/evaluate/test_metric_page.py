@@ -25,7 +25,7 @@ def test_a_metric_of_your_own_takes_one_file(recipe, tmp_path, capsys):
     assert main(["apply", str(recipe), "--out", str(tmp_path / "run")]) == 0
     assert {"ink", "x teacher", "held-out loss"} <= set(re.split(r"\s{2,}", capsys.readouterr().out.splitlines()[1]))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["columns"]["ink_share"] == {"title": "ink", "unit": "share", "better": "higher"}
+    assert metrics["columns"]["ink_share"] == {"title": "ink", "unit": "share", "better": "higher", "note": ""}
     inks = [stage["ink_share"] for stage in metrics["stages"]]
     assert len(inks) == 4
     assert all(0 < ink < 1 for ink in inks)

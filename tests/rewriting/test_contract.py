@@ -35,11 +35,14 @@ def test_a_selection_that_leaves_nothing_says_so():
         surgery.rewrite(dit(), [replace_attention(HyenaX(), layers=every(9))], dit_inputs(1, 8))
 
 
-def test_masked_attention_is_skipped_with_the_reason():
+def test_masked_attention_is_replaced_at_its_core():
     model = pixart()
-    call = pixart_inputs(1, 8, 8, 5) | {"attention_mask": torch.ones(1, 16)}
-    with pytest.raises(MatchError, match="is called with attention_mask, which hyena_x does not take"):
-        surgery.plan(model, [replace_attention(HyenaX())], call)
+    call = pixart_inputs(1, 8, 8, 5) | {"attention_mask": (torch.arange(16) < 12)[None].float()}
+    assert surgery.plan(model, [replace_attention(HyenaX())], call).edits
+    student = surgery.rewrite(model, [replace_attention(SlidingWindow(window=16))], call)
+    torch.testing.assert_close(student(**call).sample, model(**call).sample, rtol=1e-4, atol=1e-5)
+    unmasked = call | {"attention_mask": torch.ones(1, 16)}
+    assert not torch.allclose(student(**call).sample, student(**unmasked).sample)
 
 
 @pytest.mark.parametrize("operator", [HyenaX(), SlidingWindow(window=4), FullAttention()])
