@@ -12,8 +12,9 @@ SIDE = 4 + 5 * 44  # five by five tiles of the run's sample grids: 40 pixels eac
 
 
 def draw(run: Path, out: Path) -> None:
-    """One panel for each stage, with its Frechet distance."""
+    """One panel for each stage that took time, and for the teacher, with its Frechet distance."""
     stages = json.loads((run / "metrics.json").read_text())["stages"]
+    stages = [stage for stage in stages if stage["seconds"] or stage["stage"] == "teacher"]
     figure, panels = plt.subplots(1, len(stages), figsize=(2.5 * len(stages), 2.95), dpi=120)
     for stage, panel in zip(stages, panels, strict=True):
         grid = Image.open(run / "samples" / f"{stage['stage']}.png").crop((0, 0, SIDE, SIDE))

@@ -1,4 +1,4 @@
-"""Replace all attention of a small trained DiT by local and linear attention, side by side in each layer, and train it back.
+"""Replace all attention of a small trained DiT by local and linear attention, blended, and train it back.
 
 surgery apply recipes/quickstart.py
 """
