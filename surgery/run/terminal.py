@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -199,12 +200,15 @@ def operator_words(edit: Edit) -> str:
     return ", ".join(dict.fromkeys(map(_written, edit.operators))) or edit.rule
 
 
-def _written(operator: OperatorConfig) -> str:
-    fields = operator.model_dump(exclude={"kind"}, exclude_none=True)
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_written, value))}{',' if len(value) == 1 else ''})"
+    if not isinstance(value, OperatorConfig):
+        return repr(value)
+    fields = {name: given for name, given in value if name != "kind" and given is not None}
     if fields.get("backend") == "auto":
         del fields["backend"]
-    written = ", ".join(f"{k}={v!r}" for k, v in fields.items())
-    return f"{type(operator).__name__}({written})"
+    return f"{type(value).__name__}({', '.join(f'{name}={_written(each)}' for name, each in fields.items())})"
 
 
 def change(counts: Change, unit: str = "") -> str:
