@@ -20,7 +20,8 @@ format: .venv/installed-dev
 
 nightly: classes pairs
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/rewriting/test_laws.py tests/rules/test_formulas.py \
-		tests/tracing/test_threads.py tests/artifact/test_fuzz.py tests/store tests/run/test_killed.py tests/run/test_twins.py tests/parallel
+		tests/tracing/test_threads.py tests/artifact/test_fuzz.py tests/store tests/run/test_killed.py tests/run/test_twins.py tests/parallel \
+		tests/test_recipes_run.py
 
 classes: .venv/installed-dev
 	$(BIN)/python -m tests.classes
