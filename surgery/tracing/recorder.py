@@ -220,7 +220,9 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         """Run a module in a frame of its own; its recording, and the result for the caller."""
-        frame = Frame(path, self._owned, self._devices, is_kept=not (self._alone and self._frames))
+        # A tensor that several modules have goes by the name that it has in this one.
+        owned = self._owned | owned_parts(module, path)
+        frame = Frame(path, owned, self._devices, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), list(map(origin_of, leaves)), spec, autocast_state())
         names = _leaf_names(arguments)
         of_model = bool(self._frames)

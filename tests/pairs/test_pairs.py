@@ -18,6 +18,7 @@ PAIRS = [
     ("dit", "duplicate", "mlp 3", "same", "in turn"),
     ("pixart", "window", "linear cross", "same", "together"),
     ("pixart", "drop", "drop", "apart", "together"),
+    ("pixart", "share", "parallel", "same", "together"),
     ("sd3", "linear", "parallel", "same", "together"),
     ("sd3", "hyena", "window", "same", "overlap"),
     ("flux", "parallel", "drop", "apart", "together"),
