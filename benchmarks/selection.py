@@ -1,16 +1,18 @@
 """Frechet distance of students by how their layers are selected, at the FLOPs of every second layer.
 
-Usage: python benchmarks/selection.py [--out DIR] [--short] [--save]
+Usage: python benchmarks/selection.py [--out DIR] [--short] [--seeds 0 1 2] [--device cuda] [--save]
 
 In digits-dit the attention of four of eight layers is replaced by Hyena-X. Which four: every second one, the most local
 ones by `surgery analyze`, the deepest, random ones, or those that `surgery search` finds under the FLOPs of the first.
 Each selection is distilled and finetuned with each of three seeds, and judged by the Frechet distance; random layers
 differ from seed to seed, and each seed has a search of its own. What is done is kept in DIR, runs/selection by default;
-the command may be interrupted and repeated. --short trains less; --save writes results/selection.json.
+the command may be interrupted and repeated, and several may work side by side on seeds of their own. --short trains less;
+--save writes results/selection.json from all that DIR has.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import statistics
@@ -56,7 +58,6 @@ class Setting:
     sampling_steps: int = 10
     search_steps: int = 60
     shortlist: int = 3
-    seeds: int = 3
 
 
 SHORT = Setting(distil=60, finetune=80, batch_size=16, samples=400, sampling_steps=5, search_steps=30)
@@ -85,21 +86,21 @@ def most_local(count: int) -> tuple[int, ...]:
     return tuple(sorted(layer["layer"] for layer in ranked[:count]))
 
 
-def searched(seed: int, setting: Setting, folder: Path) -> tuple[int, ...]:
+def searched(seed: int, setting: Setting, folder: Path, device: str) -> tuple[int, ...]:
     """The layers that a search finds under the FLOPs of every second layer."""
     allowed = plan_recipe(recipe_of(every(2), seed, setting)).after.flops
     asked = Search(budget=Budget(flops=float(allowed)), shortlist=setting.shortlist, steps=setting.search_steps)
     recipe = recipe_of(all_layers(), seed, setting).model_copy(update={"search": asked})
-    found = search(recipe, folder / f"search-{seed}", resume=True, progress=RichProgress())
+    found = search(recipe, folder / f"search-{seed}", resume=True, device=device, progress=RichProgress())
     layers = {option.key: option.layer for option in found.candidates}
     return tuple(sorted(layers[key] for key in found.best.candidates if layers[key] is not None))
 
 
-def selected(method: str, seed: int, setting: Setting, folder: Path) -> tuple[int, ...]:
+def selected(method: str, seed: int, setting: Setting, folder: Path, device: str) -> tuple[int, ...]:
     """The layers of one method; a random selection is that of the seed."""
     count = LAYERS // 2
     ways: dict[str, Callable[[], tuple[int, ...]]] = {
-        "search": lambda: searched(seed, setting, folder),
+        "search": lambda: searched(seed, setting, folder, device),
         "interleaved": lambda: tuple(range(1, LAYERS, 2)),
         "top-local": lambda: most_local(count),
         "deepest": lambda: tuple(range(LAYERS - count, LAYERS)),
@@ -108,9 +109,9 @@ def selected(method: str, seed: int, setting: Setting, folder: Path) -> tuple[in
     return ways[method]()
 
 
-def frechet(layers: tuple[int, ...], seed: int, setting: Setting, folder: Path) -> float:
+def frechet(layers: tuple[int, ...], seed: int, setting: Setting, folder: Path, device: str) -> float:
     """The Frechet distance of the student with these layers replaced, after both stages."""
-    prepared = prepare(recipe_of(indices(*layers), seed, setting))
+    prepared = prepare(recipe_of(indices(*layers), seed, setting), device)
     recipe, teacher, edits = prepared.recipe, prepared.teacher.model, prepared.plan.edits
     student = commit(prepared.graph, edits, seed, prepared.recordings)
     store, progress = CheckpointStore(folder / f"{'-'.join(map(str, layers))}-seed-{seed}"), RichProgress()
@@ -122,31 +123,38 @@ def frechet(layers: tuple[int, ...], seed: int, setting: Setting, folder: Path) 
     return float(first.metrics[0].compute(measuring.context("finetuned", student)))
 
 
-def measured(setting: Setting, folder: Path) -> dict[str, Any]:
-    """Every method with every seed; what the folder has is not done again."""
-    path = folder / "selection.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"setting": asdict(setting), "runs": {}}
-    if known["setting"] != asdict(setting):
-        sys.exit(f"{path}: holds another setting; choose another --out")
-    runs = known["runs"]
-    for seed in range(setting.seeds):
-        for method in METHODS:
-            if f"{method}-{seed}" in runs:
-                continue
-            layers = selected(method, seed, setting, folder)
-            same = [run["frechet"] for run in runs.values() if run["layers"] == list(layers) and run["seed"] == seed]
-            value = same[0] if same else frechet(layers, seed, setting, folder)
-            runs[f"{method}-{seed}"] = {"method": method, "seed": seed, "layers": list(layers), "frechet": value}
-            write_atomically(path, json.dumps(known, indent=2).encode() + b"\n")
-            print(f"{method:12} seed {seed}: layers {layers}, Frechet distance {value:.3f}", file=sys.stderr)
-    return known
+def measure(seed: int, setting: Setting, folder: Path, device: str) -> None:
+    """Every method with this seed; what the folder has is not done again."""
+    for method in METHODS:
+        path = folder / f"{method}-{seed}.json"
+        if path.exists():
+            continue
+        layers = selected(method, seed, setting, folder, device)
+        same = [
+            run["frechet"] for run in runs_in(folder, setting) if run["layers"] == list(layers) and run["seed"] == seed
+        ]
+        value = same[0] if same else frechet(layers, seed, setting, folder, device)
+        run = {"method": method, "seed": seed, "layers": list(layers), "frechet": value, "device": device}
+        write_atomically(path, json.dumps({"setting": asdict(setting), "run": run}, indent=2).encode() + b"\n")
+        print(f"{method:12} seed {seed}: layers {layers}, Frechet distance {value:.3f}", file=sys.stderr)
 
 
-def table(figures: dict[str, Any]) -> str:
+def runs_in(folder: Path, setting: Setting) -> list[dict[str, Any]]:
+    """What the folder has, by method and seed."""
+    found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*-[0-9]*.json"))}
+    for path, content in found.items():
+        if content["setting"] != asdict(setting):
+            sys.exit(f"{path}: holds another setting; choose another --out")
+    return [content["run"] for content in found.values()]
+
+
+def table(found: list[dict[str, Any]]) -> str:
     """Median and range of each method, as the documentation shows them."""
     lines = ["| selection | layers | Frechet distance, median | of each seed |", "|---|---|---|---|"]
-    for method in METHODS:
-        runs = [run for run in figures["runs"].values() if run["method"] == method]
+    by_method = {method: [run for run in found if run["method"] == method] for method in METHODS}
+    for method, runs in by_method.items():
+        if not runs:
+            continue
         values = [run["frechet"] for run in runs]
         layers = dict.fromkeys(", ".join(map(str, run["layers"])) for run in runs)
         each = ", ".join(f"{value:.2f}" for value in values)
@@ -155,12 +163,20 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    folder = Path(arguments[arguments.index("--out") + 1] if "--out" in arguments else "runs/selection")
-    figures = measured(SHORT if "--short" in arguments else Setting(), folder)
-    print(table(figures))
-    if "--save" in arguments:
-        print(save("selection", figures))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/selection"))
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--save", action="store_true")
+    arguments = parser.parse_args()
+    setting = SHORT if arguments.short else Setting()
+    for seed in arguments.seeds:
+        measure(seed, setting, arguments.out, arguments.device)
+    found = runs_in(arguments.out, setting)
+    print(table(found))
+    if arguments.save:
+        print(save("selection", {"setting": asdict(setting), "runs": found}))
 
 
 if __name__ == "__main__":
