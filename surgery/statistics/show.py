@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from surgery.evaluate.plots import Curve, finite, line_chart
-from surgery.evaluate.style import STYLE
+from surgery.evaluate.report.html import charts, document, section, table, text
+from surgery.evaluate.report.layers import analysis_figures
+from surgery.evaluate.report.words import heading
 from surgery.files import write_atomically
 
 COLUMNS = {
@@ -31,24 +31,23 @@ COLUMNS = {
 
 ADDED = {"attention": "attention adds", "mlp": "MLP adds"}
 """Operators by the end of their role, and the words for the norm of what they add over that of the stream."""
-ACCENT = "var(--accent)"
 
 
 def analysis_view(found: Mapping[str, Any]) -> Group:
     """A row for each layer, and below what the figures mean and what was run."""
     layers = found["layers"]
     names = _present(layers)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("block", overflow="fold")
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    view.add_column("layer", no_wrap=True)
+    view.add_column("block", overflow="fold")
     for name in (*names, *ADDED.values()):
-        table.add_column(name.replace("_", " "), justify="right")
+        view.add_column(name.replace("_", " "), justify="right")
     for layer in layers:
         added = (_cell(_added(layer, role)) for role in ADDED)
-        table.add_row(str(layer["layer"]), layer["path"], *(_cell(layer.get(name)) for name in names), *added)
+        view.add_row(str(layer["layer"]), layer["path"], *(_cell(layer.get(name)) for name in names), *added)
     lines = [Text(f"{name.replace('_', ' ')}: {COLUMNS[name]}", "dim") for name in names]
     lines.append(Text("attention adds, MLP adds: the same as contribution, of what these operators add", "dim"))
-    return Group(table, *lines, Text(f"run by {found['driven_by']}", "dim"))
+    return Group(view, *lines, Text(f"run by {found['driven_by']}", "dim"))
 
 
 def write_analysis(found: Mapping[str, Any], folder: Path) -> None:
@@ -62,38 +61,25 @@ def write_analysis(found: Mapping[str, Any], folder: Path) -> None:
 
 
 def analysis_page(found: Mapping[str, Any]) -> str:
-    """A page with a plot of each figure over the layers, and a table."""
+    """A page with a table of the figures, and a plot of each over the layers."""
     layers = found["layers"]
-    plots = "".join(f"<section><h2>{_title(name)}</h2>{plot_of(layers, name)}</section>" for name in _present(layers))
-    title = f"Analysis of {found['model']}"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body><main>'
-        f"<header><h1>{escape(title)}</h1><p class=note>Run by {escape(found['driven_by'])}.</p></header>"
-        f"{plots}<section><h2>All figures</h2>{table_of(layers)}</section></main></body></html>"
+    shown = [{"layer": layer["layer"], **{name: layer.get(name) for name in _present(layers)}} for layer in layers]
+    plots = charts(analysis_figures(shown, COLUMNS))
+    content = section("Figures of each layer", table_of(layers)) + section("Over the layers", plots)
+    return document(
+        f"Analysis of {found['model']}", "Analysis", f"<p class=note>Run by {text(found['driven_by'])}.</p>", content
     )
-
-
-def plot_of(layers: Sequence[Mapping[str, Any]], name: str) -> str:
-    """One figure over the layers, with a line that says what it means; an empty string if no layer has it."""
-    points = finite((layer["layer"], layer.get(name)) for layer in layers)
-    if not points:
-        return ""
-    chart = line_chart([Curve(points, ACCENT), Curve(points, ACCENT, "rings")], "layer", COLUMNS[name], _title(name))
-    return f'<p class="note">{escape(COLUMNS[name].capitalize())}.</p>{chart}'
 
 
 def table_of(layers: Sequence[Mapping[str, Any]]) -> str:
     """The figures of all layers as HTML."""
     names = _present(layers)
-    heads = "".join(f"<th>{_title(name)}</th>" for name in ("layer", "block", *names))
-    rows = "".join(
-        f"<tr><td>{layer['layer']}</td><td><code>{escape(layer['path'])}</code></td>"
-        + "".join(f'<td class="n">{_cell(layer.get(name))}</td>' for name in names)
-        + "</tr>"
-        for layer in layers
-    )
-    return f'<div class="box" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    head = ["layer", "block", *(name.replace("_", " ") for name in names), *ADDED.values()]
+    rows = []
+    for layer in layers:
+        figures = (*(layer.get(name) for name in names), *(_added(layer, role) for role in ADDED))
+        rows.append([text(layer["layer"]), f"<code>{text(layer['path'])}</code>", *map(_cell, figures)])
+    return table([heading(each) for each in head], rows, 2, "figures of each layer")
 
 
 def _added(layer: Mapping[str, Any], role: str) -> float | None:
@@ -104,10 +90,6 @@ def _added(layer: Mapping[str, Any], role: str) -> float | None:
 
 def _present(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in COLUMNS if any(layer.get(name) is not None for layer in layers)]
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
 
 
 def _cell(value: float | None) -> str:

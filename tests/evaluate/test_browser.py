@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from surgery.cli import main
+from surgery.statistics.show import COLUMNS, write_analysis
 from tests.browser import BROWSER, Page, browser
 
 WIDTHS = {"desktop": (1280, "screen"), "phone": (390, "screen"), "A4": (688, "print")}
@@ -45,10 +46,13 @@ def pages(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     (wide / "metrics.json").write_text(json.dumps(metrics))
     assert main(["report", str(wide)]) == 0
     assert main(["compare", str(trained_run), str(wide), "--out", str(folder / "comparison.html")]) == 0
+    layers = [{"layer": n, "path": f"blocks.{n}", **dict.fromkeys(COLUMNS, n / 7), "operators": []} for n in range(3)]
+    write_analysis({"model": "m" * 60, "driven_by": "a pipeline", "layers": layers}, folder)
     return {
         "report": trained_run / "report.html",
         "wide report": wide / "report.html",
         "comparison": folder / "comparison.html",
+        "analysis": folder / "analysis.html",
     }
 
 
@@ -60,7 +64,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield opened
 
 
-NAMES = ("report", "wide report", "comparison")
+NAMES = ("report", "wide report", "comparison", "analysis")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +75,7 @@ def test_nothing_is_cut_on_desk_phone_and_paper(page, pages, name):
         assert page.ask(CUT) == [], where
         shown = page.ask(PICTURES)
         assert all(shown), where
-        assert len(shown) >= (0 if name == "wide report" else 2)
+        assert len(shown) >= (2 if name in ("report", "comparison") else 0)
     assert page.complaints == []
 
 

@@ -25,7 +25,8 @@ def layers_of(graph_svg: str, edits: Edits, losses: Records, analysis: Records, 
     """The drawing of the model, figures by layer, and a table of the edits; see `surgery.evaluate.report.Report`."""
     drawing = f'<div class="box drawing" tabindex="0" role="region" aria-label="drawing">{graph_svg}</div>'
     ends = _ends(losses)
-    figures = [_loss_figure(edits, ends), _flops_figure(edits), *_analysis_figures(analysis, meanings)]
+    taught = analysis_figures(analysis, meanings, " Of the teacher, as surgery analyze gives it.")
+    figures = [_loss_figure(edits, ends), _flops_figure(edits), *taught]
     return (drawing if graph_svg else "") + charts(figures) + (_table(edits, ends) if edits else "")
 
 
@@ -81,15 +82,17 @@ def _two(title: str, unit: str, before: list[Point], after: list[Point], names: 
     return figure(f"{title} by layer", line_chart(curves, "layer", f"{title} by layer", unit), legend, note)
 
 
-def _analysis_figures(analysis: Records, meanings: Mapping[str, str]) -> list[str]:
-    """A figure for each number that an analysis gives of the teacher's layers."""
+def analysis_figures(analysis: Records, meanings: Mapping[str, str], origin: str = "") -> list[str]:
+    """A figure for each number that an analysis gives of layers, with what it means and where it is from."""
     names = dict.fromkeys(n for row in analysis for n, v in row.items() if isinstance(v, int | float) and n != "layer")
     found = []
     for name in names:
         points = finite((row["layer"], row.get(name)) for row in analysis if row.get("layer") is not None)
         title = heading(name.replace("_", " "))
-        drawing = line_chart([Curve(points, ACCENT, "rings")], "layer", f"{title} by layer", title)
-        note = f"{heading(meanings.get(name, title))}. Of the teacher, as surgery analyze gives it."
+        drawing = line_chart(
+            [Curve(points, ACCENT), Curve(points, ACCENT, "rings")], "layer", f"{title} by layer", title
+        )
+        note = f"{heading(meanings.get(name, title))}.{origin}"
         found.append(figure(f"{title} by layer", drawing, note=note))
     return found
 
