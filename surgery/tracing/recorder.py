@@ -16,7 +16,7 @@ from surgery.recording.autocast import autocast_state
 from surgery.recording.binding import binder, unbind
 from surgery.recording.calls import call_given
 from surgery.recording.cost import Counted, FlopCounter, cost_of
-from surgery.recording.objects import is_object, made, origin_of
+from surgery.recording.objects import origin_of
 from surgery.recording.one_thread import here, is_this_thread
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
@@ -39,6 +39,7 @@ from surgery.tracing.known_values import KnownValues
 from surgery.tracing.leaves import containers
 from surgery.tracing.modes import recorded_questions
 from surgery.tracing.randomness import drawing_nothing, seeding_refused
+from surgery.tracing.replay import replayed, share_recordings
 from surgery.tracing.sizes import concrete
 from surgery.tracing.unseen import recorded_unseen
 
@@ -199,8 +200,8 @@ class Recorder(TorchFunctionMode):
         scope = self._scope(path, module)  # before those of the modules below it
         if key in self._done:
             origin, recording = self._done[key]
-            self._reuse(origin, path)
-            result = self._replay(recording, leaves)
+            share_recordings(self._scopes, origin, path)
+            result = replayed(recording, leaves, self._frames[-1].track if self._frames else None)
         else:
             written = self._attributes.written
             recording, result = self._record(module, path, arguments, len(args), leaves, spec)
@@ -245,33 +246,6 @@ class Recorder(TorchFunctionMode):
         recording.state = self._attributes.state(frame)
         outer = {id(i): leaf for i, leaf in zip(inner, leaves, strict=True)}
         return recording, handed_back(result, outer, self._frames[-1] if self._frames else None)
-
-    def _reuse(self, origin: str, path: str) -> None:
-        """Give the modules below `path` the recordings of those below `origin`, an identical module."""
-        if origin == path:
-            return
-        for known in [p for p in self._scopes if p != origin and is_inside(p, origin)]:
-            source, target = self._scopes[known], below(path, relative(known, origin))
-            scope = self._scopes.setdefault(target, Scope(target, source.module_class, params=source.params))
-            for recording in source.recordings:
-                scope.add(recording)
-
-    def _replay(self, recording: Recording, leaves: list[Any]) -> Any:
-        """The result of an identical call, without running it."""
-        inputs = {id(before): now for before, now in zip(recording.in_leaves, leaves, strict=True)}
-        return pytree.tree_unflatten([self._twin(v, inputs) for v in recording.out_leaves], recording.out_spec)
-
-    def _twin(self, value: Any, inputs: dict[int, Any]) -> Any:
-        """A fresh value like one of a recording, or the caller's own where an input was handed through."""
-        if isinstance(value, torch.Tensor):
-            if id(value) in inputs:
-                return inputs[id(value)]
-            blank = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
-            return blank.requires_grad_(value.requires_grad) if value.requires_grad else blank
-        if is_object(value):
-            return made(type(value), pytree.tree_map(lambda each: self._twin(concrete(each), inputs), vars(value)))
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return self._frames[-1].track(value) if number and self._frames else value
 
     # -- torch functions -------------------------------------------------------------------------------------------
 

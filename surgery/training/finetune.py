@@ -7,7 +7,7 @@ loss. Imitating the teacher instead has less noise in its gradient, and gets fur
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -113,38 +113,27 @@ def finetune(
         RecipeError: see `require_learnable`; or the class of the student cannot be checkpointed.
         TrainingError, ArtifactError: see `surgery.training.loop.train`.
     """
-    with (
-        adapted(student, config.lora, new, seed),
-        learning(teacher, student, new, config) as learns,
-        ExitStack() as stack,
-    ):
+    with adapted(student, config.lora, new, seed), learning(teacher, student, new, config) as learns:
         set_apart(learns.parameters, teacher)
         batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
         run: Any = torch.compile(student) if config.compile else student
-        objective = Objective.measured(config.parts, teacher, student, run, batches)
-        stack.callback(objective.close)
         ema = Ema(learns.parameters, config.ema_decay, config.ema_device)
-        others = {
-            "new": sorted(new),
-            "buffers": digest(dict(student.named_buffers())),
-            "frozen": digest(learns.frozen) if learns.frozen else None,
-            "teacher": None if config.parts == NAMED["data"] else digest(teacher.state_dict()),
-        }
-        task = Task(
-            stage=STAGE,
-            config=config,
-            model=student,
-            parameters=learns.parameters,
-            backward=partial(backward, objective, batches),
-            validate=partial(_validate, student, batches),
-            identity=identity_of(config, data, learns.parameters, seed=seed, **others),
-            ema=ema,
-            scales=learns.scales,
-            weight_decay=config.weight_decay,
-            show=show,
-            log=log,
-        )
-        records = train(task, checkpoints, progress or SilentProgress())
+        with closing(Objective.measured(config.parts, teacher, student, run, batches)) as objective:
+            task = Task(
+                stage=STAGE,
+                config=config,
+                model=student,
+                parameters=learns.parameters,
+                backward=partial(backward, objective, batches),
+                validate=partial(_validate, student, batches),
+                identity=_identity(teacher, student, new, data, config, learns, seed),
+                ema=ema,
+                scales=learns.scales,
+                weight_decay=config.weight_decay,
+                show=show,
+                log=log,
+            )
+            records = train(task, checkpoints, progress or SilentProgress())
         ema.write_to_parameters()
     return records
 
@@ -176,6 +165,28 @@ def learning(teacher: nn.Module, student: nn.Module, new: Collection[str], confi
         frozen = {name: named[name] for name, scale in scales.items() if not scale}
         with requiring_grad(frozen.values(), False):
             yield Learning(parameters, frozen, scales)
+
+
+def _identity(
+    teacher: nn.Module,
+    student: nn.Module,
+    new: Collection[str],
+    data: TrainingData,
+    config: Finetune,
+    learns: Learning,
+    seed: int,
+) -> dict[str, object]:
+    """All that the outcome depends on and a checkpoint does not hold; the teacher only if the student learns from it."""
+    return identity_of(
+        config,
+        data,
+        learns.parameters,
+        seed=seed,
+        new=sorted(new),
+        buffers=digest(dict(student.named_buffers())),
+        frozen=digest(learns.frozen) if learns.frozen else None,
+        teacher=None if config.parts == NAMED["data"] else digest(teacher.state_dict()),
+    )
 
 
 def require_learnable(student: nn.Module, new: Collection[str], config: Finetune) -> None:
