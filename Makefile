@@ -22,6 +22,7 @@ nightly: classes pairs
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/rewriting/test_laws.py tests/rules/test_formulas.py \
 		tests/tracing/test_threads.py tests/artifact/test_fuzz.py tests/store tests/run/test_killed.py tests/run/test_twins.py tests/parallel \
 		tests/test_recipes_run.py
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "nightly or thorough"
 
 classes: .venv/installed-dev
 	$(BIN)/python -m tests.classes

@@ -18,8 +18,16 @@ from surgery.recipe import Distil, Evaluate, Finetune, Recipe
 from surgery.rewriting import every
 from surgery.rules import replace_attention
 from surgery.testing import profiles
+from tests.nightly import IS_NIGHTLY
 
 settings.load_profile(profiles.chosen())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only the nightly run tries."""
+    late = [] if IS_NIGHTLY else [item for item in items if item.get_closest_marker("nightly")]
+    items[:] = [item for item in items if item not in late]
+    config.hook.pytest_deselected(items=late)
 
 
 @pytest.fixture(scope="session")

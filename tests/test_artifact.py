@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import surgery
@@ -17,6 +17,7 @@ from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import FullAttention, HyenaX, SlidingWindow
 from surgery.rewriting import indices
 from surgery.rules import replace_attention
+from tests.nightly import examples
 from tests.tracing.test_exact import assert_same, dit, dit_inputs
 
 operators = st.one_of(
@@ -31,7 +32,7 @@ def student(operator=None, layers=(1,)):
     return surgery.rewrite(dit(out_channels=4), [rule], dit_inputs(1, 8))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     operators, st.lists(st.integers(0, 2), min_size=1, unique=True), st.sampled_from([torch.float32, torch.bfloat16])
 )
@@ -47,7 +48,7 @@ def test_round_trip(tmp_path: Path, operator, layers, dtype):
     assert_same(dict(before.state_dict()), dict(again.state_dict()))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.sampled_from(["model.safetensors", "surgery.json"]))
 def test_truncated_or_altered_files_are_refused(tmp_path: Path, data, name):
     folder = surgery.save(student(), tmp_path / "a")

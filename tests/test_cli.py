@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import surgery
 from surgery.cli import main
 from surgery.training.checkpoint import digest
+from tests.nightly import nightly
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
@@ -85,6 +86,7 @@ def follow_up(capsys, tmp_path) -> None:
     assert run(capsys, "apply", tmp_path / "recipe.py", "--out", folder, "--resume")[0] == 0
 
 
+@nightly  # tests/run/test_killed.py shows the same of the stages themselves
 def test_killed_and_resumed_the_weights_are_those_of_an_uninterrupted_run(tmp_path, write_recipe):
     recipe = write_recipe()
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -252,6 +254,6 @@ def test_help_is_quick_and_needs_no_torch():
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    command = f"{sys.executable} -m surgery inspect digits-dit --json | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m surgery inspect --kernels --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 1)

@@ -39,5 +39,7 @@ def test_functions_are_short() -> None:
 
 def test_what_is_too_long_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "long.py"
-    file.write_text('def long():\n    """Says\n    this."""\n' + "    a = 1\n" * 41 + "\n\ndef short():\n    return 1\n")
+    file.write_text(
+        'def long():\n    """Says\n    this."""\n' + "    a = 1\n" * 41 + "\n\ndef short():\n    return 1\n"
+    )
     assert dict(functions(file)) == {"long": 42, "short": 2}

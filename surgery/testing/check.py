@@ -43,7 +43,7 @@ def check_rule(
     """
     laws = [*ALL, *[exact_rules_are_exact] * exact, *[identity_rules_change_nothing] * identity]
     if model is not None:
-        _check(Case(rule, model, inputs or {}), laws)
+        check_case(Case(rule, model, inputs or {}), laws)
     else:
         _check_on_random_models(rule, laws)
 
@@ -61,12 +61,13 @@ def _check_on_random_models(rule: Rule, laws: Sequence[Law]) -> None:
             require(not is_hopeless, f"{rule.name}: applies to none of {TRIES} random models; give model= and inputs=")
             assume(False)
         applied = True
-        _check(case, laws)
+        check_case(case, laws)
 
     check()
 
 
-def _check(case: Case, laws: Sequence[Law]) -> None:
+def check_case(case: Case, laws: Sequence[Law]) -> None:
+    """Try laws on one case; the error of one that does not hold says which it is."""
     for law in laws:
         try:
             law(case)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import surgery
 from surgery.errors import MatchError, RewriteError
 from surgery.rules import mlp_ratio
+from tests.nightly import examples
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def weights_of(mixer: Mixer, spec: Spec, neuron: int) -> list[Tensor]:
     return [*map(torch.cat, entering), mixer.down.weight[:, column]]
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(specs, st.floats(0.2, 4))
 def test_the_neurons_that_contribute_most_stay(spec, ratio):
     model, x = Model(spec), torch.randn(2, 3, spec.dim).double()
@@ -162,7 +163,7 @@ def test_the_neurons_that_contribute_most_stay(spec, ratio):
     assert surgery.undo(student)(x).equal(model(x))
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(specs, st.floats(0.2, 4))
 def test_the_plan_counts_what_the_student_has(spec, ratio):
     model, x = Model(spec), torch.randn(2, 3, spec.dim).double()

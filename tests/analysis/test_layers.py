@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from surgery.rewriting import Rule, every, indices
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
 from surgery.testing import check_rule
 from tests.classes import all_cases
+from tests.nightly import thinned
 
 WIDTH = 8
 CASES = {case.name: case for case in all_cases()}
@@ -126,6 +128,8 @@ STACKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "named": (Named, ["first", "second", "third"]),
 }  # fmt: skip
 WITH_BLOCKS = sorted(STACKS.keys() - {"parts"})
+OPERATORS = [replace_attention(HyenaX(), layers=every(2), inherit="random"), mlp_ratio(6, layers=indices(0, 2))]
+BLOCKS = [parallel_pairs(), drop_blocks(layers=indices(1)), duplicate_blocks(layers=indices(0)), share_blocks(2)]
 
 
 def example() -> dict[str, Tensor]:
@@ -145,10 +149,7 @@ def test_layers_are_found_however_they_are_kept(name: str) -> None:
     assert all(attention[n].startswith(path) for n, path in enumerate(STACKS[name][1]))
 
 
-@pytest.mark.parametrize("name", STACKS)
-@pytest.mark.parametrize(
-    "rule", [replace_attention(HyenaX(), layers=every(2), inherit="random"), mlp_ratio(6, layers=indices(0, 2))]
-)
+@pytest.mark.parametrize(("name", "rule"), thinned(product(STACKS, OPERATORS), 3))
 def test_operators_in_such_layers_are_replaced(name: str, rule: Rule) -> None:
     model, inputs = made(name)
     layers = [edit.layer for edit in surgery.plan(model, [rule], inputs).edits]
@@ -156,10 +157,7 @@ def test_operators_in_such_layers_are_replaced(name: str, rule: Rule) -> None:
     check_rule(rule, model=model, inputs=inputs)
 
 
-@pytest.mark.parametrize("name", WITH_BLOCKS)
-@pytest.mark.parametrize(
-    "rule", [parallel_pairs(), drop_blocks(layers=indices(1)), duplicate_blocks(layers=indices(0)), share_blocks(2)]
-)
+@pytest.mark.parametrize(("name", "rule"), thinned(product(WITH_BLOCKS, BLOCKS), 3))
 def test_such_layers_are_blocks(name: str, rule: Rule) -> None:
     model, inputs = made(name)
     assert surgery.plan(model, [rule], inputs).edits

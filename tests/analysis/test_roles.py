@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_processor import Attention
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -19,6 +19,7 @@ from surgery.operators import HyenaX
 from surgery.rewriting import indices
 from surgery.rules import replace_attention
 from tests.classes import Case, all_cases
+from tests.nightly import examples
 from tests.strategies import BlockSpec, blocks, build, inputs, model_specs, sizes
 
 CASES = {case.name: case for case in all_cases()}
@@ -142,7 +143,7 @@ def test_the_mlp_of_a_single_stream_block_is_made_of_nodes():
 working = blocks.filter(lambda block: (block.attention, block.mlp) != ("none", "none"))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(model_specs(working), sizes)
 def test_random_blocks_have_the_parts_that_they_were_given(spec, size):
     found = surgery.trace(build(spec), inputs(spec, size)).operators()
@@ -166,7 +167,7 @@ def expected(path: str, block: BlockSpec) -> Iterator[tuple[str, str]]:
 
 
 @given(model_specs(working), sizes, st.permutations(["attn", "mlp", "norm", "to_qkv", "to_q", "up", "down"]))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_names_of_attributes_do_not_matter(spec, size, names):
     model = build(spec)
     before = surgery.trace(model, inputs(spec, size)).operators()

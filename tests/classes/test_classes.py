@@ -13,9 +13,11 @@ from torch import nn
 import surgery
 from tests.classes import Case, all_cases
 from tests.classes.check import forward, gradients, in_bfloat16, randomised, same_bits
+from tests.nightly import thinned
 
 CASES = all_cases()
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+some_cases = pytest.mark.parametrize("case", thinned(CASES, 3), ids=lambda case: case.name)
 
 
 def twins(case: Case, has_run: bool = False) -> tuple[nn.Module, nn.Module]:
@@ -43,7 +45,7 @@ def test_bits_at_every_size_and_in_both_output_types(case):
             assert same_bits(expected, forward(traced, case, sizes, seed, **choice)), f"differs at {sizes} {choice}"
 
 
-@every_case
+@some_cases
 def test_gradients_in_train_mode(case):
     model, traced = twins(case, has_run=True)
     model.train()
@@ -56,7 +58,7 @@ def test_gradients_in_train_mode(case):
     assert same_bits(expected, gradients(traced, case, case.sizes[1]))
 
 
-@every_case
+@some_cases
 def test_bits_under_autocast_and_in_bfloat16(case):
     model, traced = twins(case)
     with torch.autocast("cpu", torch.bfloat16):

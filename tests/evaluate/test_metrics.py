@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -34,6 +34,7 @@ from surgery.evaluate.sampling import Drawn
 from surgery.evaluate.settings import Evaluate
 from surgery.store import InMemory
 from surgery.training.wired import WiredData
+from tests.nightly import examples
 from tests.training import tiny
 
 
@@ -131,7 +132,7 @@ def test_a_kind_belongs_to_one_class():
     assert again() is not again()
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.floats(-2, 2), st.integers(1, 3))
 def test_the_distance_to_the_teacher_is_that_of_the_samples(shift, count):
     model, teacher = Scaled(), Scaled()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.errors import RecipeError
@@ -17,6 +17,7 @@ from surgery.evaluate.pipeline_sampler import PipelineSampler
 from surgery.evaluate.sampling import Sampling
 from surgery.pipelines.calls import Calls
 from surgery.pipelines.load import LoadedPipeline
+from tests.nightly import examples
 from tests.pipelines.tiny import PIPELINES
 
 PROMPTS = {"class_labels": (3, 1, 4), "prompt": ("a cat", "two birds", "a house")}
@@ -41,7 +42,7 @@ def sampler(name: str) -> tuple[PipelineSampler, list[Any]]:
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 9))
-@settings(max_examples=6, deadline=None)
+@examples(6)
 def test_together_samples_are_those_that_they_are_alone(count, size, seed):
     drawer, asked = sampler("DiTPipeline")
     model = drawer.holder.pipeline.transformer

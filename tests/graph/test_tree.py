@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import torch
 from diffusers import DiTTransformer2DModel
-from hypothesis import given, settings
+from hypothesis import given
 
 import surgery
 from surgery.graph.show.diagram import draw_model
 from surgery.graph.show.tree import Entry, module_tree
 from tests.analysis.test_roles import CASES, working
+from tests.nightly import examples
 from tests.strategies import build, inputs, model_specs, sizes
 
 
@@ -54,7 +55,7 @@ def test_blocks_that_differ_are_not_folded():
     assert [(b.name, b.count) for b in blocks.children] == [("0-1", 2), ("2", 1)]
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(model_specs(working), sizes)
 def test_no_operator_is_lost_by_folding_and_each_is_drawn(spec, size):
     graph = surgery.trace(build(spec), inputs(spec, size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import diffusers.models.transformers as transformers
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -17,6 +17,7 @@ from surgery.models.inputs.probe import Probe, unarithmetic
 from surgery.models.inputs.widths import solve
 from surgery.recording.skeleton import skeleton
 from tests.classes import all_cases
+from tests.nightly import examples
 
 CASES = {case.name: case for case in all_cases()}
 CANNOT = {
@@ -67,7 +68,7 @@ def test_other_classes_say_so(name, monkeypatch):
         example_inputs(on_meta(name))
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(
     name=st.sampled_from(["FluxTransformer2DModel", "WanTransformer3DModel", "SD3Transformer2DModel"]),
     batch=st.integers(1, 5),

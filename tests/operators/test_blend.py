@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -22,6 +22,7 @@ from surgery.operators import (
     SlidingWindow,
     operator_from_data,
 )
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, attend, attend_linearly, features, window_seen
 
@@ -45,7 +46,7 @@ def blend(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, window:
     return affine(weights, "to_out.0", torch.cat(heads, 2))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(all_dims, st.integers(1, 7), st.integers(0, 3), st.booleans(), st.integers(0, 99))
 def test_equals_the_naive_twin(dims: MixerDims, length: int, window: int, centre: bool, seed: int) -> None:
     parts = (SlidingWindow(window=window), LinearAttention(features="learned", centre=centre))

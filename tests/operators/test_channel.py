@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from surgery.operators import (
     MLPDims,
     operator_from_data,
 )
+from tests.nightly import examples
 from tests.operators.parity import assert_parity, assert_receptive_field
 from tests.operators.twins import affine, filtered, kernel_seen
 
@@ -64,7 +65,7 @@ def check(config: ChannelConfig, naive: Callable[[Mapping[str, Tensor], Tensor],
     assert_parity(build(config, dims, seed), naive, x_BND)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(gated, all_dims, st.integers(1, 3), st.integers(1, 5), st.integers(0, 99))
 def test_a_gated_mlp_equals_its_twin(config: GatedMLP, dims: MLPDims, batch: int, length: int, seed: int) -> None:
     gelu = "gelu_tanh" if dims.activation == "gelu_tanh" else "gelu"
@@ -88,7 +89,7 @@ def around(i: int, rows: int, columns: int, kernel: int) -> dict[tuple[int, int]
     return taps
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(ratios, odd, all_dims, st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_a_filtering_mlp_equals_its_twin(
     ratio: float, kernel: int, dims: MLPDims, rows: int, columns: int, seed: int
@@ -106,7 +107,7 @@ def test_a_filtering_mlp_equals_its_twin(
     check(ConvMLP(ratio=ratio, kernel=kernel, grid=grid), naive, dims, (2, rows * columns), seed)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(hyenas, all_dims, st.integers(1, 3), st.integers(1, 8), st.integers(0, 99))
 def test_hyena_x_equals_its_twin(config: HyenaXMLP, dims: MLPDims, batch: int, length: int, seed: int) -> None:
     def naive(w: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load, save
@@ -33,6 +33,7 @@ from surgery.operators import (
     SparseLinear,
     operator_from_data,
 )
+from tests.nightly import examples
 from tests.operators.parity import all_dims, build
 
 DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
@@ -100,7 +101,7 @@ def test_refuses_other_shapes(config: MixerConfig, shape: tuple[int, ...]) -> No
         build(config, DIMS, 0)(torch.randn(shape).double())
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(configs, all_dims)
 def test_goes_to_plain_data_and_back(config: MixerConfig, dims: MixerDims) -> None:
     mixer, x = build(config, dims, 0), torch.randn(2, 6, dims.dim).double()

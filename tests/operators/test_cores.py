@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from surgery.operators import (
     SlidingWindow,
     SparseLinear,
 )
+from tests.nightly import examples
 from tests.operators.parity import build, tokens
 from tests.operators.twins import attend, attend_linearly, features, window_seen
 from tests.rewriting.operators import Scale
@@ -142,7 +143,7 @@ def test_full_attention_takes_any_mask(config: MixerConfig, additive: bool) -> N
 shapes = st.sampled_from([(2, 1, 1, 0), (2, 1, 0, 0), (1, 3, 0, 0), (2, 3, 1, 0), (1, 1, 0, 1), (0, 0), (1, 0)])
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(st.sampled_from([1, 7, 64, 70]), st.integers(0, 5), st.booleans(), shapes, st.integers(0, 99))
 def test_a_window_within_a_mask(length: int, window: int, causal: bool, shape: tuple[int, ...], seed: int) -> None:
     q, k, v = (x.requires_grad_() for x in heads(length, length, seed))
@@ -187,7 +188,7 @@ def scanned(weights: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor, causal:
     return y / (y.square().mean(3, keepdim=True) + 1e-5).sqrt() * weights["norm.weight"]
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.booleans(), st.sampled_from([1, 2, 31, 32, 33, 70]), st.integers(0, 99))
 def test_mamba_2_scans_keys_and_values(causal: bool, length: int, seed: int) -> None:
     torch.manual_seed(seed)

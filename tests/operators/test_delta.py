@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.operators import FullAttention, GatedDelta, MixerDims, operator_from_data
 from surgery.operators.delta_rule import CHUNK, gated_delta_rule
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, filtered
 
@@ -49,7 +50,7 @@ def naive(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, config:
     return affine(weights, "to_out.0", y.transpose(1, 2).flatten(2))
 
 
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(st.integers(1, 4), st.booleans(), all_dims, lengths, st.integers(0, 99))
 @example(3, False, DIMS, 2 * CHUNK + 3, 0)
 @example(3, True, DIMS, 2 * CHUNK + 3, 0)

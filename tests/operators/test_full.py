@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.operators import FullAttention, MixerDims
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import attention
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(all_dims, st.integers(1, 3), st.integers(1, 12), st.integers(0, 99))
 def test_equals_the_naive_twin(dims: MixerDims, batch: int, length: int, seed: int) -> None:
     seen = [set(range(length))] * length

@@ -3,20 +3,21 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
 from surgery.errors import RewriteError
 from surgery.operators import GroupedQueryAttention, MixerDims, dims_of
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import attention
 
 DIMS = MixerDims(dim=8, heads=6, head_dim=4, qkv_bias=True, out_bias=True)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(all_dims, st.sampled_from([1, 2, 3]), st.integers(1, 2), st.integers(1, 9), st.integers(0, 99))
 def test_equals_the_naive_twin(dims: MixerDims, groups: int, share: int, length: int, seed: int) -> None:
     dims = dims.model_copy(update={"heads": groups * share})

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.errors import RewriteError
 from surgery.operators import HyenaSE, HyenaX, HyenaY, MixerDims, SequenceMixer
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import hyena, kernel_seen, taps
 
@@ -27,7 +28,7 @@ def randomised(config: Config, dims: MixerDims, seed: int) -> SequenceMixer:
     return mixer
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(configs, all_dims, st.integers(1, 3), st.integers(1, 20), st.integers(0, 99))
 def test_equals_the_naive_twin(config: Config, dims: MixerDims, batch: int, length: int, seed: int) -> None:
     x_BND = tokens(batch, length, dims, seed)
@@ -36,7 +37,7 @@ def test_equals_the_naive_twin(config: Config, dims: MixerDims, batch: int, leng
     assert_parity(randomised(config, dims, seed), twin, x_BND)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(configs, st.integers(1, 20), st.data())
 def test_sees_its_kernel_and_nothing_else(config: Config, length: int, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, length - 1))
@@ -57,7 +58,7 @@ def on(grid: tuple[int, ...], kind: type[Config], kernel: int) -> Config:
     return kind(kernel=kernel, axes=len(grid), grid=grid)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(grids, kinds, st.integers(1, 4), all_dims, st.integers(0, 99))
 def test_over_a_grid_it_equals_the_naive_twin(
     grid: tuple[int, ...], kind: type[Config], kernel: int, dims: MixerDims, seed: int
@@ -67,7 +68,7 @@ def test_over_a_grid_it_equals_the_naive_twin(
     assert_parity(randomised(config, dims, seed), twin, tokens(2, math.prod(grid), dims, seed))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(grids, kinds, st.integers(1, 4), st.data())
 def test_over_a_grid_it_sees_its_kernel_and_nothing_else(
     grid: tuple[int, ...], kind: type[Config], kernel: int, data: st.DataObject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,6 +23,7 @@ from surgery.operators import (
     dims_of,
     projections_of,
 )
+from tests.nightly import examples
 
 EVERY = [
     FullAttention(),
@@ -43,7 +44,7 @@ def attention(**options: object) -> Attention:
     return Attention(**(defaults | options)).eval()
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(1, 70), st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_a_window_over_everything_is_the_old_attention(
     length: int, bias: bool, out_bias: bool, fused: bool, full: bool

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -22,6 +22,7 @@ from surgery.operators import (
     ZeroJoin,
     operator_from_data,
 )
+from tests.nightly import examples
 from tests.operators.parity import assert_parity
 
 EVERY = [ConcatProject(), ConcatProject(start="random"), SumDeltas(), WeightedSum(), ZeroJoin()]
@@ -58,7 +59,7 @@ class Stacked(torch.nn.Module):
         return self.joiner(*streams)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     st.sampled_from(EVERY), st.integers(1, 6), st.lists(st.integers(1, 4), min_size=0, max_size=3), st.integers(0, 99)
 )

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.operators import LinearAttention, MixerDims
 from surgery.operators.linear import linear_attention
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import linear
 
@@ -28,7 +29,7 @@ def randomised(config: LinearAttention, dims: MixerDims, seed: int) -> torch.nn.
     return mixer
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(grids, st.sampled_from(["relu", "learned"]), st.integers(0, 4), all_dims, st.integers(0, 99))
 def test_equals_the_naive_twin(grid: tuple[int, ...], features: str, taps: int, dims: MixerDims, seed: int) -> None:
     dims = dims.model_copy(update={"head_dim": 8})

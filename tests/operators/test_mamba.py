@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from surgery.errors import RewriteError
 from surgery.operators import FullAttention, Mamba2, MixerDims, dims_of, operator_from_data
 from surgery.operators.state_space import CHUNK, SEGMENT, state_space
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, filtered
 
@@ -62,7 +63,7 @@ def naive(weights: Mapping[str, Tensor], x_BND: Tensor, config: Mamba2) -> Tenso
     return affine(weights, "out_proj", y)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(configs, all_dims, st.integers(1, 2), lengths, st.integers(0, 99))
 @example(Mamba2(head_dim=2), DIMS, 2, 2 * CHUNK + 3, 0)
 @example(Mamba2(head_dim=2, causal=True), DIMS, 2, 2 * CHUNK + 3, 0)
@@ -71,7 +72,7 @@ def test_equals_the_naive_twin(config: Mamba2, dims: MixerDims, batch: int, leng
     assert_parity(mixer, lambda w, x: naive(w, x, config), tokens(batch, length, dims, seed))
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(configs, lengths, st.data())
 def test_a_token_sees_all_tokens_or_if_causal_the_earlier_ones(
     config: Mamba2, length: int, data: st.DataObject

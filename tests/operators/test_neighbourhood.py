@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.errors import RewriteError
 from surgery.operators import MixerDims, NeighbourhoodAttention
 from surgery.operators.tiles import neighbourhood_attention
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import attention, neighbourhood_seen
 
@@ -23,7 +24,7 @@ grids = st.one_of(
 windows = st.sampled_from([1, 3, 5, 7, 9, 13, 1001])
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(grids, windows, all_dims, st.integers(1, 2), st.integers(0, 99))
 @example((17, 9), 5, DIMS, 2, 0)
 @example((19, 1), 17, DIMS, 1, 0)
@@ -34,7 +35,7 @@ def test_equals_the_naive_twin(grid: tuple[int, ...], window: int, dims: MixerDi
     assert_parity(mixer, lambda w, x: attention(w, x, dims, seen), tokens(batch, math.prod(grid), dims, seed))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(grids, windows, st.data())
 def test_sees_its_neighbourhood_and_nothing_else(grid: tuple[int, ...], window: int, data: st.DataObject) -> None:
     length = math.prod(grid)
@@ -48,7 +49,7 @@ dilated = st.one_of(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(dilated, st.sampled_from([1, 3, 5]), st.integers(1, 4), st.sampled_from([None, "first", "last"]), all_dims)
 def test_a_dilated_window_equals_the_naive_twin(
     grid: tuple[int, ...], window: int, dilation: int, text: str | None, dims: MixerDims

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.operators import FullAttention, MixerDims, SparseLinear, operator_from_data
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, attend, attend_linearly
 
@@ -51,7 +52,7 @@ def naive(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, config:
     return affine(weights, "to_out.0", torch.stack(samples))
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(st.integers(1, 4), st.integers(1, 3), all_dims, st.integers(1, 5), st.integers(0, 99))
 @example(2, 2, DIMS, 5, 0)
 def test_equals_the_naive_twin(block: int, top: int, dims: MixerDims, others: int, seed: int) -> None:

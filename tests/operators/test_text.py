@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.errors import ConfigError, RewriteError
 from surgery.operators import HyenaSE, HyenaX, HyenaY, LinearAttention, MixerDims, NeighbourhoodAttention
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, attend_linearly, attention, features, filtered, neighbourhood_seen
 
@@ -47,7 +48,7 @@ def beside(weights: Mapping[str, Tensor], name: str, x: Tensor, kernel: int, lay
     return torch.stack([rows.get(i, others[:, i]) for i in range(x.shape[1])], 1)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(all_dims, layouts, st.sampled_from([1, 3, 5]), st.integers(0, 9))
 def test_neighbourhoods_and_a_text_that_sees_all(dims, layout, window, seed):
     grid, others, text = layout
@@ -56,7 +57,7 @@ def test_neighbourhoods_and_a_text_that_sees_all(dims, layout, window, seed):
     assert_parity(mixer, lambda w, x: attention(w, x, dims, seen), tokens(2, math.prod(grid) + others, dims, seed))
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(all_dims, layouts, st.sampled_from([HyenaSE, HyenaX, HyenaY]), st.integers(1, 3), st.integers(0, 9))
 def test_filters_leave_a_text_as_it_is(dims, layout, config, kernel, seed):
     grid, others, text = layout
@@ -73,7 +74,7 @@ def test_filters_leave_a_text_as_it_is(dims, layout, config, kernel, seed):
     assert_parity(mixer, naive, tokens(2, math.prod(grid) + others, dims, seed))
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(all_dims, layouts, st.integers(1, 3), st.integers(0, 9))
 def test_linear_attention_sees_a_text_that_its_convolution_leaves_out(dims, layout, kernel, seed):
     grid, others, text = layout

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.operators import TTT, FullAttention, MixerDims, operator_from_data
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, filtered
 
@@ -74,7 +75,7 @@ def naive(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, config:
     return affine(weights, "to_out.0", torch.stack(samples))
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(inners, st.integers(1, 4), st.booleans(), all_dims, st.integers(1, 9), st.integers(0, 99))
 @example("gated", 3, False, DIMS, 8, 0)
 @example("linear", 3, True, DIMS, 8, 0)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.operators import MixerDims, SlidingWindow
 from surgery.operators.window import windowed_attention
+from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import attention, window_seen
 
@@ -18,7 +19,7 @@ windows = st.one_of(st.integers(0, 9), st.sampled_from([63, 64, 65, 70, 1000]))
 configs = st.builds(SlidingWindow, window=windows, causal=st.booleans())
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(configs, all_dims, st.integers(1, 3), lengths, st.integers(0, 99))
 @example(SlidingWindow(window=70), DIMS, 2, 129, 0)
 @example(SlidingWindow(window=4, causal=True), DIMS, 2, 129, 0)
@@ -31,7 +32,7 @@ def test_equals_the_naive_twin(config: SlidingWindow, dims: MixerDims, batch: in
     )
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.builds(SlidingWindow, window=st.integers(0, 6), causal=st.booleans()), lengths, st.data())
 def test_sees_its_window_and_nothing_else(config: SlidingWindow, length: int, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, length - 1))

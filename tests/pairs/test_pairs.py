@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tests.pairs.__main__ as page
+from tests.nightly import thinned
 from tests.pairs.check import outcome_of
 from tests.pairs.rules import DEEPER, RULES, model
 
@@ -28,7 +29,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "first", "second", "where", "outcome"), PAIRS)
+@pytest.mark.parametrize(("name", "first", "second", "where", "outcome"), thinned(PAIRS, 2))
 def test_a_pair(name, first, second, where, outcome):
     assert outcome_of(model(name), first, second, where) == outcome
 

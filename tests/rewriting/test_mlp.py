@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from diffusers.models.attention import FeedForward
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -19,6 +19,7 @@ from surgery.operators.mlp import ACTIVATIONS, contributions
 from surgery.rewriting import every, indices
 from surgery.rules import mlp_ratio, replace_mlp
 from tests.analysis.test_roles import CASES
+from tests.nightly import examples
 
 FAMILIES = ["DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel",
             "WanTransformer3DModel"]  # fmt: skip
@@ -70,7 +71,7 @@ activations = st.sampled_from(sorted(ACTIVATIONS))
 widths = st.integers(1, 6)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(widths, st.integers(1, 20), st.floats(0.2, 5), activations, st.booleans(), st.booleans(), st.integers(0, 99))
 def test_the_neurons_that_are_kept(dim, neurons, ratio, activation, up_bias, down_bias, seed):
     torch.manual_seed(seed)

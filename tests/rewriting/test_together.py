@@ -15,6 +15,7 @@ from surgery.rewriting import Call, New, Pattern, Rewiring, Rule, Site, block, i
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention
 from surgery.testing import check_rule
 from tests.classes import all_cases
+from tests.nightly import nightly
 from tests.rewriting.gates import Gate
 
 CASES = {case.name: case for case in all_cases()}
@@ -84,7 +85,22 @@ def test_a_gate_after_an_mlp_that_is_resized_is_no_conflict() -> None:
     torch.testing.assert_close(surgery.rewrite(model, rules, EXAMPLE)(**EXAMPLE), model(**EXAMPLE))
 
 
+class Unused(Block):
+    """Computes what it does not use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm(x + 1)
+        return super().forward(x)
+
+
 def test_a_gate_where_a_forward_computes_what_it_does_not_use() -> None:
+    model = Model()
+    model.blocks[1] = Unused()
+    check_rule(GateAfter(pattern=node("norm")), exact=True, model=model, inputs=EXAMPLE)
+
+
+@nightly
+def test_a_gate_after_the_norms_of_random_models() -> None:
     check_rule(GateAfter(pattern=node("norm")), exact=True)
 
 

@@ -15,6 +15,7 @@ from surgery.rewriting import indices
 from surgery.rules import drop_blocks, duplicate_blocks
 from tests.classes import all_cases
 from tests.classes.check import forward, randomised, same_bits
+from tests.nightly import thinned
 
 READERS = {
     "AnyFlowFARTransformer3DModel-rollout",
@@ -31,7 +32,7 @@ NAMES = [(case.name, list(RULES)[number % 2]) for number, case in enumerate(CASE
 """One rule for each class, in turn."""
 
 
-@pytest.mark.parametrize(("name", "rule"), NAMES)
+@pytest.mark.parametrize(("name", "rule"), thinned(NAMES, 2))
 def test_saved_and_loaded_students_run_at_every_size(name, rule, tmp_path):
     case, rule = next(case for case in CASES if case.name == name), RULES[rule]
     student = surgery.rewrite(randomised(case.model()), [rule], case.example())

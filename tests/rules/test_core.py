@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +18,7 @@ from surgery.errors import MatchError
 from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, LinearAttention, Mamba2, SlidingWindow
 from surgery.rules import replace_attention
 from surgery.testing import check_rule
+from tests.nightly import examples
 
 Step = Callable[..., Any]
 
@@ -136,7 +137,7 @@ WAYS = st.builds(written, *(st.sampled_from(sorted(each)) for each in (SCALES, P
 EXAMPLE = {"x": torch.randn(2, 5, 16)}
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(WAYS)
 def test_full_attention_in_its_place_computes_the_same(mix: Step) -> None:
     model = Model(mix).eval()

@@ -7,7 +7,7 @@ import json
 import diffusers
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import surgery
@@ -22,6 +22,7 @@ from surgery.store import InMemory, Sample
 from surgery.training.recorded import RecordedBatches, RecordedData
 from surgery.training.source import predict
 from tests.data.draw import write
+from tests.nightly import examples
 from tests.run.twins import SCHEDULE, STEPS, built, recipe
 from tests.training.tiny import Interrupting
 
@@ -83,7 +84,7 @@ def test_each_forward_is_what_the_model_gives(scaled):
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 9), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_runs_are_held_out_as_a_whole(runs, each, size, seed):
     samples = [Sample(torch.tensor([float(number)]), {}) for number in range(runs * each)]
     data = RecordedData(Feed(Calls({}, (), "", False, 1), (), InMemory(samples), Recorded("", each, "")), {})

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_flatten
 
 import surgery
 from surgery.errors import GuardError, TraceError
+from tests.nightly import examples
 from tests.strategies import build, inputs, model_specs, sizes
 
 
@@ -24,7 +25,7 @@ def assert_same(expected: Any, actual: Any) -> None:
         assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(model_specs(), sizes, st.lists(sizes, min_size=1, max_size=3), st.booleans())
 def test_random_transformers_are_exact_at_every_size(spec, example, others, bias):
     model = build(spec)
@@ -35,7 +36,7 @@ def test_random_transformers_are_exact_at_every_size(spec, example, others, bias
             assert_same(model(**call), traced(**call))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(model_specs(), sizes)
 def test_gradients_are_exact(spec, size):
     model = build(spec)
@@ -50,7 +51,7 @@ def test_gradients_are_exact(spec, size):
     assert_same(gradients(model), gradients(traced))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(model_specs(), sizes)
 def test_tracing_leaves_the_model_alone(spec, size):
     model = build(spec)

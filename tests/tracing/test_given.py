@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import surgery
 from surgery.errors import TraceError
+from tests.nightly import examples
 from tests.tracing.test_exact import assert_same
 
 DIM = 4
@@ -114,7 +115,7 @@ programs = st.lists(st.lists(st.sampled_from(STEPS), max_size=3).map(tuple), min
 calls = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.booleans()), min_size=1, max_size=3)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(programs, calls)
 def test_values_and_gradients(programs, calls):
     model = Net(programs + programs[:1])

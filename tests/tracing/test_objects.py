@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import surgery
 from surgery.errors import TraceError
+from tests.nightly import examples
 from tests.tracing.exact import assert_exact
 from tests.tracing.test_exact import assert_same
 
@@ -63,7 +64,7 @@ def call(size: tuple[int, int, int]) -> dict[str, object]:
     return {"x": torch.randn(batch, tokens, 3), "store": filled(batch, keys)}
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(calls, st.lists(calls, min_size=1, max_size=3))
 def test_a_cache_is_read_and_filled_as_by_the_model(example, others):
     assert_exact(Twice(), call(example), *map(call, others))

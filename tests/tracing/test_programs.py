@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import surgery
 from tests.classes.check import same_bits
+from tests.nightly import examples
 from tests.tracing.programs import build, inputs, programs, sizes
 
 calls = st.lists(st.tuples(sizes, st.booleans(), st.sampled_from([1.5, 0.25])), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(programs, sizes, calls)
 def test_outputs_gradients_and_buffers(steps, example, calls):
     model = build(steps)
@@ -31,7 +32,7 @@ def test_outputs_gradients_and_buffers(steps, example, calls):
         assert same_bits(*outcomes), (steps, example, size, training)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(programs, sizes)
 def test_tracing_changes_nothing(steps, example):
     model = build(steps)

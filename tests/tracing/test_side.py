@@ -11,13 +11,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import surgery
 from surgery.errors import TraceError
+from tests.nightly import examples
 from tests.tracing.exact import assert_exact
 from tests.tracing.test_exact import assert_same
 
@@ -97,7 +98,7 @@ def example(size: tuple[int, int, bool]) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(batch, tokens, 4, requires_grad=needs_grad)}
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.sampled_from(RECORDED), sizes, st.lists(sizes, min_size=1, max_size=2))
 def test_it_is_recorded(then, first, others):
     assert_exact(Does(then), example(first), *map(example, others))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import surgery
 from surgery.errors import TraceError
+from tests.nightly import examples
 from tests.tracing.exact import assert_exact
 
 
@@ -33,7 +34,7 @@ def tokens(numbers: list[int]) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(len(numbers), 6, 3), "lengths": torch.tensor(numbers)}
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(lengths, st.lists(lengths, min_size=1, max_size=3))
 def test_a_number_that_is_read_may_be_a_size(example, others):
     assert_exact(Cropped(), tokens(example), *map(tokens, others))
@@ -57,7 +58,7 @@ class Packed(nn.Module):
 masks = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(masks, st.lists(masks, min_size=1, max_size=3))
 def test_a_mask_may_select_tokens_and_branches(example, others):
     calls = [{"x": torch.randn(len(m), 4, 3), "mask": torch.tensor(m)} for m in (example, *others)]

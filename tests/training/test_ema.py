@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import torch
 from diffusers.training_utils import EMAModel
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from surgery.training.ema import Ema, decay_at
+from tests.nightly import examples
 from tests.training.tiny import same_bits, weights
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.floats(0, 0.9999), st.integers(1, 30), st.integers(0, 100))
 def test_the_average_is_that_of_diffusers(decay: float, steps: int, seed: int) -> None:
     torch.manual_seed(seed)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from surgery.training.muon import Muon, orthogonal
+from tests.nightly import examples
 
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 seeds = st.integers(0, 99)
@@ -33,7 +34,7 @@ def zeros(shapes: list[tuple[int, int]]) -> list[nn.Parameter]:
     return [nn.Parameter(torch.zeros(shape)) for shape in shapes]
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.integers(1, 4), sizes, seeds)
 def test_singular_values_come_near_1_and_their_vectors_stay(count, shape, seed):
     u, _, v = torch.linalg.svd(random(seed, count, *shape), full_matrices=False)
@@ -45,7 +46,7 @@ def test_singular_values_come_near_1_and_their_vectors_stay(count, shape, seed):
     torch.testing.assert_close(turned, torch.diag_embed(found), atol=1e-4, rtol=0)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.lists(sizes, min_size=1, max_size=4), seeds)
 def test_steps_are_those_of_torch_to_the_precision_of_bfloat16(shapes, seed):
     own, theirs = zeros(shapes), zeros(shapes)
@@ -54,7 +55,7 @@ def test_steps_are_those_of_torch_to_the_precision_of_bfloat16(shapes, seed):
         assert (a - b).norm() < 0.1 * b.norm()
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.lists(st.sampled_from([(3, 5), (5, 3), (4, 4)]), min_size=2, max_size=6), seeds)
 def test_a_step_does_not_depend_on_what_else_is_trained(shapes, seed):
     alone, together = zeros(shapes[:1]), zeros(shapes)

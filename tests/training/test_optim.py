@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,6 +13,7 @@ from surgery.training.optim import (
     warmup_constant,
     warmup_cosine,
 )
+from tests.nightly import examples
 
 counts = st.integers(1, 500)
 
@@ -46,7 +47,7 @@ def optimizer_of(layer: nn.Module, is_muon: bool, **scales: float) -> Optimizer:
     return Optimizer(dict(layer.named_parameters()), linear_weights(layer) if is_muon else (), scales)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 5), st.integers(1, 5), st.booleans())
 def test_an_optimizer_continues_from_its_state(before: int, after: int, is_muon: bool) -> None:
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil
 from surgery.training.finetune import Finetune, finetune
 from surgery.training.record import LossRecord
+from tests.nightly import examples, nightly
 from tests.training import tiny
 
 STEPS = 6
@@ -56,7 +57,7 @@ def uninterrupted(stage: str, every: int, optimizer: str) -> Outcome:
 
 
 @pytest.mark.parametrize("stage", ["distil", "finetune"])
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(
     every=st.integers(1, STEPS),
     interruptions=st.lists(st.integers(1, STEPS), max_size=3),
@@ -77,6 +78,7 @@ def test_interrupted_anywhere(stage: str, every: int, interruptions: list[int], 
     assert tiny.same_bits(resumed, expected)
 
 
+@nightly  # tests/run/test_killed.py kills whole runs
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.training.killed", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
