@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from surgery.artifact.description import DESCRIPTION, Description, signed
 from surgery.artifact.rebuild import from_config, transformer_class, with_edits
 from surgery.artifact.structure import Structure, differences, structure_of
-from surgery.artifact.weights import DTYPES, settle, write_weights
+from surgery.artifact.weights import DTYPES, give_parts, settle, write_weights
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.kinds import why_not_read_back
+from surgery.parallel.group import is_first
+from surgery.parallel.whole import is_divided
 from surgery.recording.skeleton import skeleton
 from surgery.recording.state import own_class
 from surgery.rewriting import Edit
@@ -31,7 +33,8 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     """Write `student` to `folder` as `surgery.json` and `model.safetensors`, of more than 5 GB in several files.
 
     An older artifact in the folder is replaced as a whole, or stays as it is. Of a model that is no transformer of
-    diffusers, the class is not saved: `load` needs a fresh model of it as `base`.
+    diffusers, the class is not saved: `load` needs a fresh model of it as `base`. Several processes that have divided
+    the weights call this at once: the first one writes, and holds a whole tensor at a time.
 
     Raises:
         ArtifactError: the student could not be read back as it is, because it has operators that are not known, or
@@ -44,6 +47,9 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     fresh = _rebuilt(student, config)
     _require_same(student, fresh)
     tensors = saved_tensors(student, fresh)
+    if not is_first():
+        give_parts(tensors)
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = write_weights(folder, tensors)
@@ -84,7 +90,8 @@ def saved_tensors(student: nn.Module, fresh: nn.Module) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ArtifactError(f"{name}: has no values, it is on the meta device; load or move the weights first")
-        if tensor.dtype not in DTYPES or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        plain = type(tensor) in (Tensor, nn.Parameter, nn.Buffer) or is_divided(tensor)
+        if tensor.dtype not in DTYPES or not plain:
             kind = f"{type(tensor).__name__} of {str(tensor.dtype).removeprefix('torch.')}"
             raise ArtifactError(f"{name}: a {kind} could not be read back; save the student before it is quantised")
     return tensors

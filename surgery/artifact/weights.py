@@ -21,6 +21,7 @@ from torch import Tensor
 
 from surgery.artifact.description import WeightsFile, open_regular
 from surgery.errors import ArtifactError
+from surgery.parallel.whole import whole
 
 SHARD = 5 * 10**9
 """Bytes of tensors from which on there are several files."""
@@ -64,6 +65,13 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], largest: int = SH
             _pending(folder, file).unlink(missing_ok=True)
         raise
     return tuple(written)
+
+
+def give_parts(tensors: Mapping[str, Tensor], largest: int = SHARD) -> None:
+    """Let the first process put divided tensors together, one after the other, as it calls `write_weights` on them."""
+    for shard in _shards(tensors, largest):
+        for tensor in shard.values():
+            whole(tensor.detach())
 
 
 def settle(folder: Path, files: Sequence[WeightsFile]) -> None:
@@ -164,7 +172,7 @@ def _write(stream: BinaryIO, name: str, tensors: Mapping[str, Tensor]) -> Weight
     header_sha256 = digest.hexdigest()
     stream.write(header)
     for tensor in tensors.values():
-        content = _bytes(tensor.detach().cpu().contiguous())
+        content = _bytes(whole(tensor.detach()).cpu().contiguous())
         digest.update(content)
         stream.write(content)
         size += len(content)

@@ -82,14 +82,18 @@ class PipelineFolder:
             self._pipeline = load_pipeline(self.folder, **self._options, **self._taken).to(self._device)
         return self._pipeline
 
-    def take(self, name: str) -> Any:
+    def take(self, name: str, device: str | None = None) -> Any:
         """A component, which stays in memory; without the others if these are not.
+
+        Args:
+            name: of the component.
+            device: where it goes if it is loaded alone; None takes the pipeline's.
 
         Raises:
             WiringError: it cannot be loaded.
         """
         if name not in self._taken:
-            self._taken[name] = self._alone(name) if self._pipeline is None else getattr(self._pipeline, name)
+            self._taken[name] = self._alone(name, device) if self._pipeline is None else getattr(self._pipeline, name)
         return self._taken[name]
 
     def release(self) -> None:
@@ -106,7 +110,7 @@ class PipelineFolder:
                 digest.update(f"{name.as_posix()} ".encode() + hashlib.file_digest(file, "sha256").digest())
         return {name: digest.hexdigest() for name, digest in digests.items()}
 
-    def _alone(self, name: str) -> Any:
+    def _alone(self, name: str, device: str | None) -> Any:
         import diffusers
 
         _, class_name = self._index[name]
@@ -115,7 +119,7 @@ class PipelineFolder:
             raise WiringError(f"{self.folder}: {name} is a {class_name}, which is no class of diffusers")
         options = self._options if issubclass(component, nn.Module) else {}
         found = component.from_pretrained(str(self.folder / name), local_files_only=True, **options)
-        return found.to(self._device) if isinstance(found, nn.Module) else found
+        return found.to(device or self._device) if isinstance(found, nn.Module) else found
 
 
 @contextmanager
@@ -140,8 +144,8 @@ class LoadedPipeline:
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
 
-    def take(self, name: str) -> Any:
-        """A component."""
+    def take(self, name: str, device: str | None = None) -> Any:  # noqa: ARG002
+        """A component, where it is."""
         return getattr(self.pipeline, name)
 
     def release(self) -> None:

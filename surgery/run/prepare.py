@@ -64,7 +64,11 @@ class Prepared(Opened):
 
 
 def open_recipe(
-    recipe: Recipe, device: str = "cpu", made: Path | None = None, progress: Progress | None = None
+    recipe: Recipe,
+    device: str = "cpu",
+    made: Path | None = None,
+    progress: Progress | None = None,
+    divided: bool = False,
 ) -> Opened:
     """Load the model and the data of a recipe and trace the model; nothing is written.
 
@@ -73,20 +77,26 @@ def open_recipe(
         device: where the model goes.
         made: where its data may have been made already, see `load_subject`.
         progress: shows how far an analysis has come, if the recipe selects layers by one.
+        divided: see `load_subject`.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
     require_device(device)
-    subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made, recipe.dtype)
-    graph = trace(subject.teacher.model, subject.data.example(recipe.seed, device))
+    subject = load_subject(recipe.model, recipe.data, recipe.seed, device, made, recipe.dtype, divided)
+    graph = trace(subject.teacher.model, subject.data.example(recipe.seed, "cpu" if divided else device))
     give_figures(graph, recipe, subject, progress or SilentProgress())
     metrics, samples = metrics_for(recipe.evaluate, subject.data) if recipe.evaluate else ((), 0)
     return Opened(recipe, subject.teacher, subject.data, subject.sampler, graph, metrics, samples)
 
 
 def prepare(
-    recipe: Recipe, device: str = "cpu", made: Path | None = None, progress: Progress | None = None
+    recipe: Recipe,
+    device: str = "cpu",
+    made: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    divided: bool = False,
 ) -> Prepared:
     """As `open_recipe`, with the rules planned.
 
@@ -94,7 +104,7 @@ def prepare(
         SurgeryError: of the kind that fits.
     """
     _require_no_search(recipe)
-    opened = open_recipe(recipe, device, made, progress)
+    opened = open_recipe(recipe, device, made, progress, divided)
     planned, recordings = prove(opened.graph, recipe.rules)
     require_no_conflicts(planned)
     return Prepared(**vars(opened), plan=planned, recordings=recordings)

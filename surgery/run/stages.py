@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 import surgery.artifact
 from surgery.evaluate.grid import grid_png
 from surgery.evaluate.results import Metrics, StageName
 from surgery.graph.show.draw import draw_blocks
 from surgery.parallel.group import by_first, is_first
-from surgery.parallel.whole import at_first
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe, load_recipe
 from surgery.recipe_writer import written
@@ -37,7 +36,7 @@ from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune, require_learnable
 from surgery.training.fit import fit
 from surgery.training.record import LossRecord
-from surgery.training.sharding import divide
+from surgery.training.sharding import divide, never_trained
 
 SHOWN = 100
 """Samples in a grid."""
@@ -92,7 +91,7 @@ def apply(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if shard:
         require_divisible(recipe)
-    prepared = prepare(recipe, device, RunFolder(out).data, progress)
+    prepared = prepare(recipe, device, RunFolder(out).data, progress, divided=shard)
     check_run(prepared)
     with _clock() as seconds:
         student = commit(prepared.graph, prepared.plan.edits, recipe.seed, prepared.recordings, shared=True)
@@ -106,7 +105,10 @@ def apply(
         with _logging(log, folder, plain) as loggers:
             runner = _Runner(prepared, folder, name, progress or SilentProgress(), loggers)  # makes data
             inputs = prepared.data.example(recipe.seed, device)
-            saved = divide(prepared.graph, prepared.plan.edits, student, inputs) if shard else student
+            saved = student
+            if shard:
+                frozen = never_trained(student, prepared.teacher.model, prepared.plan.edits, recipe.finetune)
+                saved = divide(prepared.graph, prepared.plan.edits, student, inputs, device, frozen)
             return runner.run(student, seconds(), saved)
 
 
@@ -153,14 +155,15 @@ class _Runner:
         self._measure("rewritten", student, seconds + self._fit(student))
         losses = [*self._distil(student), *self._finetune(student)]
         self._folder.write_json(LOSSES, [asdict(record) for record in losses])
-        weights = {} if saved is student else at_first(student.state_dict())
-        by_first(partial(self._save, saved, weights))
+        if saved is student:
+            by_first(partial(surgery.artifact.save, student, self._folder.model))
+        else:
+            saved.load_state_dict(student.state_dict(), assign=True)
+            surgery.artifact.save(saved, self._folder.model)
+        by_first(self._finish)
         return Run(self._folder.path, self._metrics, student)
 
-    def _save(self, student: nn.Module, weights: dict[str, Tensor]) -> None:
-        if weights:
-            student.load_state_dict(weights, assign=True)
-        surgery.artifact.save(student, self._folder.model)
+    def _finish(self) -> None:
         self._teacher.scheduler.save_pretrained(self._folder.model)
         self._folder.write("report.html", report_of(self._folder).encode())
 

@@ -45,6 +45,7 @@ def load_subject(
     device: str = "cpu",
     made: Path | None = None,
     dtype: str = "float32",
+    divided: bool = False,
 ) -> Subject:
     """Load a model and find out how it is fed.
 
@@ -55,11 +56,14 @@ def load_subject(
         device: where the model goes, and all else that has to run to make data.
         made: where data may have been made already; then nothing but the model is loaded.
         dtype: of the model, and of all else that has to run to make data.
+        divided: the model is to be divided among processes: unless it has to run before, it stays on the CPU, where its
+            weights are mapped from their files and not read yet.
 
     Raises:
         SurgeryError: of the kind that fits.
     """
-    holder = _holder_of(model, data, device, getattr(torch, dtype))
+    at = "cpu" if divided else device
+    holder = _holder_of(model, data, device, getattr(torch, dtype), at)
     if isinstance(data, Data):
         identity = {"diffusers": version("diffusers"), "dtype": dtype, **holder.identity(), **identity_of(data, seed)}
         feed = (stored_feed(made, identity) if made else None) or feed_of(data, holder, seed)
@@ -67,7 +71,7 @@ def load_subject(
         digits = load_digits()
         identity = {**holder.identity(), "data": digest(digits._asdict())}
         feed = digits_feed(holder.pipeline, digits)
-    teacher = holder.take(feed.model)
+    teacher = holder.take(feed.model, at)
     if not type(teacher).__module__.startswith("diffusers.models.transformers"):
         raise RecipeError(f"model {model!r}: {feed.model} is a {type(teacher).__name__}, no diffusion transformer")
     fed = (WiredData if feed.recorded is None else RecordedData)(feed.to(device), identity, holder.release)
@@ -75,11 +79,13 @@ def load_subject(
     return Subject(Pretrained(model, teacher, holder.take("scheduler")), fed, sampler)
 
 
-def _holder_of(model: str, data: str | Data, device: str, dtype: torch.dtype) -> LoadedPipeline | PipelineFolder:
+def _holder_of(
+    model: str, data: str | Data, device: str, dtype: torch.dtype, at: str
+) -> LoadedPipeline | PipelineFolder:
     """The pipeline of a model; that of the digits is made of a model and a scheduler alone."""
     if isinstance(data, Data) and model not in BUILT_IN:
         return PipelineFolder(model if Path(model).exists() else from_hub(model), device, dtype)
-    pretrained = load_pretrained(model, device)
+    pretrained = load_pretrained(model, at)
     if dtype != torch.float32:  # to which diffusers says something even then
         pretrained.model.to(dtype)
     return LoadedPipeline(DigitsPipeline(pretrained.model, pretrained.scheduler))

@@ -1,12 +1,13 @@
 """Models whose weights the processes of a run divide among them: PyTorch's FSDP2, by block.
 
 Each process holds its part of every weight, of its gradient, moments and average. What a block needs is gathered as the
-block is called, and let go of after it.
+block is called, and let go of after it. The models come with weights that are mapped from their files: of these a process
+reads what it keeps, a block at a time, so that it never holds a whole model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +17,27 @@ from torch.distributed.fsdp import fully_shard
 
 from surgery.graph import ModelGraph
 from surgery.parallel.group import size
+from surgery.recording.copying import place
 from surgery.recording.paths import child_path, is_inside
 from surgery.recording.recording import Scope
 from surgery.recording.skeleton import without_weights
 from surgery.rewriting import Edit
 from surgery.rewriting.commit import replaced_in
+from surgery.rewriting.edit import new_paths
 from surgery.tracing import trace
-from surgery.training.distil import sites_of
+from surgery.training.distil import sites_of, trainable
+from surgery.training.finetune import Finetune
+from surgery.training.learning import rates
 
 
-def divide(graph: ModelGraph, edits: Sequence[Edit], student: nn.Module, inputs: Mapping[str, Any]) -> nn.Module:
+def divide(
+    graph: ModelGraph,
+    edits: Sequence[Edit],
+    student: nn.Module,
+    inputs: Mapping[str, Any],
+    device: str = "cpu",
+    frozen: Collection[str] = (),
+) -> nn.Module:
     """Divide the weights of teacher and student among the processes, in place.
 
     In distillation a new operator is called alone, so it is gathered by itself: this moves as many bytes as adding up its
@@ -35,37 +47,62 @@ def divide(graph: ModelGraph, edits: Sequence[Edit], student: nn.Module, inputs:
         graph: of the teacher.
         edits: of the student.
         student: with all weights; what its edits have replaced loses them.
-        inputs: of a forward.
+        inputs: of a forward, on the device.
+        device: where the parts go.
+        frozen: parameters of the student that are never trained: those that are the teacher's share its parts.
 
     Returns:
         The student as it is saved, without weights.
     """
     teacher, own = graph.model, trace(student, inputs)
+    shared = _shared(student, teacher, frozen)
     called = {module for site in sites_of(edits, teacher, student) for module in site.lesson.called}
     taught = {path for path, module in student.named_modules() if module in called}
     units = units_of(own.scopes, {*graph.layers, *own.layers}) | taught
-    bare = without_weights(student)
     for old in replaced_in(student):
         old.to("meta")
-    shard(student, units)
-    shard(teacher, units_of(graph.scopes, graph.layers))
+    bare = without_weights(student)
+    shard(student, units, device)
+    shard(teacher, units_of(graph.scopes, graph.layers), device)
+    for name, its in shared.items():
+        path, _, leaf = name.rpartition(".")
+        part = teacher.get_parameter(its).detach()
+        setattr(student.get_submodule(path), leaf, nn.Parameter(part, requires_grad=False))
     with torch.no_grad():  # the first call has to be one of the whole, and out of inference mode
         student(**inputs)
         teacher(**inputs)
     return bare
 
 
-def shard(model: nn.Module, units: Iterable[str]) -> None:
+def never_trained(student: nn.Module, teacher: nn.Module, edits: Sequence[Edit], config: Finetune) -> set[str]:
+    """Names of the student's parameters that no stage changes."""
+    sites = sites_of(edits, teacher, student)
+    if any(site.fitted for site in sites):
+        return set()
+    learnt = trainable(student, [module for site in sites for module in site.lesson.modules])
+    factors = rates(student, new_paths(edits), config.rates, config.inherited_lr, False) if config.steps else {}
+    return {name for name, _ in student.named_parameters() if name not in learnt and not factors.get(name)}
+
+
+def _shared(student: nn.Module, teacher: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Those of the student's parameters at `names` whose memory is the teacher's, and their names there."""
+    taken = {place(parameter): name for name, parameter in teacher.named_parameters()}
+    places = {name: place(student.get_parameter(name)) for name in names}
+    return {name: taken[its] for name, its in places.items() if its in taken}
+
+
+def shard(model: nn.Module, units: Iterable[str], device: str = "cpu") -> None:
     """Divide the weights of `model`, which all processes hold, among them; in place.
 
     Gradients are summed over the processes. Modules keep their classes: the state of FSDP hangs on its hooks.
 
     Args:
-        model: on the device that it is trained on.
+        model: on the device, or on the CPU; there its weights may be mapped from a file.
         units: paths of the modules that are gathered one at a time, see `units_of`; what is in none of them is gathered
             while the model runs.
+        device: where the parts go.
     """
-    mesh = init_device_mesh(next(model.parameters()).device.type, (size(),))
+    mesh = init_device_mesh(torch.device(device).type, (size(),))
     modules = [model.get_submodule(path) for path in sorted({*units, ""}, key=len, reverse=True)]  # the innermost first
     for module in dict.fromkeys(modules):
         if next(module.parameters(), None) is None:

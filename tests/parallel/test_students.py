@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import surgery
 from surgery.operators import GatedMLP, HyenaX, SlidingWindow
-from surgery.parallel.whole import is_divided
-from surgery.rewriting import indices
+from surgery.parallel.group import size
+from surgery.parallel.whole import is_divided, own_part
+from surgery.recipe import Recipe
+from surgery.recording.copying import place
+from surgery.rewriting import every, indices
 from surgery.rewriting.commit import commit
 from surgery.rewriting.planning import prove
 from surgery.rewriting.rule import Rule
 from surgery.rules import drop_blocks, parallel_pairs, replace_attention, replace_mlp, share_blocks
+from surgery.run.prepare import prepare
 from surgery.testing import profiles
 from surgery.tracing import trace
 from surgery.training.distil import Distil, distil, sites_of
 from surgery.training.finetune import Finetune, finetune
-from surgery.training.sharding import divide, units_of
+from surgery.training.sharding import divide, never_trained, units_of
 from surgery.training.source import predict
 from tests.parallel.world import in_processes
+from tests.run.test_killed import files
 from tests.training.test_options import new_of
 from tests.training.test_wired import wired
 
@@ -69,6 +76,33 @@ def test_losses_and_predictions_are_those_of_one_process(case: str) -> None:
     for found, predicted in both[0]:
         assert found == pytest.approx(losses, rel=1e-5)
         torch.testing.assert_close(predicted, given, atol=1e-4, rtol=1e-4)
+
+
+def test_a_divided_student_is_saved_as_a_whole_one_and_holds_frozen_weights_once(
+    tmp_path: Path, tiny_dit: Path
+) -> None:
+    rules = [replace_attention(HyenaX(kernel=4), layers=every(2))]
+    config = Finetune(inherited_lr=0, rates={"*.ff.*": 1})
+
+    def work() -> set[str]:
+        recipe = Recipe(model=str(tiny_dit), rules=rules, finetune=config, evaluate=None)
+        prepared = prepare(recipe, divided=True)
+        edits, graph, teacher = prepared.plan.edits, prepared.graph, prepared.teacher.model
+        saved = student = commit(graph, edits, 0, prepared.recordings, shared=True)
+        frozen = never_trained(student, teacher, edits, config)
+        if size() > 1:
+            saved = divide(graph, edits, student, prepared.data.example(0, "cpu"), "cpu", frozen)
+            saved.load_state_dict(student.state_dict(), assign=True)
+        surgery.save(saved, tmp_path / str(size()))
+        taken = {place(own_part(p)) for p in teacher.parameters() if own_part(p).numel()}
+        return {name for name, p in student.named_parameters() if place(own_part(p)) in taken}
+
+    work()
+    once = in_processes(2, work)
+    assert files(tmp_path / "2") == files(tmp_path / "1")
+    for names in once:
+        assert sum(".attn1.to_q." in name for name in names) == 4  # of both layers that keep their attention
+        assert not any(".ff." in name for name in names)
 
 
 def test_what_is_used_outside_of_its_block_is_gathered_by_itself() -> None:
