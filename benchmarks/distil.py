@@ -117,9 +117,8 @@ def trained(run: Prepared, lr: float, setting: Setting) -> tuple[float, nn.Modul
     config = Distil(steps=setting.steps, batch_size=setting.batch_size, lr=lr, checkpoint_every=setting.steps)
     teacher = run.teacher.model
     sites = sites_of(run.plan.edits, teacher, student)
-    loss = distil(teacher, student, sites, run.data, config, seed=setting.seed)[-1].validation
-    assert loss is not None
-    return loss, student
+    distil(teacher, student, sites, run.data, config, seed=setting.seed)
+    return held_out_loss(run, student, setting), student
 
 
 def held_out_loss(run: Prepared, student: nn.Module | None, setting: Setting) -> float:

@@ -21,7 +21,7 @@ from surgery.training.distil import Distil
 from surgery.training.record import LossRecord
 from surgery.training.source import TrainingData
 
-FORMAT = "surgery graft 1"
+FORMAT = "surgery graft 2"
 APART = {"rule", "params", "flops", "flops_mixing"}
 """Of an edit, what a distilled operator does not depend on."""
 SHOWN_ONLY = {"checkpoint_every", "sample_every", "library"}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from surgery.errors import RewriteError
 from surgery.losses import LOSSES, Loss, LossName
 from surgery.parallel.division import sum_over_all
+from surgery.parallel.group import add_up
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
 from surgery.rewriting.lesson import Lesson
@@ -94,7 +95,8 @@ def distil(
 
     One pass of the teacher in a step feeds all sites: while it runs, each new operator is called with the arguments that
     the teacher's was called with, and its loss is differentiated at once, so only one site's activations are held. The
-    terms are summed. All else in the student, and all of the teacher, stays as it is.
+    terms are summed, each as a share of the loss that zeros have in the first batch, so that they can be compared. All
+    else in the student, and all of the teacher, stays as it is.
 
     Args:
         teacher: only read.
@@ -118,6 +120,8 @@ def distil(
     """
     pairs = Pairs(teacher, student, sites)
     batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
+    with frozen_behaviour(teacher, student):
+        pairs.measure(batches.training(0))
     identity = identity_of(
         config,
         data,
@@ -148,10 +152,14 @@ def _validate(pairs: Pairs, batches: Source) -> float | None:
 
 
 class Pairs:
-    """The operators of teacher and student at each site."""
+    """The operators of teacher and student at each site.
+
+    Losses are as they are until `measure` has been called, then shares.
+    """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, sites: Sequence[Site]) -> None:
         self._teacher, self._sites = teacher, sites
+        self._scales: dict[str, float] = {}
         self.parameters = trainable(student, [module for site in sites for module in site.lesson.modules])
         if not self.parameters:
             raise RewriteError(f"nothing to distil: no parameter in the student at sites {self._paths}")
@@ -161,11 +169,25 @@ class Pairs:
     def _paths(self) -> list[str]:
         return [site.lesson.path for site in self._sites]
 
+    def measure(self, batch: Sequence[Forward]) -> None:
+        """Make 1 of the loss that an output of zeros has at each site on a batch, of which each process has its part.
+
+        A site whose old operator gives zeros keeps its loss as it is.
+        """
+        found: dict[str, Tensor] = {}
+        self.visit(batch, partial(_add_zeros, found))
+        add_up([*found.values()])
+        self._scales = {path: float(loss) or 1.0 for path, loss in found.items()}
+
     def losses(self, batch: Sequence[Forward], *, backward: bool) -> dict[str, Tensor]:
         """The loss of each site, a scalar, from one pass of the teacher over a batch; if `backward`, its gradients are
         added."""
         losses: dict[str, Tensor] = {}
-        self.visit(batch, lambda site, share: _learn(site, losses, share, backward))
+
+        def learn(site: Site, share: float) -> None:
+            _learn(site, losses, share / self._scales.get(site.lesson.path, 1.0), backward)
+
+        self.visit(batch, learn)
         missing = [path for path in self._paths if path not in losses]
         if missing:
             raise RewriteError(f"site {missing[0]} did not run in the teacher's forward: it cannot be distilled")
@@ -180,15 +202,24 @@ class Pairs:
                 predict(self._teacher, forward.inputs)
 
 
-def _learn(site: Site, losses: dict[str, Tensor], share: float, backward: bool) -> None:
-    """Add `share` of the loss of the new output against the old one to `losses`, and its gradients if `backward`."""
-    path = site.lesson.path
+def _learn(site: Site, losses: dict[str, Tensor], factor: float, backward: bool) -> None:
+    """Add the loss of the new output against the old one to `losses`, times `factor`, and its gradients if `backward`."""
     with torch.set_grad_enabled(backward):
         new, old = site.lesson.outcome()
-        term = share * _regression(path, new, old, LOSSES[site.loss])
+        term = factor * _regression(site.lesson.path, new, old, LOSSES[site.loss])
     if term.requires_grad:
         term.backward()  # type: ignore[no-untyped-call]
-    term = term.detach()
+    _add(losses, site.lesson.path, term.detach())
+
+
+def _add_zeros(losses: dict[str, Tensor], site: Site, share: float) -> None:
+    """Add `share` of the loss of zeros against the old output to `losses`."""
+    _, old = site.lesson.outcome()
+    zeros = [torch.zeros_like(tensor) for tensor in tensors_in(old)]
+    _add(losses, site.lesson.path, share * _regression(site.lesson.path, zeros, old, LOSSES[site.loss]))
+
+
+def _add(losses: dict[str, Tensor], path: str, term: Tensor) -> None:
     losses[path] = losses[path] + term if path in losses else term
 
 

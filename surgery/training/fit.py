@@ -74,6 +74,7 @@ def fit(
         torch.no_grad(),
         (progress or SilentProgress()).stage("fit", total=sum(count for _, count in kinds)) as bar,
     ):
+        pairs.measure(batches.training(0))
         first = losses = _losses(pairs, judged)
         for kind, count in kinds:
             parts = {site.lesson.path: kind() for site in sites}

@@ -27,7 +27,10 @@ def run(
 
 
 def test_the_loss_is_that_of_equation_2() -> None:
-    """By hand: noise a batch, run the teacher, give its activations to the new operators, compare."""
+    """By hand: noise a batch, run the teacher, give its activations to the new operators, compare.
+
+    Losses are shares of those that zeros have, here in the same batch, as it is the first.
+    """
     teacher, student = tiny.teacher().eval(), tiny.student(SITE, OTHER_SITE).eval()
     calls: dict[str, tuple[Any, Any, Tensor]] = {}
     batches = tiny.data().source(teacher, stage="distil", batch_size=8, seed=0)
@@ -44,8 +47,10 @@ def test_the_loss_is_that_of_equation_2() -> None:
     for handle in handles:
         handle.remove()
     first = run(teacher, student, BOTH)[0]
-    assert first.sites[OTHER_SITE] == pytest.approx(F.l1_loss(new[OTHER_SITE], calls[OTHER_SITE][2]).item())
-    assert first.sites[SITE] == pytest.approx(F.mse_loss(new[SITE], calls[SITE][2]).item())
+    old = {path: out for path, (_, _, out) in calls.items()}
+    for path, loss in ((OTHER_SITE, F.l1_loss), (SITE, F.mse_loss)):
+        zeros = loss(torch.zeros_like(old[path]), old[path])
+        assert first.sites[path] == pytest.approx((loss(new[path], old[path]) / zeros).item())
     assert first.loss == pytest.approx(sum(first.sites.values()))
     assert (first.stage, first.step) == ("distil", 1)
 
@@ -86,7 +91,53 @@ def test_one_pass_of_the_teacher_in_a_step(tmp_path: Any) -> None:
     records = run(teacher, tiny.student(SITE, OTHER_SITE), BOTH, checkpoints=CheckpointStore(tmp_path))
     judged = [r.step for r in records if r.validation is not None]
     assert judged == [2, 4]
-    assert passes == [False] * (FAST.steps + len(judged))
+    assert passes == [False] * (1 + FAST.steps + len(judged))  # the first measures what losses are shares of
+
+
+class Zeros(Mixer):
+    """Gives zeros, and learns nothing."""
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        return 0 * super().forward(hidden_states)
+
+
+class Scaled(nn.Module):
+    """Gives what another module gives, times a number."""
+
+    def __init__(self, module: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.module, self.scale = module, scale
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.scale * self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "huber"])
+def test_zeros_have_a_loss_of_one_at_each_site(loss: str) -> None:
+    student = tiny.student(SITE, OTHER_SITE)
+    for path in BOTH:
+        student.set_submodule(path, Zeros())
+    first = run(tiny.teacher(), student, dict.fromkeys(BOTH, loss))[0]
+    assert [*first.sites.values()] == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_losses_of_sites_do_not_rest_on_the_scale_of_their_outputs(loss: str) -> None:
+    """In powers of two, which nothing rounds; of L1 and L2 this holds whatever the scale."""
+
+    def losses(scale: float) -> float:
+        teacher, student = tiny.teacher(), tiny.student(SITE)
+        for model in (teacher, student):
+            model.set_submodule(SITE, Scaled(model.get_submodule(SITE), scale))
+        return run(teacher, student, {SITE: loss})[0].sites[SITE]
+
+    assert losses(1.0) == losses(2.0**-12) == losses(2.0**7)
+
+
+def test_a_site_of_zeros_keeps_its_loss() -> None:
+    teacher, student = tiny.teacher(), tiny.student(SITE)
+    teacher.set_submodule(SITE, Scaled(teacher.get_submodule(SITE), 0.0))
+    assert 0 < run(teacher, student, {SITE: "l2"})[0].sites[SITE] < 100
 
 
 def test_the_loss_falls() -> None:

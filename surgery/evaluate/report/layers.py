@@ -14,8 +14,8 @@ Edits = Sequence[Mapping[str, Any]]
 Records = Sequence[Mapping[str, Any]]
 
 LOSS_NOTE = (
-    "Mean of the first tenth of distillation and of the last, at each edited layer: how far its operator has come, not "
-    "how much the layer matters, as outputs differ in scale."
+    "Mean of the first tenth of distillation and of the last, at each edited layer, as shares of what zeros would have: "
+    "how well its operator imitates, not how much the layer matters."
 )
 FLOPS_NOTE = "FLOPs of the edited sites of each layer, before and after. Counted, so exact."
 TENTH = 10

@@ -43,7 +43,8 @@ def _distilled(records: Records, edits: Sequence[Mapping[str, Any]]) -> list[str
     errors = " and ".join(dict.fromkeys(_ERRORS.get(str(e.get("loss")), "error") for e in edits)) or "error"
     meaning = (
         f"{errors} between the outputs of new operators and of those that they replace, on the teacher's activations, "
-        f"summed over the sites. Not comparable with the loss of finetuning. {noise_of(_points(records))}"
+        "as shares of what zeros would have, summed over the sites. Not comparable with the loss of finetuning. "
+        f"{noise_of(_points(records))}"
     )
     total = _figure("Distillation", records, f"{errors}, sum of sites", meaning, held_out=True)
     paths = list(dict.fromkeys(path for record in records for path in record["sites"]))
@@ -52,7 +53,7 @@ def _distilled(records: Records, edits: Sequence[Mapping[str, Any]]) -> list[str
     curves = [Curve(line, colour) for line, colour in zip(lines, colours, strict=True)]
     legend = legend_of(list(zip(colours, paths, map(_last, lines), strict=True)), code=True)
     drawing = line_chart(curves, "step", "Distillation: loss of each site by step", errors)
-    note = "The same by site, as running means. Outputs differ in scale from site to site: compare a line with itself."
+    note = "The same by site, as running means. At 1 a new operator is no better than one that gives zeros."
     return [total, figure("Distillation, by site", drawing, legend, note)]
 
 
