@@ -43,6 +43,7 @@ class Step:
     Attributes:
         timestep, sigma: those of the scheduler; sigma is None for schedulers that keep none.
         sample, model_output: what it was called with.
+        scaled: the sample as the scheduler has scaled it for the model before.
         calls: the forwards since the step before.
     """
 
@@ -50,6 +51,7 @@ class Step:
     sigma: float | None
     sample: Tensor
     model_output: Any
+    scaled: Tensor
     calls: list[Call]
 
 
@@ -71,6 +73,10 @@ class Listener:
         """The latents to go on with; `previous` is what the scheduler gave, or of its shape and dtype only."""
         return previous
 
+    def scale(self, own: Callable[[Tensor], Tensor], sample: Tensor) -> Tensor:
+        """What the pipeline goes on with where it asks its scheduler, whose code is `own`, to scale latents."""
+        return own(sample)
+
 
 def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int | None = None) -> Any:
     """Run `pipeline(**call)` for `listener` until it raises `Done` or the run ends; `seed` sets torch's own generator.
@@ -88,10 +94,13 @@ def drive(pipeline: Any, call: Mapping[str, Any], listener: Listener, seed: int 
         if seed is not None:
             torch.manual_seed(seed)
         calls: list[Call] = []
+        scaled: list[Tensor] = []
         for name, model in modules(pipeline).items():
             stack.enter_context(_additions_removed(model))
             stack.enter_context(attribute_set(model, "forward", _watched(name, model, listener, calls)))
-        pipeline.scheduler.step = _stepping(pipeline.scheduler, listener, calls)
+        pipeline.scheduler.step = _stepping(pipeline.scheduler, listener, calls, scaled)
+        if hasattr(pipeline.scheduler, "scale_model_input"):
+            pipeline.scheduler.scale_model_input = _scaling(pipeline.scheduler, listener, scaled)
         if hasattr(pipeline, "set_progress_bar_config"):
             pipeline.set_progress_bar_config(disable=True)
         try:
@@ -145,7 +154,7 @@ class _Copies:
         return copied
 
 
-def _stepping(scheduler: Any, listener: Listener, calls: list[Call]) -> Forward:
+def _stepping(scheduler: Any, listener: Listener, calls: list[Call], scaled: list[Tensor]) -> Forward:
     step = scheduler.step
     signature = inspect.signature(step)
 
@@ -154,12 +163,14 @@ def _stepping(scheduler: Any, listener: Listener, calls: list[Call]) -> Forward:
         bound = signature.bind(*args, **kwargs)
         given = bound.arguments
         timestep = float(torch.as_tensor(given["timestep"]).flatten()[0])
-        seen = Step(timestep, None, given["sample"], given["model_output"], list(calls))
+        sample, output = given["sample"], given["model_output"]
+        seen = Step(timestep, None, sample, output, scaled[-1] if scaled else sample, list(calls))
         calls.clear()
+        scaled.clear()
         if listener.replaces_latents:
-            given["sample"], given["model_output"] = _corners(seen.sample, seen.model_output)
+            given["sample"], given["model_output"] = _corners(sample, output)
         else:
-            seen.sample, seen.model_output = cloned(seen.sample), cloned(seen.model_output)
+            seen.sample, seen.model_output, seen.scaled = cloned((sample, output, seen.scaled))
         out = step(*bound.args, **bound.kwargs)
         seen.sigma = _sigma_before(scheduler)
         previous = out[0] if isinstance(out, tuple) else out.prev_sample
@@ -172,6 +183,18 @@ def _stepping(scheduler: Any, listener: Listener, calls: list[Call]) -> Forward:
         return out
 
     return stepping
+
+
+def _scaling(scheduler: Any, listener: Listener, scaled: list[Tensor]) -> Forward:
+    scale = scheduler.scale_model_input
+
+    @functools.wraps(scale)
+    def scaling(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        given = listener.scale(lambda each: scale(each, *args, **kwargs), sample)
+        scaled.append(given)
+        return given
+
+    return scaling
 
 
 def _corners(sample: Tensor, output: Any) -> tuple[Tensor, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from surgery.pipelines.affine import digits_of
 from surgery.pipelines.batching import Batching
 from surgery.pipelines.drive import Done, Step
 from surgery.pipelines.opening import Opening
+from surgery.pipelines.scaling import Scalings
 from surgery.pipelines.stub import Stub
 from surgery.pipelines.table import History
 from surgery.pipelines.tree import Arguments, Lent, cloned, leaves, same
@@ -50,24 +51,25 @@ class Plan:
 def plan_of(latents: int, predicted: int, branches: int, generator: torch.Generator) -> Plan:
     """The experiments for `latents` elements, `predicted` elements of a prediction and `branches` of guidance.
 
-    Predictions are never 0, by whose norm some guidance divides.
+    Predictions are never 0, nor all equal, as some guidance divides by their norm or spread.
     """
 
     def random(elements: int) -> Tensor:  # exact in bfloat16, so that no dtype on the way rounds it
         return torch.randn(elements, generator=generator).bfloat16().float()
 
-    zero, one, plan = torch.zeros(latents), torch.ones(predicted), Plan()
-    plan.feeds += [Feed(None, [one]), Feed(zero, [one]), Feed(torch.ones(latents), [one])]
+    zero, plan = torch.zeros(latents), Plan()
+    base = torch.arange(predicted) % 2 / 2 + 0.5
+    plan.feeds += [Feed(None, [base]), Feed(zero, [base]), Feed(torch.ones(latents), [base + 1])]
     digits, others = digits_of(latents), digits_of(predicted)
     for place in range(max(len(digits), len(others))):
         plan.digits.append(len(plan.feeds))
-        plan.feeds.append(Feed(_at(digits, place), [_at(others, place) + 1]))
+        plan.feeds.append(Feed(_at(digits, place), [_at(others, place) + base]))
     for _ in range(CHECKS):
         plan.checks.append(len(plan.feeds))
         plan.feeds.append(Feed(random(latents), [random(predicted)]))
     for branch in range(branches):
         plan.single.append(len(plan.feeds))
-        plan.feeds.append(Feed(zero, [one * (2 if branch == other else 1) for other in range(branches)]))
+        plan.feeds.append(Feed(zero, [base * (2 if branch == other else 1) for other in range(branches)]))
     plan.mixed = len(plan.feeds)
     plan.feeds.append(Feed(random(latents), [random(predicted) for _ in range(branches)]))
     return plan
@@ -89,6 +91,7 @@ class Experiment(Stub):
         parts: of each of them, the arguments of each branch.
         schedule: timestep, sigma and the models called, of all steps.
         changes: what differs from `parts[plan.zero]` while the latents are 0, by position.
+        scalings: what the scheduler does to latents before the model sees them; not done here, so that digits stay whole.
     """
 
     def __init__(self, first: Opening, batching: Batching, plan: Plan) -> None:
@@ -98,12 +101,18 @@ class Experiment(Stub):
         self.parts: list[list[Arguments]] = []
         self.schedule: list[tuple[float, float | None, list[str]]] = []
         self.changes: dict[Key, History] = {}
+        self.scalings = Scalings()
         self._equal: dict[Key, Any] = {}  # the last that was as in the reference: most are in the same memory
         self._lent: tuple[tuple[int, torch.Size, torch.dtype], Lent] | None = None
 
     def predictions(self) -> Sequence[Tensor]:
         """Those of the plan."""
         return self.plan.feeds[self._number(len(self.schedule))].predictions
+
+    def scale(self, own: Callable[[Tensor], Tensor], sample: Tensor) -> Tensor:
+        """Note what the scheduler would do, and leave it out."""
+        self.scalings.note(own, sample, len(self.schedule))
+        return sample
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         """Note what was seen, and go on with the next step of the plan."""

@@ -94,14 +94,13 @@ def read_of(experiment: Experiment) -> Affine:
     """
     plan = experiment.plan
     outputs = [_output(experiment, position) for position in range(len(plan.feeds))]
-    unit = outputs[plan.zero]  # predictions are 1 there
     predicted = plan.feeds[plan.zero].predictions[0].numel()
-    affine, _ = learn(torch.zeros_like(unit), unit, [outputs[p] - unit for p in plan.digits], predicted)
-    affine = dataclasses.replace(affine, scale=_snapped(affine.scale, unit.dtype))
+    affine, _ = learn(outputs[plan.zero], outputs[plan.one], [outputs[p] for p in plan.digits], predicted)
+    affine = dataclasses.replace(affine, scale=_snapped(affine.scale, outputs[plan.zero].dtype))
     if bool(affine.fixed.any()):
         raise WiringError("a part of the model output does not come from the prediction: record trajectories instead")
     for position in plan.checks:
-        own = affine(plan.feeds[position].predictions[0].to(unit.dtype))
+        own = affine(plan.feeds[position].predictions[0].to(outputs[position].dtype))
         if not torch.allclose(own, outputs[position], rtol=0, atol=_tolerance(outputs[position])):
             raise WiringError("the model output is no affine map of the prediction: record trajectories instead")
     return affine

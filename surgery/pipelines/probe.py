@@ -50,8 +50,7 @@ def _measured(pipeline: Any, call: Mapping[str, Any]) -> Wiring:
     if batching.odd and max(first.rows) > 1:
         raise WiringError(f"the rows of one forward cannot be told apart: {batching.odd[0]}")
     wiring = _assembled(pipeline, _experiment(pipeline, call, first, batching), first, batching)
-    replay(pipeline, call, first, wiring)
-    return wiring
+    return replay(pipeline, call, first, wiring)
 
 
 def _experiment(pipeline: Any, call: Mapping[str, Any], first: Opening, batching: Batching) -> Experiment:
@@ -83,8 +82,9 @@ def _assembled(pipeline: Any, experiment: Experiment, first: Opening, batching: 
             tables = {path: table for (at, path), table in times.items() if at == b}
             branches.append(Branch(call, row, weights[b], models, own, tables))
     wiring = Wiring(
-        type(pipeline).__name__, tuple(sample.shape[1:]), _widest(experiment), copies, _schedule(pipeline, experiment),
-        tuple(branches), linear, read, batching, (),
+        type(pipeline).__name__, tuple(sample.shape[1:]), _widest(experiment), copies,
+        experiment.scalings.found(len(experiment.schedule)), _schedule(pipeline, experiment), tuple(branches), linear,
+        read, batching, (),
     )  # fmt: skip
     return wiring.with_conditions(experiment.parts[0])
 

@@ -54,7 +54,7 @@ class Process:
         targets = {
             "velocity": -velocity if self.kind == "inverted flow" else velocity,
             "epsilon": noise,
-            "v_prediction": alpha * noise - sigma * latents,
+            "v_prediction": (alpha * noise - sigma * latents) / self._norm(alpha, sigma),
             "sample": latents,
         }
         return targets[self.predicts]
@@ -62,11 +62,11 @@ class Process:
     def clean(self, noised: Tensor, output: Tensor, positions: Tensor) -> Tensor:
         """The latents that z_t (`noised`) and a model output tell of: the inverse of `noised` and `target`."""
         alpha, sigma = self._at(positions, noised)
-        sign = -1 if self.kind == "inverted flow" else 1
+        sign, norm = -1 if self.kind == "inverted flow" else 1, self._norm(alpha, sigma)
         found = {
             "velocity": noised - sign * sigma * output,
             "epsilon": (noised - sigma * output) / alpha,
-            "v_prediction": alpha * noised - sigma * output,
+            "v_prediction": alpha * noised / norm**2 - sigma * output / norm,
             "sample": output,
         }
         return found[self.predicts]
@@ -74,11 +74,17 @@ class Process:
     def gain(self, positions: Tensor) -> Tensor:
         """By how much an error of the model's output changes the clean latents, (B,)."""
         alpha, sigma = self.alphas[positions], self.sigmas[positions]
-        return {"sample": torch.ones_like(sigma), "epsilon": sigma / alpha}.get(self.predicts, sigma)
+        gains = {"sample": torch.ones_like(sigma), "epsilon": sigma / alpha}
+        gains["v_prediction"] = sigma / self._norm(alpha, sigma)
+        return gains.get(self.predicts, sigma)
 
     def snr(self, positions: Tensor) -> Tensor:
         """alpha^2 / sigma^2, (B,)."""
         return (self.alphas[positions] / self.sigmas[positions]) ** 2
+
+    def _norm(self, alpha: Tensor, sigma: Tensor) -> Tensor | float:
+        """What alpha and sigma of a v-prediction are divided by; it is that of latents which a scheduler scales to 1."""
+        return (alpha**2 + sigma**2).sqrt() if self.kind == "exploding" else 1.0
 
     def _at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, *[1] * (like.ndim - 1))
@@ -122,7 +128,7 @@ def _candidates(config: dict[str, Any]) -> Iterator[tuple[Kind, Target]]:
     predicts |= {name: name for name in get_args(Target) if name != "velocity"}
     if named in predicts:
         for kind in get_args(Kind):
-            if (predicts[named] == "velocity") != (kind == "variance preserving"):
+            if kind == "exploding" or (predicts[named] == "velocity") == ("flow" in kind):
                 yield kind, predicts[named]
 
 
@@ -173,11 +179,21 @@ def _explains(process: Process, scheduler: Any) -> bool:
     now, then = torch.tensor([0]), torch.tensor([1])
     given = process.noised(latents, noise, now)
     try:
+        if process.predicts == "sample" and not _is_noised(given, scheduler, latents, noise):
+            return False  # whatever the latents were, such a step shows what it is given
         previous, shown = _stepped(scheduler, process.target(latents, noise, now), given, generator)
     except Exception:  # whatever a scheduler says to a step that it was not made for
         return False
     got, expected = (previous, process.noised(latents, noise, then)) if shown is None else (shown, latents)
     return torch.allclose(got, expected, atol=TOLERANCE * float(given.abs().max()))
+
+
+def _is_noised(noised: Tensor, scheduler: Any, latents: Tensor, noise: Tensor) -> bool:
+    """Whether the scheduler's own way to noise latents gives `noised` at its first timestep; it need not have one."""
+    own = getattr(scheduler, "add_noise", None)
+    if own is None:
+        return True
+    return torch.allclose(own(latents, noise, scheduler.timesteps[:1]), noised, atol=TOLERANCE * float(noised.abs().max()))
 
 
 def _stepped(
@@ -189,6 +205,8 @@ def _stepped(
     if "old_pred_original_sample" in known:  # a multistep solver that leaves its history to the caller
         extra |= {"old_pred_original_sample": None, "timestep_back": None}
     time = scheduler.timesteps[0]
+    if hasattr(scheduler, "scale_model_input"):  # some keep count of it
+        scheduler.scale_model_input(latents, time)
     out = scheduler.step(model_output=output, timestep=time, sample=latents, return_dict=True, **extra)
     if isinstance(out, tuple):
         return out[0], out[1] if len(out) > 1 else None

@@ -120,7 +120,7 @@ def _conditions_in(step: Step, wiring: Wiring) -> list[Arguments]:
     parts = split_calls([c.arguments for c in step.calls[-len(rows) :]], rows, wiring.batching)
     conditions = wiring.conditions_of(parts)
     for part, condition in zip(parts, conditions, strict=True):
-        wiring.require_latents(part, step.sample[0], condition)
+        wiring.require_latents(part, step.scaled[0], condition)
     return [condition.arguments for condition in conditions]
 
 

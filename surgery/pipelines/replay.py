@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,14 +28,20 @@ ROUNDING = 32
 """Guidance may round the model output by so many units of its dtype's precision."""
 
 
-def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wiring) -> None:
+def replay(pipeline: Any, call: Mapping[str, Any], first: Opening, wiring: Wiring) -> Wiring:
     """Check `wiring` in a run of `call`, whose first step was `first`.
+
+    Returns:
+        The wiring, not linear where guidance is a weighted sum at the first positions only.
 
     Raises:
         WiringError: an argument or a model output of the run is not what the wiring gives.
     """
-    for listener in (_Real(first, wiring), _Replay(first, wiring)):
-        drive(pipeline, _from_other_noise(call), listener, SEED)
+    checker = _Checker(first, wiring)
+    drive(pipeline, _from_other_noise(call), _Real(checker), SEED)
+    checker.position = 0
+    drive(pipeline, _from_other_noise(call), _Replay(first, wiring, checker), SEED)
+    return replace(wiring, linear=checker.linear)
 
 
 def _from_other_noise(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,12 +56,18 @@ class _Checker:
     """Compares steps of a run with a wiring, one after the other."""
 
     def __init__(self, first: Opening, wiring: Wiring) -> None:
-        self.position = 0
+        self.position, self.linear = 0, wiring.linear
         self._rows, self._wiring = first.rows, wiring
         self._conditions: Sequence[Condition] = ()
 
-    def check(self, seen: Step, renewed: bool) -> None:
-        """Check the next step; `renewed` says whether its latents and predictions are others than in the last one."""
+    def check(self, seen: Step, renewed: bool, alike: bool = False) -> None:
+        """Check the next step.
+
+        Args:
+            seen: the step.
+            renewed: whether its latents and predictions are others than in the last one.
+            alike: whether all branches predict the same, which guidance leaves as it is.
+        """
         wiring, calls = self._wiring, seen.calls[-len(self._rows) :]
         if seen.timestep != float(wiring.schedule.timesteps[self.position]):
             raise WiringError(f"the timesteps of {wiring.pipeline} change from run to run")
@@ -63,8 +77,8 @@ class _Checker:
             wiring.require(part, seen.sample[0] if renewed else None, self.position, condition)
         if renewed:
             self._check_joined(parts, seen)
-        if renewed and wiring.linear:
-            self._check_output(calls, seen)
+        if renewed:
+            self._check_output(calls, seen, alike)
         self.position += 1
 
     def _check_joined(self, parts: list[Arguments], seen: Step) -> None:
@@ -78,21 +92,26 @@ class _Checker:
                         f"argument {path} is not its rows, joined along the dimension that counts samples"
                     )
 
-    def _check_output(self, calls: list[Call], seen: Step) -> None:
+    def _check_output(self, calls: list[Call], seen: Step, alike: bool) -> None:
         wiring = self._wiring
         counted = zip(calls, self._rows, strict=True)
         rows = [row for call, count in counted for row in wiring.model_output(call.output, count)]
-        own, real = wiring.guided(rows).double(), seen.model_output[0].double()
+        if not (alike or self.linear):
+            return
+        own, real = (rows[0] if alike else wiring.guided(rows)).double(), seen.model_output[0].double()
         largest = max(abs(b.weight) * float(row.abs().max()) for b, row in zip(wiring.branches, rows, strict=True))
-        if float((own - real).abs().max()) > ROUNDING * torch.finfo(seen.model_output.dtype).eps * largest:
-            raise WiringError(f"the model output at position {self.position} is not the predictions' weighted sum")
+        if float((own - real).abs().max()) <= ROUNDING * torch.finfo(seen.model_output.dtype).eps * largest:
+            return
+        if alike:
+            raise WiringError(f"the model output at position {self.position} is not what the prediction gives")
+        self.linear = False
 
 
 class _Real(Listener):
     """The first steps, of the pipeline's own."""
 
-    def __init__(self, first: Opening, wiring: Wiring) -> None:
-        self._checker = _Checker(first, wiring)
+    def __init__(self, checker: _Checker) -> None:
+        self._checker = checker
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         self._checker.check(seen, renewed=True)
@@ -102,13 +121,14 @@ class _Real(Listener):
 
 
 class _Replay(Stub):
-    """The whole schedule; latents and predictions are random numbers."""
+    """The whole schedule; latents and predictions are random numbers, every other time the same for all branches."""
 
-    def __init__(self, first: Opening, wiring: Wiring) -> None:
+    def __init__(self, first: Opening, wiring: Wiring, checker: _Checker) -> None:
         super().__init__(first)
-        self._checker, self._wiring = _Checker(first, wiring), wiring
+        self._checker, self._wiring = checker, wiring
         self._random = torch.Generator().manual_seed(SEED)
         self._elements = rows_of(prediction(first.step.calls[0].output), first.rows[0]).shape[1]
+        self._draws = itertools.cycle((1, len(wiring.branches)))
         self._predictions = self._drawn_predictions()
         self._latents: Lent | None = None
 
@@ -117,7 +137,7 @@ class _Replay(Stub):
 
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         super().step(seen, previous)
-        self._checker.check(seen, self._renews(self._checker.position))
+        self._checker.check(seen, self._renews(self._checker.position), len(self._predictions) == 1)
         position = self._checker.position
         if position == len(self._wiring.schedule):
             raise Done
@@ -131,7 +151,7 @@ class _Replay(Stub):
         return position <= 1 or position % (len(self._wiring.schedule) // RENEWED + 1) == 0
 
     def _drawn_predictions(self) -> list[Tensor]:
-        return [self._drawn(self._elements) for _ in self._wiring.branches]
+        return [self._drawn(self._elements) for _ in range(next(self._draws))]
 
     def _drawn(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._random)

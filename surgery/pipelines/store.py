@@ -17,11 +17,12 @@ from surgery.files import write_atomically
 from surgery.pipelines.affine import Affine
 from surgery.pipelines.batching import Batching
 from surgery.pipelines.parts import Branch, Condition, Schedule
+from surgery.pipelines.scaling import Scaling
 from surgery.pipelines.table import Table
 from surgery.store.nested import put_together, take_apart
 
-FORMAT = "surgery wiring 2"
-KINDS = {kind.__name__: kind for kind in (Affine, Batching, Branch, Condition, Schedule, Table)}
+FORMAT = "surgery wiring 3"
+KINDS = {kind.__name__: kind for kind in (Affine, Batching, Branch, Condition, Scaling, Schedule, Table)}
 
 
 def save(wiring: dict[str, Any], folder: Path) -> None:

@@ -16,6 +16,7 @@ from surgery.pipelines import store
 from surgery.pipelines.affine import Affine
 from surgery.pipelines.batching import Batching
 from surgery.pipelines.parts import Branch, Condition, Schedule
+from surgery.pipelines.scaling import Scaling
 from surgery.pipelines.tree import Arguments, leaves, moved, prediction, rows_of, same, with_leaves
 
 
@@ -28,6 +29,7 @@ class Wiring:
         shape: of the latents of one sample, without the dimension that counts samples.
         dtype: of the latents.
         copies: how often the scheduler's sample holds the latents.
+        scaling: what the scheduler does to latents before they become arguments; None if they stay as they are.
         schedule: what positions mean.
         branches: of guidance; see `conditional` and `unconditional`.
         linear: whether the scheduler gets the predictions' sum by the branches' weights.
@@ -40,6 +42,7 @@ class Wiring:
     shape: tuple[int, ...]
     dtype: torch.dtype
     copies: int
+    scaling: Scaling | None
     schedule: Schedule
     branches: tuple[Branch, ...]
     linear: bool
@@ -73,7 +76,7 @@ class Wiring:
             raise WiringError(
                 f"latents of shape {tuple(latents.shape)} where the wiring is of {self.shape}: measure it anew"
             )
-        branch, flat = self.branches[condition.branch], latents.to(self.dtype).reshape(-1)
+        branch, flat = self.branches[condition.branch], self._scaled(latents, position)
 
         def value(path: str, leaf: Any) -> Any:
             if path in branch.latents:
@@ -82,6 +85,11 @@ class Wiring:
 
         arguments: Arguments = with_leaves(condition.arguments, value)
         return arguments
+
+    def _scaled(self, latents: Tensor, position: int) -> Tensor:
+        """The latents as the scheduler lets the pipeline have them, flat."""
+        flat = latents.to(self.dtype).reshape(-1)
+        return flat if self.scaling is None else self.scaling(flat, position)
 
     def model_at(self, position: int, branch: int = 0) -> str:
         """The name of the component to run; pipelines with experts have several."""
@@ -137,19 +145,25 @@ class Wiring:
                     "with the latents besides, or by chance; record trajectories instead"
                 )
         if latents is not None:
-            self.require_latents(arguments, latents, condition)
+            self.require_latents(arguments, self._scaled(latents, position), condition)
 
-    def require_latents(self, arguments: Arguments, latents: Tensor, condition: Condition) -> None:
+    def require_latents(self, arguments: Arguments, scaled: Tensor, condition: Condition) -> None:
         """Check that what comes from the latents in a real run's `arguments` is what the wiring gives, to the bit.
+
+        Args:
+            arguments: of the run.
+            scaled: the latents as its scheduler gives them to the pipeline.
+            condition: of the branch.
 
         Raises:
             WiringError: an argument is not; it is named.
         """
-        given, real, flat = leaves(condition.arguments), leaves(arguments), latents.to(self.dtype).reshape(-1)
+        given, real, flat = leaves(condition.arguments), leaves(arguments), scaled.to(self.dtype).reshape(-1)
         for path, affine in self.branches[condition.branch].latents.items():
             if path not in real or not same(affine(flat, given[path]), real[path]):
                 raise WiringError(
-                    f"argument {path} of {self.pipeline} is not what the latents give: measure the wiring anew"
+                    f"argument {path} of {self.pipeline} is not what the latents give: measure the wiring anew, or "
+                    "record trajectories instead"
                 )
 
     def to(self, device: torch.device | str) -> Wiring:
@@ -163,7 +177,8 @@ class Wiring:
             for branch in self.branches
         )
         conditions = tuple(Condition(c.branch, moved(c.arguments, device)) for c in self.conditions)
-        return replace(self, branches=branches, read=self.read.to(device), conditions=conditions)
+        scaling = None if self.scaling is None else self.scaling.to(device)
+        return replace(self, scaling=scaling, branches=branches, read=self.read.to(device), conditions=conditions)
 
     def save(self, folder: str | Path) -> None:
         """Write wiring.json and wiring.safetensors into `folder`, whole or not at all.

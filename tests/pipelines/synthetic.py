@@ -65,12 +65,23 @@ class Autoencoder(nn.Module):
         return SimpleNamespace(latents=pixels * self.one)
 
 
+class Scheduler(FlowMatchEulerDiscreteScheduler):
+    """One that may scale what the transformer sees, as Euler's and EDM's do."""
+
+    scaled = ""
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        norm = ((timestep.float() / STEPS) ** 2 + 1) ** 0.5
+        return {"": lambda: sample, "divided": lambda: sample / norm, "multiplied": lambda: sample * norm}[self.scaled]()
+
+
 class Synthetic:
     """A pipeline with the given traits."""
 
     def __init__(self, traits: Traits) -> None:
         self.traits = traits
-        self.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=STEPS, shift=2.0)
+        self.scheduler = Scheduler(num_train_timesteps=STEPS, shift=2.0)
+        self.scheduler.scaled = traits.scaled
         self.components = {
             "text": Text(),
             "transformer": Transformer(),
@@ -93,7 +104,7 @@ class Synthetic:
         for t in self.scheduler.timesteps:
             latents = latents[:count]
             outs = [self.components["transformer"](**call) for call in self.calls(latents, t, texts)]
-            output = self.model_output([row for out in outs for row in self.rows(out[0])], latents)
+            output = self.model_output([row for out in outs for row in self.rows(out[0])], latents, t)
             if traits.doubled:
                 latents, output = torch.cat([latents] * 2), torch.cat([output] * 2)
             latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
@@ -145,6 +156,7 @@ class Synthetic:
         return {name: value for name, value in found.items() if wanted[name]}
 
     def hidden(self, latents: Tensor, text: Tensor, t: Tensor) -> Any:
+        latents = self.scheduler.scale_model_input(latents, t)
         traits, x = self.traits, latents.to(self.traits.dtype) * self.traits.sign
         shift = text.mean((1, 2)).reshape(-1, *[1] * (x.ndim - 1)) + 1
         x = {"square": x * x, "scaled by time": x * (t / STEPS).to(x), "sum": x + shift}.get(traits.bad or "", x)
@@ -180,14 +192,15 @@ class Synthetic:
         x = x if traits.packed else x[:, :c]
         return list((x * traits.sign).chunk(2)) if traits.guidance == "rows" else [x * traits.sign]
 
-    def model_output(self, rows: list[Tensor], latents: Tensor) -> Tensor:
+    def model_output(self, rows: list[Tensor], latents: Tensor, t: Tensor) -> Tensor:
         """What the scheduler gets: guidance over the branches."""
         out = rows[0]
         if self.traits.guidance:
             text, none = rows if self.traits.conditional_first else rows[::-1]
-            out = none + SCALE * (text - none)
-            if self.traits.normalised:
-                out = out * (text.norm() / out.norm())
+            out = none + (SCALE - float(t) / STEPS if self.traits.guided == "in time" else SCALE) * (text - none)
+            if self.traits.guided in ("norm", "spread"):
+                size = Tensor.norm if self.traits.guided == "norm" else Tensor.std
+                out = out * (size(text) / size(out))
         bad = {"curved": torch.tanh(out), "latents in the output": out + latents.to(out) / 8}
         return bad.get(self.traits.bad or "", out)
 

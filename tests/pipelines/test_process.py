@@ -28,11 +28,15 @@ KNOWN = [
     ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, ("flow", "velocity")),
     ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, ("inverted flow", "velocity")),
     ("FlowMatchHeunDiscreteScheduler", {}, ("flow", "velocity")),
+    ("EulerDiscreteScheduler", {}, ("exploding", "epsilon")),
+    ("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}, ("exploding", "v_prediction")),
+    ("EulerDiscreteScheduler", {"prediction_type": "sample"}, ("exploding", "sample")),
+    ("EulerAncestralDiscreteScheduler", {}, ("exploding", "epsilon")),
+    ("HeunDiscreteScheduler", {}, ("exploding", "epsilon")),
 ]
 UNKNOWN = [
     ("EDMEulerScheduler", {}),
     ("EDMDPMSolverMultistepScheduler", {}),
-    ("EulerDiscreteScheduler", {}),
     ("SCMScheduler", {}),
     ("LCMScheduler", {}),
     ("DDIMInverseScheduler", {}),

@@ -31,6 +31,9 @@ class Traits:
         constant: what stands beside the latents: "channels", "tokens" or "".
         time: how t is passed.
         guidance: by "rows" of one forward, by "calls", or "".
+        guided: what becomes of the branches: their "sum" by weights, which may depend on the time ("in time"), or one that
+            is given the "norm" or the "spread" of the conditional branch.
+        scaled: the scheduler scales the latents by the time before the transformer sees them.
         doubled: the scheduler is given the latents twice, as DiT's is.
         single: it makes one sample at a time.
         masked, embedded, numbered: it gives a mask of the text, a strength of guidance, ids that all samples share.
@@ -46,7 +49,8 @@ class Traits:
     time: str = "t"
     guidance: str = ""
     conditional_first: bool = False
-    normalised: bool = False
+    guided: str = "sum"
+    scaled: str = ""
     doubled: bool = False
     single: bool = False
     masked: bool = False
@@ -75,7 +79,8 @@ def traits(draw: st.DrawFn, bad: st.SearchStrategy[str | None] | None = None) ->
         time=draw(st.sampled_from(times)),
         guidance=guidance,
         conditional_first=draw(st.booleans()),
-        normalised=bool(guidance) and draw(st.booleans()),
+        guided=draw(st.sampled_from(["sum", "norm", "spread", "in time"])) if guidance else "sum",
+        scaled=draw(st.sampled_from(["", "", "divided", "multiplied"])),
         doubled=guidance == "rows" and draw(st.booleans()),
         single=draw(st.integers(0, 4)) == 0,
         masked=draw(st.booleans()),
