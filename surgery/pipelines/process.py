@@ -193,7 +193,9 @@ def _is_noised(noised: Tensor, scheduler: Any, latents: Tensor, noise: Tensor) -
     own = getattr(scheduler, "add_noise", None)
     if own is None:
         return True
-    return torch.allclose(own(latents, noise, scheduler.timesteps[:1]), noised, atol=TOLERANCE * float(noised.abs().max()))
+    return torch.allclose(
+        own(latents, noise, scheduler.timesteps[:1]), noised, atol=TOLERANCE * float(noised.abs().max())
+    )
 
 
 def _stepped(

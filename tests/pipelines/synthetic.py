@@ -72,7 +72,9 @@ class Scheduler(FlowMatchEulerDiscreteScheduler):
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         norm = ((timestep.float() / STEPS) ** 2 + 1) ** 0.5
-        return {"": lambda: sample, "divided": lambda: sample / norm, "multiplied": lambda: sample * norm}[self.scaled]()
+        return {"": lambda: sample, "divided": lambda: sample / norm, "multiplied": lambda: sample * norm}[
+            self.scaled
+        ]()
 
 
 class Synthetic:

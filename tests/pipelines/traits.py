@@ -31,7 +31,7 @@ class Traits:
         constant: what stands beside the latents: "channels", "tokens" or "".
         time: how t is passed.
         guidance: by "rows" of one forward, by "calls", or "".
-        guided: what becomes of the branches: their "sum" by weights, which may depend on the time ("in time"), or one that
+        guided: what becomes of the branches: their "sum" by weights, which may follow the time ("in time"), or one that
             is given the "norm" or the "spread" of the conditional branch.
         scaled: the scheduler scales the latents by the time before the transformer sees them.
         doubled: the scheduler is given the latents twice, as DiT's is.
