@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test format nightly classes pairs pipelines distil selection versions clean
+.PHONY: quickstart test format nightly classes pairs pipelines distil selection study versions clean
 
 quickstart: .venv/installed
 	$(BIN)/surgery apply recipes/quickstart.py --out runs/quickstart --resume
@@ -35,6 +35,10 @@ pipelines: .venv/installed-dev
 
 distil: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distil.py --save
+
+study: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/study/study.py --save recipes/study/results/digits.json
+	$(BIN)/python recipes/study/page.py
 
 selection: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/selection.py --save

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 import surgery.rules  # noqa: F401  # its kinds are known then
 from surgery.config import Config
-from surgery.data import AnyData, Generated, Images, Latents, Videos
+from surgery.data import AnyData, FashionMNIST, Generated, Images, Latents, Videos
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
 from surgery.pipelines.times import CosMap, LogitNormal, MinSNR, Mode, Sigma, Uniform
@@ -30,6 +30,7 @@ __all__ = [
     "CosMap",
     "Distil",
     "Evaluate",
+    "FashionMNIST",
     "Finetune",
     "Generated",
     "Images",
@@ -57,7 +58,8 @@ class Recipe(Config):
         model: a built-in name, a folder written by diffusers, or a hub id.
         rules: applied together to the model.
         data: of the pipeline `model`: `Generated(...)`, which it makes itself, `Images(...)`, `Videos(...)` or
-            `Latents(...)`; or "digits", those that `digits-dit` was trained on.
+            `Latents(...)`; or "digits", those that `digits-dit` was trained on; or "fashion-mnist", those of
+            `fashion-dit`, which is `FashionMNIST()`.
         distil: stage 1, new operators learn the old ones' outputs.
         finetune: stage 2, the whole student is trained end to end.
         evaluate: how each stage is judged; None judges none, and measures only what they cost.

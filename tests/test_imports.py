@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "parallel", "progress", "files", "device", "wording", "config", "kinds", "losses",
     "recording", "analysis", "graph", "tracing", "operators", "rewriting", "rules",
-    "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "statistics", "sensitivity",
-    "search", "testing", "recipe_loader", "recipe", "recipe_writer", "run", "cli", "__main__", "__init__",
+    "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "fashion", "statistics",
+    "sensitivity", "search", "testing", "recipe_loader", "recipe", "recipe_writer", "run", "cli", "__main__", "__init__",
 ]  # fmt: skip
 """The folders and files of `surgery`, each of which may import those before it."""
 

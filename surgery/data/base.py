@@ -10,6 +10,8 @@ from surgery.kinds import Kinded
 
 DIGITS = "digits"
 """What a recipe calls the handwritten digits that come with surgery."""
+FASHION = "fashion-mnist"
+"""What it may call `FashionMNIST()`."""
 
 
 class Data(Kinded):
@@ -17,8 +19,12 @@ class Data(Kinded):
 
 
 def _read(value: Any) -> Any:
+    if value == FASHION:
+        return Data.from_data({"kind": FASHION})
     if isinstance(value, str) and value != DIGITS:
-        raise ValueError(f"unknown data {value!r}; use {DIGITS!r}, or Latents({value!r}) of a file of latents")
+        raise ValueError(
+            f"unknown data {value!r}; use {DIGITS!r}, {FASHION!r}, or Latents({value!r}) of a file of latents"
+        )
     return value if value == DIGITS else Data.from_data(value)
 
 

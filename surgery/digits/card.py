@@ -7,7 +7,7 @@ from pathlib import Path
 from surgery.digits import FOLDER
 from surgery.digits.classifier import accuracy, held_out_split, load_classifier
 from surgery.digits.data import load_digits
-from surgery.digits.judge import SAMPLES, STEPS, Judge, evaluate_samples, nearest_distances, size_ratio
+from surgery.digits.judge import SAMPLES, STEPS, RealJudge, evaluate_samples, nearest_distances, size_ratio
 from surgery.digits.train import Training
 from surgery.models import load_pretrained
 
@@ -18,7 +18,7 @@ def write_card(folder: Path, training: Training) -> None:
     """Measure the model and the feature extractor in `folder`, and write its README.md."""
     pretrained = load_pretrained(str(folder))
     classifier = load_classifier(folder / "features.safetensors")
-    judge = Judge(classifier, load_digits())
+    judge = RealJudge(classifier, load_digits())
     images, labels = evaluate_samples(pretrained.model, pretrained.scheduler)
     quality = judge.judge(images, labels)
     nearest = nearest_distances(images.clamp(-1, 1), judge.real.images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from surgery.digits.data import CLASSES, Digits
+from surgery.digits.data import CLASSES, Labelled
 from surgery.pipelines.calls import Calls
 from surgery.pipelines.feed import Feed
 from surgery.pipelines.known import require_known
@@ -18,7 +18,7 @@ GUIDED = 2.0
 STEPS = 25
 
 
-def digits_feed(pipeline: Any, digits: Digits) -> Feed:
+def digits_feed(pipeline: Any, digits: Labelled) -> Feed:
     """The digits as samples of a `DigitsPipeline`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The one protocol by which every model of the digits is judged.
+"""The one protocol by which every model of the digits, or of clothes, is judged.
 
 1,000 samples with balanced labels, 25 DDIM steps from fixed noise, no guidance, clamped to [-1, 1]; their features
 against those of all 1,797 real images. Finite sets give a Frechet distance above zero even when both come from one
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.digits.classifier import DigitClassifier, accuracy, load_classifier
-from surgery.digits.data import CLASSES, Digits, load_digits
+from surgery.digits.classifier import Classifier, accuracy, load_classifier
+from surgery.digits.data import CLASSES, Labelled, load_digits
 from surgery.digits.pipeline import DigitsPipeline
-from surgery.evaluate.frechet import fit_gaussian, frechet_distance, gaussian_distance
+from surgery.evaluate.frechet import Gaussian, fit_gaussian, frechet_distance, gaussian_distance
 from surgery.store.order import seeded
 
 SAMPLES, STEPS = 1000, 25
@@ -44,43 +44,57 @@ class Quality:
 
 
 class Judge:
-    """Judges samples against the real images, in the features of a classifier.
+    """Judges samples in the features of a classifier.
 
     Attributes:
         classifier: gives the features.
-        real: the M real images.
-        features: (M, F), those of the real images.
+        reference: those of the real images, as a Gaussian.
     """
 
-    def __init__(self, classifier: DigitClassifier, real: Digits) -> None:
+    def __init__(self, classifier: Classifier, reference: Gaussian) -> None:
         self.classifier = classifier
-        self.real = real
-        with torch.inference_mode():
-            self.features = classifier.features(real.images)
-        self._gaussian = fit_gaussian(self.features)
-
-    def judge(self, samples: Tensor, labels: Tensor) -> Quality:
-        """How good samples (N, 1, 8, 8) of the classes `labels` (N,) are.
-
-        Raises:
-            SurgeryError: see `frechet`.
-        """
-        clamped = samples.clamp(-1, 1)
-        return Quality(
-            frechet=self.frechet(samples),
-            class_accuracy=accuracy(self.classifier, clamped, labels),
-            nearest=float(nearest_distances(clamped, self.real.images).mean()),
-        )
+        self.reference = reference
 
     def frechet(self, samples: Tensor) -> float:
-        """The Frechet distance of samples (N, 1, 8, 8), clamped to [-1, 1], to the real images.
+        """The Frechet distance of samples (N, 1, S, S), clamped to [-1, 1], to the real images.
 
         Raises:
             SurgeryError: N is not larger than F, or a sample is not finite.
         """
         with torch.inference_mode():
             features_NF = self.classifier.features(samples.clamp(-1, 1))
-        return gaussian_distance(fit_gaussian(features_NF), self._gaussian)
+        return gaussian_distance(fit_gaussian(features_NF), self.reference)
+
+    def accuracy(self, samples: Tensor, labels: Tensor) -> float:
+        """The share, 0 to 1, of samples (N, 1, S, S), clamped to [-1, 1], that are seen as their classes (N,)."""
+        return accuracy(self.classifier, samples.clamp(-1, 1), labels)
+
+
+class RealJudge(Judge):
+    """A judge with the real images at hand.
+
+    Attributes:
+        real: the M real images.
+        features: (M, F), those of the real images.
+    """
+
+    def __init__(self, classifier: Classifier, real: Labelled) -> None:
+        self.real = real
+        with torch.inference_mode():
+            self.features = classifier.features(real.images)
+        super().__init__(classifier, fit_gaussian(self.features))
+
+    def judge(self, samples: Tensor, labels: Tensor) -> Quality:
+        """How good samples (N, 1, S, S) of the classes `labels` (N,) are.
+
+        Raises:
+            SurgeryError: see `frechet`.
+        """
+        return Quality(
+            frechet=self.frechet(samples),
+            class_accuracy=self.accuracy(samples, labels),
+            nearest=float(nearest_distances(samples.clamp(-1, 1), self.real.images).mean()),
+        )
 
     def real_split_distance(self, splits: int = 20) -> float:
         """The Frechet distance between two random halves of the real images, the mean over fixed splits."""
@@ -113,15 +127,15 @@ def nearest_distances(samples: Tensor, images: Tensor, *, skip_self: bool = Fals
 
 
 @cache
-def shipped_judge() -> Judge:
-    """The judge with all real images and the shipped classifier."""
-    return Judge(load_classifier(), load_digits())
+def shipped_judge() -> RealJudge:
+    """The judge with all real digits and the shipped classifier."""
+    return RealJudge(load_classifier(), load_digits())
 
 
 def evaluate_samples(
     model: nn.Module, scheduler: Any, *, samples: int = SAMPLES, steps: int = STEPS, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The samples (N, 1, 8, 8) that the protocol judges, and their labels (N,).
+    """The samples (N, 1, S, S) that the protocol judges, and their labels (N,).
 
     Sample i starts from noise that depends on `seed` and i alone, as those of a run do.
     """

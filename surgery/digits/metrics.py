@@ -1,27 +1,26 @@
-"""What only models of the digits can be judged by."""
+"""What only models of the digits, and of clothes, can be judged by."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from surgery.digits.classifier import FEATURES, accuracy, load_classifier
-from surgery.digits.judge import SAMPLES, shipped_judge
-from surgery.digits.pipeline import DigitsPipeline
+from surgery.digits.bench import bench_judging
+from surgery.digits.classifier import FEATURES
+from surgery.digits.judge import SAMPLES, Judge
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics import Metric
 from surgery.evaluate.results import Better
 from surgery.training.source import TrainingData
-from surgery.training.wired import WiredData
 
 
 class DigitsFrechet(Metric):
-    """The Frechet distance between features of the samples and of the digits (Heusel et al. 2017), see `Judge`."""
+    """The Frechet distance between features of the samples and of the real ones (Heusel et al. 2017), see `Judge`."""
 
     kind: Literal["frechet"] = "frechet"
     title: ClassVar[str] = "Frechet distance"
     better: ClassVar[Better] = "lower"
     note: ClassVar[str] = (
-        "Between features of the samples and of the real digits. One draw of 1,000 samples has a standard deviation of "
+        "Between features of the samples and of the real pictures. One draw of 1,000 samples has a standard deviation of "
         "about 8 %, the ratio of two models from the same noise one of about 4 %: smaller differences mean nothing."
     )
     usual_samples: ClassVar[int] = SAMPLES
@@ -34,7 +33,7 @@ class DigitsFrechet(Metric):
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        return shipped_judge().frechet(context.samples)
+        return judge_of(context.data).frechet(context.samples)
 
 
 class DigitsAccuracy(Metric):
@@ -55,15 +54,22 @@ class DigitsAccuracy(Metric):
 
     def compute(self, context: Context) -> float:
         """See `Metric`."""
-        return accuracy(load_classifier(), context.samples.clamp(-1, 1), context.labels)
+        return judge_of(context.data).accuracy(context.samples, context.labels)
 
 
 METRICS: tuple[Metric, ...] = (DigitsFrechet(), DigitsAccuracy())
-"""What models of digits are judged by, unless a recipe says otherwise."""
+"""What models of digits and of clothes are judged by, unless a recipe says otherwise."""
+
+
+def judge_of(data: TrainingData) -> Judge:
+    """What judges the samples of models of `data`; one of the benches' own, see `not_digits`."""
+    bench = bench_judging(data)
+    assert bench is not None, "metrics are checked before a run"
+    return bench.judge
 
 
 def not_digits(data: TrainingData) -> str | None:
-    """Why the classifier cannot read the model's samples, None if it can."""
-    if isinstance(data, WiredData) and data.wiring.pipeline == DigitsPipeline.__name__:
+    """Why no classifier can read the samples of models of `data`, None if one can."""
+    if bench_judging(data) is not None:
         return None
-    return "it knows handwritten digits, and the model is of other data"
+    return "it knows handwritten digits and clothes, and the model is of other data"

@@ -72,6 +72,10 @@ class DigitsPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has 
         return ImagePipelineOutput(images) if return_dict else (images,)
 
 
+class FashionPipeline(DigitsPipeline):
+    """The same for models of clothes, such as `fashion-dit`: its name tells by what they are judged."""
+
+
 def pictures_of(latents: Tensor) -> list[Image.Image]:
     """A picture of each of the latents (B, C, H, W) in [-1, 1]: grey of one channel, colours of three."""
     pixels = ((latents.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from surgery.digits.data import CLASSES, Digits
+from surgery.digits.data import CLASSES, Labelled
 from surgery.store.order import Order, seeded
 from surgery.training.source import predict
 
@@ -64,13 +64,13 @@ class Training:
     seed: int = 0
 
 
-def build_model(seed: int) -> Any:
+def build_model(seed: int, architecture: dict[str, Any] = ARCHITECTURE) -> Any:
     """The untrained DiTTransformer2DModel, initialised like DiT: each block starts as the identity.
 
     Source: Peebles & Xie 2023, section 3.2 (adaLN-Zero), and their released initialisation.
     """
     torch.manual_seed(seed)
-    model = DiTTransformer2DModel(**ARCHITECTURE)
+    model = DiTTransformer2DModel(**architecture)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -105,7 +105,7 @@ def learning_rate(step: int, training: Training) -> float:
 def train(
     model: Any,
     scheduler: Any,
-    digits: Digits,
+    digits: Labelled,
     training: Training,
     on_step: Callable[[int, float, Any], None],
 ) -> None:
@@ -136,7 +136,9 @@ def train(
     install(model, average)
 
 
-def denoising_loss(model: Any, scheduler: Any, digits: Digits, label_drop: float, generator: torch.Generator) -> Tensor:
+def denoising_loss(
+    model: Any, scheduler: Any, digits: Labelled, label_drop: float, generator: torch.Generator
+) -> Tensor:
     """The mean squared error of the noise that the model finds in `digits`, a scalar, at random noise and timesteps.
 
     A share `label_drop` of the labels becomes the null class, as classifier-free guidance needs it (Ho & Salimans 2022).

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from surgery.artifact import is_artifact, load
-from surgery.digits import FOLDER as DIGITS_DIT
+from surgery.digits.bench import BENCHES
 from surgery.errors import ArtifactError, RecipeError
 from surgery.models.presets import preset, presets
 from surgery.recording.own_modes import OnMeta
 
-BUILT_IN = {"digits-dit": DIGITS_DIT}
+BUILT_IN = {bench.model: bench.folder for bench in BENCHES}
 
 
 def load_skeleton(name: str) -> nn.Module:
@@ -83,9 +83,9 @@ def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
     """A pretrained diffusers transformer and its scheduler.
 
     Args:
-        name: a built-in name (`digits-dit`), a folder written by `surgery.save`, a folder written by diffusers'
-            `save_pretrained` (of the model, or of a pipeline with `transformer/` and `scheduler/`), or the id of such a
-            model or pipeline on the hub, which is downloaded.
+        name: a built-in name (`digits-dit`, `fashion-dit`), a folder written by `surgery.save`, a folder written by
+            diffusers' `save_pretrained` (of the model, or of a pipeline with `transformer/` and `scheduler/`), or the id
+            of such a model or pipeline on the hub, which is downloaded.
         device: where the model goes.
 
     Raises:

@@ -6,17 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from surgery.data.base import DIGITS
+from surgery.data.base import DIGITS, FASHION
+from surgery.digits.pipeline import DigitsPipeline, FashionPipeline
 from surgery.recipe_writer import quoted
 from surgery.run.folder import RunFolder
 
-DIGITS_CODE = """\
+BENCH_CODE = """\
 import surgery
 from diffusers import {scheduler}
-from surgery.digits.pipeline import DigitsPipeline
+from surgery.digits.pipeline import {pipeline}
 
 student = surgery.load({folder})
-pipeline = DigitsPipeline(student, {scheduler}.from_pretrained({folder}))
+pipeline = {pipeline}(student, {scheduler}.from_pretrained({folder}))
 pictures = pipeline(class_labels=list(range(10)), num_inference_steps=25).images
 """
 PIPELINE_CODE = """\
@@ -27,14 +28,17 @@ student = surgery.load({folder})
 pipeline = DiffusionPipeline.from_pretrained({model})
 pipeline.{component} = student
 """
+PIPELINES = {DIGITS: DigitsPipeline.__name__, FASHION: FashionPipeline.__name__}
 
 
 def loading_of(folder: RunFolder, recipe: dict[str, Any]) -> str:
     """Python that loads the student of a finished run, and puts it into its pipeline."""
     model = quoted(str(folder.model))
-    if recipe.get("data", DIGITS) == DIGITS:
+    data = recipe.get("data", DIGITS)
+    pipeline = PIPELINES.get(data if isinstance(data, str) else data["kind"])
+    if pipeline is not None:
         scheduler = folder.read_json("model/scheduler_config.json").get("_class_name", "DDIMScheduler")
-        return DIGITS_CODE.format(folder=model, scheduler=scheduler)
+        return BENCH_CODE.format(folder=model, scheduler=scheduler, pipeline=pipeline)
     component = _component(Path(recipe["model"]), folder.read_json("model/surgery.json").get("model_class"))
     return PIPELINE_CODE.format(folder=model, model=quoted(recipe["model"]), component=component)
 

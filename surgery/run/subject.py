@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from surgery.data import Data
-from surgery.digits.data import load_digits
+from surgery.data import Data, FashionMNIST
+from surgery.digits.bench import bench_of, load_pictures
 from surgery.digits.feed import digits_feed
 from surgery.digits.pipeline import DigitsPipeline
 from surgery.errors import RecipeError
@@ -64,13 +64,13 @@ def load_subject(
     """
     at = "cpu" if divided else device
     holder = _holder_of(model, data, device, getattr(torch, dtype), at)
-    if isinstance(data, Data):
+    if isinstance(data, Data) and not isinstance(data, FashionMNIST):
         identity = {"diffusers": version("diffusers"), "dtype": dtype, **holder.identity(), **identity_of(data, seed)}
         feed = (stored_feed(made, identity) if made else None) or feed_of(data, holder, seed)
     else:
-        digits = load_digits()
-        identity = {**holder.identity(), "data": digest(digits._asdict())}
-        feed = digits_feed(holder.pipeline, digits)
+        pictures = load_pictures(data)
+        identity = {**holder.identity(), "data": digest(pictures._asdict())}
+        feed = digits_feed(holder.pipeline, pictures)
     teacher = holder.take(feed.model, at)
     if not type(teacher).__module__.startswith("diffusers.models.transformers"):
         raise RecipeError(f"model {model!r}: {feed.model} is a {type(teacher).__name__}, no diffusion transformer")
@@ -82,10 +82,12 @@ def load_subject(
 def _holder_of(
     model: str, data: str | Data, device: str, dtype: torch.dtype, at: str
 ) -> LoadedPipeline | PipelineFolder:
-    """The pipeline of a model; that of the digits is made of a model and a scheduler alone."""
-    if isinstance(data, Data) and model not in BUILT_IN:
+    """The pipeline of a model; that of a bench is made of a model and a scheduler alone."""
+    bench = bench_of(data)
+    if bench is None and model not in BUILT_IN:
         return PipelineFolder(model if Path(model).exists() else from_hub(model), device, dtype)
     pretrained = load_pretrained(model, at)
     if dtype != torch.float32:  # to which diffusers says something even then
         pretrained.model.to(dtype)
-    return LoadedPipeline(DigitsPipeline(pretrained.model, pretrained.scheduler))
+    made_of = DigitsPipeline if bench is None else bench.pipeline
+    return LoadedPipeline(made_of(pretrained.model, pretrained.scheduler))

@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 import surgery.artifact
+from surgery.digits.bench import BENCHES
 from surgery.digits.data import CLASSES
 from surgery.digits.feed import LABELS
-from surgery.digits.pipeline import DigitsPipeline
 from surgery.errors import ArtifactError, RecipeError, SurgeryError
 from surgery.models import BUILT_IN, load_pretrained, load_random
 from surgery.models.presets import preset
@@ -68,7 +68,7 @@ def analyzed(name: str, sampling: Sampling, call: Path | None = None, device: st
         name: a folder that a pipeline, a diffusers model or surgery was saved to, that of a run, a hub id, or a built-in
             name.
         sampling: how often it is run.
-        call: a JSON file with keywords of the pipeline; by default a prompt or a class, of digits all classes.
+        call: a JSON file with keywords of the pipeline; by default a prompt or a class, of an embedded model all classes.
         device: where it runs.
 
     Raises:
@@ -82,9 +82,9 @@ def analyzed(name: str, sampling: Sampling, call: Path | None = None, device: st
         component = denoiser_of(pipeline)
         drawn = _drawn(_calls(pipeline, call, sampling), sampling)
         return _of_pipeline(pipeline, component, drawn, getattr(pipeline, component))
-    if name in BUILT_IN:
+    for bench in (bench for bench in BENCHES if bench.model == name):
         found = load_pretrained(name, device)
-        pipeline = DigitsPipeline(found.model, found.scheduler)
+        pipeline = bench.pipeline(found.model, found.scheduler)
         all_classes = Calls({}, tuple(range(CLASSES)), LABELS, labels=True, steps=sampling.steps)
         calls = all_classes if call is None else _calls(pipeline, call, sampling)
         return _of_pipeline(pipeline, "transformer", _drawn(calls, sampling, joins=True), found.model)

@@ -8,7 +8,7 @@ import torch
 from surgery.digits.classifier import (
     FEATURES,
     HELD_OUT,
-    DigitClassifier,
+    Classifier,
     accuracy,
     held_out_split,
     load_classifier,
@@ -47,7 +47,7 @@ def test_training_learns_and_repeats_from_its_seed():
     first, again = (train_classifier(fit, epochs=2) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert accuracy(first, *held_out) > 0.8
-    assert accuracy(DigitClassifier(), *held_out) < 0.4
+    assert accuracy(Classifier(), *held_out) < 0.4
 
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from surgery.digits.data import Digits
+from surgery.digits.data import Labelled
 from surgery.digits.feed import digits_feed
 from surgery.digits.pipeline import DigitsPipeline
 from surgery.errors import RecipeError
@@ -89,7 +89,7 @@ def test_noise_classes_and_guidance_tell_samples_apart():
 
 def test_pictures_of_another_size_are_no_data():
     with pytest.raises(RecipeError, match=r"latents of shape \(1, 8, 8\), and those of DigitsPipeline are \(1, 4, 4\)"):
-        digits_feed(tiny_pipeline(), Digits(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)))
+        digits_feed(tiny_pipeline(), Labelled(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)))
 
 
 def test_batches_are_the_digits_with_noise_and_some_have_no_class():

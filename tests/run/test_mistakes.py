@@ -26,7 +26,10 @@ CONFLICT = "[replace_attention(HyenaX()), replace_attention(SlidingWindow())]"
         (["--device", "meta"], "the device 'meta' holds no values"),
         (["--set", "evaluate.samples=20"], "evaluate: metric 'frechet': 20 samples are too few"),
         (["--set", f"distil.steps={10**30}"], "distil.steps: 1000000000000000000000000000000 is too large"),
-        (["--set", "data=some.safetensors"], "unknown data 'some.safetensors'; use 'digits', or Latents('some.safete"),
+        (
+            ["--set", "data=some.safetensors"],
+            "unknown data 'some.safetensors'; use 'digits', 'fashion-mnist', or Latents('some.s",
+        ),
     ],
 )
 def test_what_can_be_known_is_said_before_anything_is_written(capsys, tmp_path, write_recipe, arguments, words):

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from surgery.digits.data import Digits
+from surgery.digits.data import Labelled
 from surgery.digits.feed import digits_feed
 from surgery.digits.pipeline import DigitsPipeline
 from surgery.rewriting.lesson import ModuleLesson
@@ -84,7 +84,7 @@ def data(dtype: torch.dtype = torch.float32) -> WiredData:
     """60 pictures of noise, with labels, for a model of this dtype."""
     pictures = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(2))
     pipeline = DigitsPipeline(teacher().to(dtype).eval(), scheduler())
-    return WiredData(digits_feed(pipeline, Digits(pictures, torch.arange(60) % 10)), {"data": "noise"})
+    return WiredData(digits_feed(pipeline, Labelled(pictures, torch.arange(60) % 10)), {"data": "noise"})
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

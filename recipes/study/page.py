@@ -1,0 +1,140 @@
+"""The page docs/study.md and its pictures, from what `study.py` saved and from nothing else.
+
+python recipes/study/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import plots
+from words import GROUPS, HEAD
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[2] / "docs"
+BENCHES = {"digits": "digits-dit", "fashion": "fashion-dit"}
+TEACHER = 2.27
+PUBLISHED: dict[str, tuple[float | None, float | None, float | None]] = {
+    "Hyena-SE": (2.73, 3.62, None),
+    "Hyena-X": (2.74, 3.69, None),
+    "Hyena-Y": (2.72, 3.66, None),
+    "sliding window": (2.67, 3.09, None),
+    "Mamba-2": (2.65, 3.02, None),
+    "MLP ratio 3": (2.53, 2.61, 2.66),
+    "MLP ratio 6": (2.38, 2.37, 2.42),
+    "Hyena-X MLP": (2.64, 3.26, None),
+}
+"""FID at 50, 75 and 100 % (Table 4 of arXiv 2506.05340); None is above 50. The teacher has 2.27."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row of the study, over its seeds.
+
+    Attributes:
+        group, name: of the row.
+        ratio: the mean over draws and seeds of its Frechet distance over the teacher's from the same noise.
+        error: the standard error of that mean, of the draws of all seeds.
+        accuracy: the share of samples seen as their class.
+        params, flops: over the teacher's.
+        seeds: how many trainings.
+    """
+
+    group: str
+    name: str
+    ratio: float
+    error: float
+    accuracy: float
+    params: float
+    flops: float
+    seeds: int
+
+
+class Results:
+    """What `study.py` saved of a bench."""
+
+    def __init__(self, bench: str) -> None:
+        self.bench = bench
+        self.saved: dict[str, Any] = json.loads((RESULTS / f"{bench}.json").read_text())
+        self.teacher: list[float] = self.saved["teacher"]["frechet"]
+
+    def rows(self) -> list[Judged]:
+        """One for each row, in the order of the study."""
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for each in self.saved["rows"]:
+            found.setdefault((each["group"], each["name"]), []).append(each)
+        return [self._judged(group, name, each) for (group, name), each in found.items()]
+
+    def _judged(self, group: str, name: str, runs: Sequence[dict[str, Any]]) -> Judged:
+        ratios = [a / b for run in runs for a, b in zip(run["frechet"], self.teacher, strict=False)]
+        share = {key: runs[0][key][1] / runs[0][key][0] for key in ("params", "flops")}
+        accuracy = fmean(value for run in runs for value in run["accuracy"])
+        error = stdev(ratios) / len(ratios) ** 0.5
+        return Judged(group, name, fmean(ratios), error, accuracy, share["params"], share["flops"], len(runs))
+
+    def floor(self) -> float:
+        """The standard deviation of the ratio of means of five draws of the teacher, from other noise."""
+        relative = stdev(self.teacher) / fmean(self.teacher)
+        return relative * (2 / 5) ** 0.5
+
+
+def main() -> None:
+    """Write the page."""
+    benches = [Results(bench) for bench in BENCHES if (RESULTS / f"{bench}.json").exists()]
+    parts = [part for results in benches for part in _bench(results)]
+    (DOCS / "study.md").write_text("\n\n".join([HEAD.strip(), *parts]) + "\n")
+
+
+def _bench(results: Results) -> Iterator[str]:
+    rows = results.rows()
+    teacher = results.teacher
+    yield f"## {BENCHES[results.bench]}"
+    yield (
+        f"The teacher's Frechet distance is {fmean(teacher):.3f} in the mean of {len(teacher)} draws of 1,000 samples, "
+        f"from {min(teacher):.3f} to {max(teacher):.3f}; its samples are seen as their class in "
+        f"{fmean(results.saved['teacher']['accuracy']):.1%}. Two means of five of its own draws differ by "
+        f"{results.floor():.1%} (standard deviation). Everything was run on {_devices(results)}."
+    )
+    if missing := results.saved["missing"]:
+        yield f"Not run: {'; '.join(missing)}."
+    for number, (title, groups, reading) in enumerate(GROUPS):
+        chosen = [row for row in rows if row.group in groups]
+        if chosen:
+            picture = f"images/study-{results.bench}-{number}.png"
+            plots.draw(chosen, results.floor(), DOCS / picture)
+            said = reading.get(results.bench, "")
+            yield "\n\n".join(filter(None, [f"### {title}", said, f"![{title}]({picture})", table(chosen)]))
+
+
+def _devices(results: Results) -> str:
+    return ", ".join(sorted({row["device"] for row in results.saved["rows"]}))
+
+
+def table(rows: Sequence[Judged]) -> str:
+    """The rows as Markdown, with the paper's figure where it has one."""
+    head = ["student", "x teacher", "class", "parameters", "FLOPs", "seeds", "paper, x teacher"]
+    lines = [[
+        row.name, f"{row.ratio:.2f} ± {row.error:.2f}", f"{row.accuracy:.1%}", f"{row.params - 1:+.1%}",
+        f"{row.flops - 1:+.1%}", str(row.seeds), paper(row),
+    ] for row in rows]  # fmt: skip
+    if not any(line[-1] for line in lines):
+        head, lines = head[:-1], [line[:-1] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+def paper(row: Judged) -> str:
+    """What the paper has of a row of Table 4."""
+    name, _, part = row.name.partition(", ")
+    if row.group != "Table 4" or name not in PUBLISHED:
+        return ""
+    fid = PUBLISHED[name][("50 %", "75 %", "100 %").index(part)]
+    return "> 22" if fid is None else f"{fid / TEACHER:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The students of the study: what is replaced, how they are taught, in the order of their importance.
+
+Not a recipe itself. All are trained for as many updates as the quickstart's, 420, of which 100 are distillation unless a
+row says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from surgery.operators import (
+    TTT,
+    Blend,
+    FullAttention,
+    GatedDelta,
+    HyenaSE,
+    HyenaX,
+    HyenaXMLP,
+    HyenaY,
+    LinearAttention,
+    Mamba2,
+    MixerConfig,
+    NeighbourhoodAttention,
+    SlidingWindow,
+    SparseLinear,
+)
+from surgery.recipe import Distil, Finetune, Recipe, Target
+from surgery.rewriting import Rule, Selection, all_layers, every, indices, three_of_four, top
+from surgery.rules import alternate, mlp_ratio, parallel_pairs, replace_attention, replace_mlp
+
+UPDATES, DISTILLED = 420, 100
+PARTS: dict[int, Selection] = {100: all_layers(), 50: every(2), 75: three_of_four()}
+NEAR = NeighbourhoodAttention(window=5)
+FAR = LinearAttention(features="learned", centre=True, depthwise=3, axes=2)
+BLEND = Blend(parts=(NEAR, FAR))
+PUBLISHED: dict[str, MixerConfig] = {
+    "Hyena-X": HyenaX(kernel=4, causal=True),
+    "sliding window": SlidingWindow(window=4),
+    "Mamba-2": Mamba2(d_state=64, expand=2, causal=True),
+    "Hyena-SE": HyenaSE(kernel=4, causal=True),
+    "Hyena-Y": HyenaY(kernel=4, causal=True),
+}
+"""The mixers of the paper's Table 4, as published."""
+WHOLE: dict[str, MixerConfig] = {
+    "Blend": BLEND,
+    "neighbourhood": NEAR,
+    "linear": FAR,
+    "SparseLinear": SparseLinear(block=8, top=2),
+    "TTT": TTT(),
+    "gated delta": GatedDelta(),
+    "Hyena-X of 65 taps": HyenaX(kernel=65),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A student.
+
+    Attributes:
+        group: the question that it belongs to.
+        name: its own, together with the group.
+        rules: what is done to the teacher.
+        distil, finetune: updates of each stage.
+        settings: of the finetuning, besides those of all rows.
+    """
+
+    group: str
+    name: str
+    rules: tuple[Rule, ...]
+    distil: int = DISTILLED
+    finetune: int = UPDATES - DISTILLED
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What it is called in the results."""
+        return f"{self.group}: {self.name}"
+
+    def recipe(self, model: str, data: Any, seed: int) -> Recipe:
+        """The recipe that makes it; it is judged afterwards, by several draws."""
+        often = max(1, self.distil, self.finetune)
+        settings: dict[str, Any] = {"target": "teacher", **self.settings}
+        return Recipe(
+            model=model,
+            data=data,
+            rules=self.rules,
+            distil=Distil(steps=self.distil, batch_size=32, lr=5e-3, optimizer="muon", checkpoint_every=often),
+            finetune=Finetune(
+                steps=self.finetune, batch_size=32, lr=5e-3, optimizer="muon", inherited_lr=0.3, ema_decay=0.98,
+                checkpoint_every=often, **settings,
+            ),
+            evaluate=None,
+            seed=seed,
+        )  # fmt: skip
+
+
+def rows(blocks: int) -> list[Row]:
+    """All of them for a model of so many blocks, the most important ones first."""
+    whole, half, three_quarters = (published(part) for part in PARTS)
+    return [
+        *noise(), *hybrids(), *whole, *half, *stages(), *depth(), *inheritance(), *targets(), *layers(blocks), *losses(),
+        *three_quarters,
+    ]  # fmt: skip
+
+
+def fitted(operator: MixerConfig, chosen: Selection | None = None) -> Rule:
+    """Attention replaced by an operator that starts from the teacher's projections, fitted."""
+    return replace_attention(operator, layers=chosen, inherit="fitted")
+
+
+def noise() -> list[Row]:
+    """What training alone costs: the same operators with new weights (self-grafting)."""
+    return [
+        Row("self-grafting", "attention, 100 %", (replace_attention(FullAttention(), inherit="random"),)),
+        Row("self-grafting", "MLP, 100 %", (mlp_ratio(4, inherit="random"),)),
+    ]
+
+
+def published(part: int) -> list[Row]:
+    """The paper's Table 4 at a part of the layers, in percent."""
+    chosen = PARTS[part]
+    rules: dict[str, Rule] = {name: fitted(operator, chosen) for name, operator in PUBLISHED.items()}
+    rules |= {f"MLP ratio {ratio}": mlp_ratio(ratio, layers=chosen) for ratio in (3, 6)}
+    rules["Hyena-X MLP"] = replace_mlp(HyenaXMLP(ratio=2, kernel=4), layers=chosen, inherit="random")
+    return [Row("Table 4", f"{name}, {part} %", (rule,)) for name, rule in rules.items()]
+
+
+def depth() -> list[Row]:
+    """Depth to width: pairs of blocks side by side."""
+    firsts = {100: None, 50: every(4, first=2), 75: every(2, first=0) & ~every(8, first=0)}
+    return [Row("depth to width", f"{part} %", (parallel_pairs(layers=chosen),)) for part, chosen in firsts.items()]
+
+
+def hybrids() -> list[Row]:
+    """All attention replaced by operators that the paper does not have."""
+    in_turn = alternate(
+        NeighbourhoodAttention(window=3), NeighbourhoodAttention(window=3, dilation=2), inherit="fitted"
+    )
+    return [
+        *(Row("all attention", name, (fitted(operator),)) for name, operator in WHOLE.items()),
+        Row("all attention", "Alternate", in_turn),
+    ]
+
+
+def stages() -> list[Row]:
+    """One stage or two, at the same number of updates."""
+    operators = {"Blend": BLEND, "Hyena-X": PUBLISHED["Hyena-X"]}
+    ways: dict[str, tuple[int, int]] = {"stage 1 only": (UPDATES, 0), "stage 2 only": (0, UPDATES)}
+    return [
+        Row("stages", f"{name}, {way}", (fitted(operator),), *steps)
+        for name, operator in operators.items()
+        for way, steps in ways.items()
+    ]
+
+
+def targets() -> list[Row]:
+    """Whether stage 2 imitates the teacher."""
+    parts = {
+        "data": "data",
+        "prediction": Target(data=0, blocks=0),
+        "data, prediction and blocks": Target(),
+    }
+    return [Row("targets", f"Blend, {name}", (fitted(BLEND),), settings={"target": t}) for name, t in parts.items()]
+
+
+def inheritance() -> list[Row]:
+    """What new operators start from, besides "fitted" in the rows above."""
+    operators = {"Blend": BLEND, **{name: PUBLISHED[name] for name in ("Hyena-X", "Mamba-2")}}
+    return [
+        Row("inheritance", f"{name}, {policy}", (replace_attention(operator, inherit=policy),))
+        for name, operator in operators.items()
+        for policy in ("random", "projections")
+    ]
+
+
+def layers(blocks: int) -> list[Row]:
+    """Which half of the layers, besides every second one in the rows above."""
+    half = blocks // 2
+    chosen: dict[str, Selection] = {
+        "deepest": indices(*range(half, blocks)),
+        "most local": top("locality", half),
+        "least local": top("locality", half, least=True),
+    }
+    return [Row("layers", f"Hyena-X, {name}", (fitted(PUBLISHED["Hyena-X"], each),)) for name, each in chosen.items()]
+
+
+def losses() -> list[Row]:
+    """By what loss operators are distilled; attention has L1 and MLPs have L2 in the rows above."""
+    attention = fitted(PUBLISHED["Hyena-X"])
+    mlp = mlp_ratio(4, inherit="random")
+    rules = {"Hyena-X, L2": (attention, "l2"), "Hyena-X, Huber": (attention, "huber"), "MLP, L1": (mlp, "l1")}
+    return [Row("losses", name, (rule.model_copy(update={"loss": loss}),)) for name, (rule, loss) in rules.items()]

@@ -1,0 +1,173 @@
+"""The study: what of an architecture can be replaced at which cost, by the rows of `rows.py`.
+
+    python recipes/study/study.py [--bench fashion] [--device cuda] [--jobs N] [--seeds N] [--out DIR] [--save FILE]
+
+Each row is a run of its own in DIR, of a recipe that is trained but not judged; afterwards five draws of 1,000 samples
+are judged, as the teacher's draws from the same noise are, which are made once. The command may be interrupted
+and repeated: what is there is not done again. FILE gets all results as JSON after each row, by default DIR/results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from rows import Row, rows
+from torch import nn
+
+import surgery
+from surgery.data import FashionMNIST
+from surgery.data.fashion import DEBIAN
+from surgery.digits.bench import DIGITS, FASHION_MNIST, Bench
+from surgery.digits.judge import evaluate_samples
+from surgery.files import write_atomically
+from surgery.models import load_pretrained
+
+DRAWS, FLOOR, STEPS = 5, 10, 10
+"""Draws of samples of a student, of the teacher, and steps of the sampler."""
+LONGEST = 7 * 24 * 3600
+"""Seconds."""
+BENCHES = {"digits": DIGITS, "fashion": FASHION_MNIST}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where and on what it is made."""
+
+    bench: str
+    data: Path
+    out: Path
+    device: str
+    threads: int
+
+    @property
+    def subject(self) -> Bench:
+        """The bench."""
+        return BENCHES[self.bench]
+
+    def teacher(self) -> dict[str, Any]:
+        """The figures of the teacher."""
+        pretrained = load_pretrained(self.subject.model, self.device)
+        return {"device": _name_of(self.device), **self.judged(pretrained.model, FLOOR)}
+
+    def judged(self, model: nn.Module, draws: int) -> dict[str, list[float]]:
+        """The Frechet distance and the class accuracy of each draw of a model, which is on the study's device."""
+        scheduler = load_pretrained(self.subject.model).scheduler
+        frechet, accuracy = [], []
+        for seed in range(draws):
+            images, labels = evaluate_samples(model, scheduler, steps=STEPS, seed=seed)
+            frechet.append(self.subject.judge.frechet(images))
+            accuracy.append(self.subject.judge.accuracy(images, labels))
+        return {"frechet": frechet, "accuracy": accuracy}
+
+    def row(self, row: Row, seed: int) -> dict[str, Any]:
+        """The figures of a row, trained from a seed."""
+        torch.set_num_threads(self.threads)
+        start = time.perf_counter()
+        data = FashionMNIST(folder=self.data) if self.bench == "fashion" else self.bench
+        name = _file_name(row.key, seed)
+        recipe = row.recipe(self.subject.model, data, seed)
+        run = surgery.apply(recipe, self.out / name, resume=True, device=self.device, name=row.key)
+        teacher, *_, student = run.metrics.stages
+        trained = time.perf_counter() - start
+        return {
+            "group": row.group, "name": row.name, "seed": seed, **self.judged(run.student, DRAWS),
+            "params": [teacher.values["params"], student.values["params"]],
+            "flops": [teacher.values["flops"], student.values["flops"]],
+            "seconds": {"trained": trained, "all": time.perf_counter() - start}, "device": _name_of(self.device),
+        }  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; gives the number of rows that failed."""
+    options = _options(arguments)
+    study = Study(options.bench, options.data, options.out, options.device, max(1, options.threads // options.jobs))
+    study.out.mkdir(parents=True, exist_ok=True)
+    blocks = len(load_pretrained(study.subject.model).model.transformer_blocks)
+    chosen = [row for row in rows(blocks) if not options.only or any(part in row.key for part in options.only)]
+    asked = [(row, seed) for seed in range(options.seeds) for row in chosen]
+    failed = 0
+    _kept(study.out / "teacher.json", study.teacher)
+    for done in _done(study, asked, options.jobs, options.minutes):
+        failed += not done
+        _save(study.out, asked, options.save or study.out / "results.json")
+    return failed
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="recipes/study/study.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--bench", choices=BENCHES, default="digits")
+    parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of Fashion-MNIST (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="of training (default: %(default)s)")
+    parser.add_argument("--only", action="append", help="rows whose name contains this, or another one that is given")
+    parser.add_argument("--minutes", type=float, default=LONGEST / 60, help="after which rows are given up")
+    parser.add_argument("--save", type=Path, help="JSON file for the results")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of all jobs together")
+    return parser.parse_args(arguments)
+
+
+def _done(study: Study, asked: list[tuple[Row, int]], jobs: int, minutes: float) -> Iterator[bool]:
+    """Do the rows, several at a time, until all are done or the time is over; gives for each whether it went well."""
+    end = time.monotonic() + 60 * minutes
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        results = pool.imap_unordered(partial(_one, study), asked)
+        for number in range(1, len(asked) + 1):
+            try:
+                done, said = results.next(max(0.0, min(end - time.monotonic(), LONGEST)))
+            except multiprocessing.TimeoutError:
+                print(f"the time is over: {len(asked) - number + 1} rows are not done", flush=True)
+                return
+            print(f"{number}/{len(asked)}  {said}", flush=True)
+            yield done
+
+
+def _one(study: Study, asked: tuple[Row, int]) -> tuple[bool, str]:
+    """Do a row with a seed, unless it is there; gives whether it went well, and a line on it."""
+    row, seed = asked
+    try:
+        result = _kept(study.out / f"{_file_name(row.key, seed)}.json", lambda: study.row(row, seed))
+    except Exception as error:  # one row keeps no other from being done
+        return False, f"{row.key}, seed {seed}: failed: {type(error).__name__}: {error}"
+    return True, f"{row.key}, seed {seed}: {fmean(result['frechet']):.3f}, {result['seconds']['all']:.0f} s"
+
+
+def _kept(file: Path, make: Any) -> dict[str, Any]:
+    """What is in `file`, or else is made and kept there."""
+    if not file.exists():
+        write_atomically(file, json.dumps(make(), indent=1).encode())
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def _save(out: Path, asked: list[tuple[Row, int]], file: Path) -> None:
+    """Put all that there is into one file."""
+    files = [out / f"{_file_name(row.key, seed)}.json" for row, seed in asked]
+    found = [json.loads(each.read_text()) for each in files if each.exists()]
+    missing = [f"{row.key}, seed {seed}" for (row, seed), each in zip(asked, files, strict=True) if not each.exists()]
+    content = {"teacher": json.loads((out / "teacher.json").read_text()), "rows": found, "missing": missing}
+    write_atomically(file, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _file_name(key: str, seed: int) -> str:
+    return "".join(c if c.isalnum() else "-" for c in key) + f"-{seed}"
+
+
+def _name_of(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The study's rows can be planned, one of them runs from end to end, and the page is made of what was saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from surgery.models import load_pretrained
+from surgery.models.inputs import example_inputs
+from surgery.rewriting import plan
+from surgery.tracing import trace
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "study"
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The modules of the study, which are no package."""
+    sys.path.insert(0, str(FOLDER))
+    import page
+    import rows
+    import study
+
+    yield {"page": page, "rows": rows, "study": study}
+    sys.path.remove(str(FOLDER))
+
+
+def test_rows_have_names_of_their_own_and_fit_both_benches(study):
+    for blocks in (8, 12):
+        rows = study["rows"].rows(blocks)
+        assert len({study["study"]._file_name(row.key, 0) for row in rows}) == len(rows)
+    model = load_pretrained("digits-dit").model
+    graph = trace(model, example_inputs(model))
+    for row in study["rows"].rows(8)[::12]:
+        assert plan(graph, row.rules).edits
+
+
+def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
+    run = study["study"]
+    monkeypatch.setattr(run, "evaluate_samples", drawn)
+    monkeypatch.setattr(run, "FLOOR", 6)
+    row = replace(study["rows"].rows(8)[2], distil=0, finetune=1)
+    made = run.Study("digits", tmp_path, tmp_path, "cpu", 1)
+    run._kept(tmp_path / "teacher.json", made.teacher)
+    done, said = run._one(made, (row, 0))
+    assert done, said
+    run._save(tmp_path, [(row, 0), (row, 1)], tmp_path / "digits.json")
+    saved = json.loads((tmp_path / "digits.json").read_text())
+    assert saved["missing"] == [f"{row.key}, seed 1"]
+    assert run._one(made, (row, 0)) == (done, said)  # it is not done again
+
+    page = study["page"]
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    (tmp_path / "images").mkdir()
+    page.main()
+    text = (tmp_path / "study.md").read_text()
+    assert f"| {row.name} | 1.00 ± 0.00 |" in text
+    assert (tmp_path / "images" / "study-digits-0.png").exists()
+
+
+def drawn(model, scheduler, *, steps, seed):
+    return torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(seed)), torch.arange(60) % 10
