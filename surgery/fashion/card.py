@@ -79,7 +79,7 @@ def measure(folder: Path, real: Labelled, held_out: Labelled, samples: int) -> F
         samples=samples,
         frechet=[judge.frechet(images) for images, _ in draws],
         class_accuracy=[judge.accuracy(images, labels) for images, labels in draws],
-        floor=[judge.frechet(part) for part in others.split(samples) if len(part) == samples],
+        floor=[judge.frechet(part) for part in portions(others, samples) if len(part) == samples],
         classifier=accuracy(classifier, others, held_out.labels.cpu()),
         nearest=float(nearest.mean()),
         real_nearest=float(real_nearest.mean()),
@@ -89,9 +89,14 @@ def measure(folder: Path, real: Labelled, held_out: Labelled, samples: int) -> F
     )
 
 
+def portions(images: Tensor, size: int) -> list[Tensor]:
+    """The images (N, ...), so many at a time; the last ones may be fewer."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
 def _nearest(images: Tensor, real: Labelled) -> Tensor:
     """The distance (N,) of each of images (N, 1, S, S) to the nearest real one, a hundred at a time."""
-    return torch.cat([nearest_distances(part.clamp(-1, 1), real.images) for part in images.split(100)]).cpu()
+    return torch.cat([nearest_distances(part.clamp(-1, 1), real.images) for part in portions(images, 100)]).cpu()
 
 
 def write_card(folder: Path, training: Training, clock: Clock, figures: Figures) -> None:
