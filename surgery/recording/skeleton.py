@@ -21,6 +21,8 @@ from surgery.recording.paths import below
 
 COMPOSED = "__composable_api_state_key"
 """How the names of attributes begin that PyTorch's `fully_shard` and its like keep their state in."""
+ATOMS = {type(None), bool, int, float, str}
+"""Classes of values that a copy shares."""
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 
 
@@ -98,8 +100,16 @@ def remade(model: nn.Module, make: Callable[[torch.Tensor], torch.Tensor]) -> nn
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A copy of `model` whose tensors are those of `memo`, by the id of the old ones."""
-    hooks = {id(hook): None for module in model.modules() for hook in (*_hooks(module).values(), *_called(module))}
-    twin = copy.deepcopy(model, memo | hooks | _empty(model))
+    modules = list(model.modules())
+    hooks = {id(hook): None for module in modules for hook in (*_hooks(module).values(), *_called(module))}
+    plain = {cls for cls in set(map(type, modules)) if _is_copied_plainly(cls)}
+    memo = (
+        memo | hooks | {id(module): type(module).__new__(type(module)) for module in modules if type(module) in plain}
+    )
+    for module in modules:
+        if id(module) in memo:
+            vars(memo[id(module)]).update({name: _copy(value, memo) for name, value in vars(module).items()})
+    twin: nn.Module = copy.deepcopy(model, memo)
     for module in twin.modules():
         forget(module)
         for name in _hooks(module):
@@ -111,10 +121,21 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
-def _empty(model: nn.Module) -> dict[int, Any]:
-    """New ones for the empty dicts that every module has a dozen of, by id; `copy` takes its time over each."""
-    values = (value for module in model.modules() for value in vars(module).values())
-    return {id(value): type(value)() for value in values if type(value) in (dict, OrderedDict) and not value}
+def _is_copied_plainly(module_class: type[nn.Module]) -> bool:
+    """Whether `copy.deepcopy` of a module copies its attributes, each in turn, and nothing else."""
+    return not hasattr(module_class, "__deepcopy__") and all(
+        getattr(module_class, name, None) is getattr(nn.Module, name, None)
+        for name in ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__new__")
+    )
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    """As `copy.deepcopy`, which takes its time over the dozen empty dicts and flags that every module has."""
+    if type(value) in ATOMS:
+        return value
+    if type(value) in (dict, OrderedDict) and not value:
+        return memo.setdefault(id(value), type(value)())
+    return copy.deepcopy(value, memo)
 
 
 def _hooks(module: nn.Module) -> dict[str, Any]:
@@ -158,13 +179,26 @@ class Owned:
 def owned_tensors(model: nn.Module, root: str = "") -> dict[int, Owned]:
     """Parameters, buffers and plain tensor attributes of `model`, which stands at `root`, by `id`."""
     found: dict[int, Owned] = {}
+    for each in _every_owned(model, root):
+        found.setdefault(id(each.tensor), each)
+    return found
+
+
+def _every_owned(model: nn.Module, root: str) -> Iterator[Owned]:
+    """As `owned_tensors`; one that is held at several places is given for each."""
     for path, module in model.named_modules(remove_duplicate=False, prefix=root):
         attributes = {**vars(module), **module._parameters, **module._buffers}
         for name, value in attributes.items():
             if name not in BOOKKEEPING:
                 for keys, tensor in held_tensors(value):
-                    found.setdefault(id(tensor), Owned(below(path, name), keys, tensor))
-    return found
+                    yield Owned(below(path, name), keys, tensor)
+
+
+def shares_parts(model: nn.Module) -> bool:
+    """Whether a module or a tensor stands at several places of `model`."""
+    parts = [id(module) for _, module in model.named_modules(remove_duplicate=False)]
+    parts += [id(each.tensor) for each in _every_owned(model, "")]
+    return len(set(parts)) < len(parts)
 
 
 def owned_parts(model: nn.Module, root: str = "") -> dict[int, Owned]:

@@ -21,7 +21,7 @@ from surgery.recording.one_thread import here, is_this_thread
 from surgery.recording.paths import below, is_inside, relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.signature import is_input, signature_of
-from surgery.recording.skeleton import owned_parts
+from surgery.recording.skeleton import owned_parts, shares_parts
 from surgery.recording.state import own_class
 from surgery.recording.stock import is_closed
 from surgery.recording.torch_private import pytree
@@ -71,6 +71,7 @@ class Recorder(TorchFunctionMode):
     ):
         super().__init__()
         self._owned = owned_parts(model, root)
+        self._shares = shares_parts(model)
         if values is not None:
             values.learn_owned(self._owned, root)
         self._values = values
@@ -87,6 +88,7 @@ class Recorder(TorchFunctionMode):
         self._flops = FlopCounter()
         self._done: dict[Any, tuple[str, Recording]] = {}
         self._fingerprints: dict[int, Any] = {}
+        self._counts: dict[int, int] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -161,7 +163,7 @@ class Recorder(TorchFunctionMode):
                 f"argument, or declare {frame.path!r} a leaf"
             )
         node.meta["module_class"] = own_class(module)
-        node.meta["params"] = sum(p.numel() for p in module.parameters())
+        node.meta["params"] = self._count(module)
         frame.has_effects = frame.has_effects or path is None or path in self._leaves or has_effects(node)
         return node
 
@@ -214,15 +216,21 @@ class Recorder(TorchFunctionMode):
 
     def _scope(self, path: str, module: nn.Module) -> Scope:
         if path not in self._scopes:
-            self._scopes[path] = Scope(path, own_class(module), params=sum(p.numel() for p in module.parameters()))
+            self._scopes[path] = Scope(path, own_class(module), params=self._count(module))
         return self._scopes[path]
+
+    def _count(self, module: nn.Module) -> int:
+        """How many parameters a module has."""
+        if id(module) not in self._counts:
+            self._counts[id(module)] = sum(p.numel() for p in module.parameters())
+        return self._counts[id(module)]
 
     def _record(
         self, module: nn.Module, path: str, arguments: dict[str, Any], positional: int, leaves: list[Any], spec: Any
     ) -> tuple[Recording, Any]:
         """Run a module in a frame of its own; its recording, and the result for the caller."""
         # A tensor that several modules have goes by the name that it has in this one.
-        owned = self._owned | owned_parts(module, path)
+        owned = self._owned | owned_parts(module, path) if self._shares else self._owned
         frame = Frame(path, owned, self._devices, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), list(map(origin_of, leaves)), spec, autocast_state())
         names = _leaf_names(arguments)
