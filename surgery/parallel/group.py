@@ -18,7 +18,7 @@ from surgery.errors import LostError, SurgeryError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed.distributed_c10d import Store
+    from torch.distributed.distributed_c10d import ProcessGroup, Store
 
 T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=7)
@@ -29,6 +29,7 @@ FAILURES = "failures"
 LOST = "another process of this run has ended; repeat the command with --resume"
 
 _store: Store | None = None
+_background: ProcessGroup | None = None
 _alone = False
 """Whether this is the first process, and the others wait for what it does by itself."""
 
@@ -187,6 +188,16 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     with _watching():
         for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
             work.wait()
+
+
+def background_group() -> ProcessGroup | None:
+    """What the processes talk over in threads beside those that train; None for one alone. All call this at once."""
+    import torch.distributed as dist
+
+    global _background
+    if size() > 1 and _background is None:
+        _background = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return _background if size() > 1 else None
 
 
 def has_lost(error: RuntimeError) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from surgery.parallel.group import is_first
 
 
 def is_divided(tensor: Tensor) -> bool:
@@ -32,16 +30,6 @@ def divided_like(tensor: Tensor, pattern: Tensor) -> Tensor:
         return tensor.to(pattern.device)
     placed = tensor.to(pattern.device)
     return distribute_tensor(placed, pattern.device_mesh, pattern.placements, src_data_rank=None)
-
-
-def at_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors, whole and on the CPU, in the first process, put together one at a time; nothing in the others."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        complete = whole(tensor.detach())
-        if is_first():
-            found[name] = complete.cpu()
-    return found
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:

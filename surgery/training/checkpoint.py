@@ -1,32 +1,43 @@
-"""Checkpoints that survive a crash at any moment.
+"""Checkpoints that survive a crash at any moment, by PyTorch's distributed checkpoints.
 
-A checkpoint is one safetensors file for each stage, its JSON in the file's metadata. It is written beside its place,
-forced to the disk and then renamed over the old one, so at any moment the folder holds either the old or the new one.
+A checkpoint is a folder: safetensors files in which each process has written its part of every tensor, and `state.json`,
+with the checksums of the others. Any number of processes goes on with it; the last few of each stage are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
-from surgery.errors import ArtifactError, TrainingError
-from surgery.parallel.group import by_first, is_first
-from surgery.parallel.whole import at_first, whole
+from surgery.errors import ArtifactError
+from surgery.parallel.group import background_group, by_first, from_all, from_first, is_first, rank, size
+from surgery.parallel.whole import own_part, whole
 from surgery.training.record import LossRecord, from_table, to_table
+from surgery.training.sealed import begin, damage, header_of, hidden, remove, seal, writing
 
-FORMAT = "surgery checkpoint 1"
+FORMAT = "surgery checkpoint 2"
+KEPT = 2
+"""Checkpoints of a stage that stay."""
+FILE = 2**28
+"""Bytes of a process's tensors from which on it writes several files: each is put together in memory."""
+
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # one process alone is no mistake
 
 Identity = Mapping[str, Any]
 """Plain JSON that tells one training from another: configuration, seed, digests of data and weights."""
@@ -46,50 +57,107 @@ class TrainState:
 
     step: int
     parameters: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    ema: dict[str, Tensor]
-    records: list[LossRecord]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    records: list[LossRecord] = field(default_factory=list)
 
 
 class CheckpointStore:
-    """The checkpoints of a run: the last one of each stage, in a folder that is made with the first."""
+    """The checkpoints of a run, in a folder that is made with the first.
 
-    def __init__(self, folder: str | Path) -> None:
+    Args:
+        folder: of all of them.
+        background: whether training goes on while one is written, from a copy; None lets it where weights are on another
+            device than the CPU, whose memory would have to hold them twice.
+
+    Attributes:
+        damaged: those that the last `load` has passed over, a line for each.
+    """
+
+    def __init__(self, folder: str | Path, background: bool | None = None) -> None:
         self.folder = Path(folder)
+        self.damaged: list[str] = []
+        self._background = background
+        self._pending: Future[None] | None = None
 
-    def path(self, stage: str) -> Path:
-        """Where the checkpoint of `stage` lies."""
-        return self.folder / f"{stage}.safetensors"
+    def paths(self, stage: str) -> list[Path]:
+        """Where the checkpoints of `stage` are, the newest first."""
+        found = (path for path in self.folder.glob(f"{stage}-*") if path.name.removeprefix(f"{stage}-").isdigit())
+        return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
     def save(self, stage: str, state: TrainState, identity: Identity) -> None:
-        """Replace the checkpoint of `stage`; all processes have the state, the first one writes it.
+        """Write a checkpoint of `stage`; all processes call this at once, each with its part.
 
         Raises:
-            TrainingError: it cannot be written; the old one is then kept.
+            TrainingError: it, or the one before, cannot be written; the last good one is kept.
         """
-        by_first(partial(self._save, stage, state, identity, _pack(state)))
-
-    def _save(self, stage: str, state: TrainState, identity: Identity, tensors: dict[str, Tensor]) -> None:
+        self.finish()
+        target, tensors = self.folder / f"{stage}-{state.step:06}", _pack(state)
         sites = list(state.records[-1].sites) if state.records else []
-        text = json.dumps({"format": FORMAT, "step": state.step, "sites": sites, "identity": dict(identity)})
-        metadata = {"state": text, "sha256": digest(tensors, text)}
-        _write(self.path(stage), tensors, metadata)
+        header = {"format": FORMAT, "step": state.step, "sites": sites, "identity": dict(identity)}
+        publish = partial(self._publish, stage, target, header)
+        by_first(partial(begin, target))
+        writer = HuggingFaceStorageWriter(str(hidden(target)), _files(tensors), save_distributed=True)
+        if self._goes_on(tensors):
+            group = background_group()
+            staged = async_save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+            assert isinstance(staged, Future)
+            self._pending = _in_thread(partial(_complete, staged.result, publish if is_first() else None, target))
+        else:
+            _complete(partial(save, tensors, storage_writer=writer, no_dist=size() == 1), None, target)
+            by_first(publish)
 
-    def load(self, stage: str, identity: Identity) -> TrainState | None:
-        """The last state of `stage`, None if there is none; what a killed save left is removed.
+    def finish(self) -> None:
+        """Wait for what is written in the background.
 
         Raises:
-            ArtifactError: the checkpoint is truncated or altered, or has another identity.
+            TrainingError: it could not be.
         """
-        path = self.path(stage)
-        if is_first():
-            shutil.rmtree(_partial(path), ignore_errors=True)  # a finished stage saves no more, which would remove it
-        if not path.exists():
-            return None
-        tensors, text = _read(path)
-        header = json.loads(text)
-        _require_same(path, header["identity"], json.loads(json.dumps(dict(identity))))
-        return _unpack(stage, header, tensors)
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.exception()
+            by_first(pending.result)
+
+    def _goes_on(self, tensors: Mapping[str, Tensor]) -> bool:
+        if self._background is not None:
+            return self._background
+        return any(own_part(tensor).device.type != "cpu" for tensor in tensors.values())
+
+    def _publish(self, stage: str, target: Path, header: dict[str, Any]) -> None:
+        """Let what all processes have written be the last checkpoint, and remove the oldest."""
+        seal(target, header)
+        for old in self.paths(stage)[KEPT:]:
+            remove(old)
+
+    def load(self, stage: str, identity: Identity, into: TrainState) -> TrainState | None:
+        """The last good state of `stage`, None if there is none; what a killed save left is removed.
+
+        Args:
+            stage: its name.
+            identity: of the training.
+            into: its parameters and averages are filled in place; each process reads its part of what is divided.
+
+        Raises:
+            ArtifactError: all checkpoints are truncated or altered, or one has another identity.
+        """
+        self.finish()
+        by_first(partial(self._clean, stage))
+        errors: list[ArtifactError] = []
+        for path in from_first(self.paths(stage)):
+            reason = _damage(path)
+            if reason is None:
+                header = header_of(path)
+                _require_same(path, header["identity"], json.loads(json.dumps(dict(identity))))
+                self.damaged = [str(error) for error in errors]
+                return _unpack(stage, header, _read(path, into), into)
+            errors.append(_damaged(path, reason))
+        if errors:
+            raise errors[0]
+        return None
+
+    def _clean(self, stage: str) -> None:
+        for path in self.folder.glob(f".{stage}-*.partial"):  # a finished stage saves no more, which would remove it
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -104,77 +172,66 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 
 def _pack(state: TrainState) -> dict[str, Tensor]:
-    """All tensors of a state, in the first process, which writes them."""
+    """All tensors of a state."""
     groups = {"parameters": state.parameters, "optimizer": state.optimizer, "ema": state.ema}
-    packed = at_first({f"{group}/{name}": t for group, tensors in groups.items() for name, t in tensors.items()})
-    return {**{name: _owned(tensor) for name, tensor in packed.items()}, "records": to_table(state.records)}
+    packed = {f"{group}/{name}": t.detach() for group, tensors in groups.items() for name, t in tensors.items()}
+    return {**packed, "records": to_table(state.records)}
 
 
-def _owned(tensor: Tensor) -> Tensor:
-    """The tensor, which is on the CPU, with a storage of its own: safetensors refuses views that share one."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of the file of each tensor, from 1."""
+    ends = itertools.accumulate(own_part(tensor).nbytes for tensor in tensors.values())
+    return {name: 1 + end // FILE for name, end in zip(tensors, ends, strict=True)}
 
 
-def _unpack(stage: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
-    def group(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
-
+def _unpack(stage: str, header: dict[str, Any], tensors: dict[str, Tensor], into: TrainState) -> TrainState:
     records = from_table(stage, header["sites"], tensors["records"])
-    return TrainState(header["step"], group("parameters"), group("optimizer"), group("ema"), records)
+    moments = {key.removeprefix("optimizer/"): t for key, t in tensors.items() if key.startswith("optimizer/")}
+    return TrainState(header["step"], into.parameters, moments, into.ema, records)
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.partial")
+def _read(path: Path, into: TrainState) -> dict[str, Tensor]:
+    """The tensors of a good checkpoint, divided as the parameters that they belong to are."""
+    reader = HuggingFaceStorageReader(str(path))
+    given, tensors = _pack(into), dict[str, Tensor]()
+    for key, known in reader.read_metadata().state_dict_metadata.items():
+        assert isinstance(known, TensorStorageMetadata)
+        parameter = into.parameters.get(key.partition("/")[2].rpartition("/")[0])  # of a moment
+        if key in given and key != "records":
+            tensors[key] = given[key]
+        elif parameter is not None and parameter.shape == known.size:
+            tensors[key] = torch.empty_like(parameter.detach(), dtype=known.properties.dtype)
+        else:
+            tensors[key] = torch.empty(known.size, dtype=known.properties.dtype)
+    load(tensors, storage_reader=reader, no_dist=size() == 1)
+    return tensors
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    partial = _partial(path)
+def _damage(path: Path) -> str | None:
+    """Why a checkpoint is not good; each process looks at some of its files."""
+    return next((each for each in from_all(damage(path, FORMAT, rank(), size())) if each is not None), None)
+
+
+def _in_thread(function: Callable[[], None]) -> Future[None]:
+    thread = ThreadPoolExecutor(1)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)  # a folder: a kill would leave files under names that safetensors makes up
-        save_file(tensors, partial / path.name, metadata)
-        _sync(partial / path.name)
-        os.replace(partial / path.name, path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        raise TrainingError(
-            f"cannot write a checkpoint of {size:,} bytes in {path.parent}: {error}; "
-            "make room or mend the folder, then resume: the last good checkpoint is kept"
-        ) from error
+        return thread.submit(function)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        thread.shutdown(wait=False)
 
 
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text, expected = metadata["state"], metadata["sha256"]
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it cannot be read ({error})") from error
-    if digest(tensors, text) != expected:
-        raise _damaged(path, "its checksum does not match its content")
-    if json.loads(text)["format"] != FORMAT:
-        raise _damaged(path, f"its format is not {FORMAT!r}")
-    return tensors, text
+def _complete(write: Callable[[], object], publish: Callable[[], None] | None, target: Path) -> None:
+    """Let PyTorch write its files, and publish them."""
+    with writing(target):
+        write()
+    if publish is not None:
+        publish()
 
 
 def _damaged(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(
-        f"checkpoint {path} is truncated or altered: {reason}; restore a copy of it, or delete it to repeat the stage"
+        f"checkpoint {path} is truncated or altered: {reason}; restore a copy of it, or delete it to go on from the one "
+        "before"
     )
 
 

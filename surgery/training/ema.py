@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from surgery.parallel.whole import divided_like, is_divided, own_part
+from surgery.parallel.whole import is_divided, own_part
 
 
 def decay_at(step: int, limit: float) -> float:
@@ -47,12 +47,6 @@ class Ema:
         for name, average in self.shadow.items():
             mean = own_part(average)
             mean.lerp_(own_part(values[name]).to(mean), weight)
-
-    @torch.no_grad()
-    def load(self, shadow: Mapping[str, Tensor]) -> None:
-        """Take over a saved average."""
-        for name, average in self.shadow.items():
-            average.copy_(divided_like(shadow[name], average))
 
     @torch.no_grad()
     def write_to_parameters(self) -> None:

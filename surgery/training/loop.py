@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from surgery.errors import TrainingError
 from surgery.parallel.division import add_up_gradients
 from surgery.parallel.group import add_up
-from surgery.parallel.whole import divided_like, total_norm, whole
+from surgery.parallel.whole import total_norm, whole
 from surgery.progress import Progress
 from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
 from surgery.training.config import StageConfig
@@ -90,7 +90,7 @@ class _Loop:
 
     def run(self, progress: Progress) -> list[LossRecord]:
         task, steps = self._task, self._task.config.steps
-        self._restore()
+        self._restore(progress)
         with (
             requiring_grad(task.parameters.values()),
             progress.stage(task.stage, total=steps, done=self._saved_step) as bar,
@@ -109,6 +109,8 @@ class _Loop:
                     task.log(record)
                 self._show(done)
                 bar.advance(loss=record.loss)
+            if self._checkpoints is not None:
+                self._checkpoints.finish()
         return self._records
 
     def _show(self, done: int) -> None:
@@ -180,16 +182,18 @@ class _Loop:
         self._saved_step = record.step
 
     @torch.no_grad()
-    def _restore(self) -> None:
+    def _restore(self, progress: Progress) -> None:
         task = self._task
-        state = self._checkpoints.load(task.stage, task.identity) if self._checkpoints is not None else None
+        if self._checkpoints is None:
+            return
+        parameters = {name: parameter.detach() for name, parameter in task.parameters.items()}
+        into = TrainState(0, parameters, ema=task.ema.shadow if task.ema is not None else {})
+        state = self._checkpoints.load(task.stage, task.identity, into)
         if state is None:
             return
-        for name, parameter in task.parameters.items():
-            parameter.copy_(divided_like(state.parameters[name], parameter))
+        for line in self._checkpoints.damaged:
+            progress.say(line)
         self._optimizer.load(state.optimizer)
-        if task.ema is not None:
-            task.ema.load(state.ema)
         self._records, self._saved_step = state.records, state.step
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from surgery.parallel.whole import divided_like
 from surgery.training.muon import Muon
 
 MASTER = "master"
@@ -90,16 +89,15 @@ class Optimizer:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a saved state. A count of steps stays on the CPU, where the optimizers keep it."""
+        """Take over a saved state, whose tensors are where the parameters are; counts of steps are on the CPU."""
         owners = {id(p): part for part, _ in self._parts for group in part.param_groups for p in group["params"]}
         for key, tensor in tensors.items():
             name, moment = key.rsplit("/", 1)
             master = self.masters[name]
             if moment == MASTER:
-                master.copy_(divided_like(tensor, master))
-                continue
-            pattern = tensor if moment == "step" else master
-            owners[id(master)].state[master][moment] = divided_like(tensor, pattern).clone()
+                master.copy_(tensor)
+            else:
+                owners[id(master)].state[master][moment] = tensor.clone()
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:

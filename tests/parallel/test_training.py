@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surgery.parallel.group import rank
+from surgery.parallel.group import rank, size
+from surgery.parallel.whole import whole
 from surgery.progress import Progress
 from surgery.testing import profiles
 from surgery.training.checkpoint import CheckpointStore
@@ -20,20 +21,29 @@ from surgery.training.distil import Distil, distil
 from surgery.training.finetune import Finetune, finetune
 from surgery.training.objective import Target
 from surgery.training.record import LossRecord
+from surgery.training.sharding import shard
 from tests.parallel.world import in_processes
 from tests.training import tiny
 
 Outcome = tuple[list[list[float]], dict[str, Tensor]]
 KILLS = 20 if profiles.chosen() == "nightly" else 2
+UNITS = {"transformer_blocks.0", "transformer_blocks.1", "transformer_blocks.0.norm1.emb"}
 STEPS, BATCH = 4, 5
 """A batch that neither two nor three processes have equal parts of, nor four at one micro-batch."""
 
 
-def learnt(folder: Path | None = None, progress: Progress | None = None, **options: Any) -> Outcome:
+def learnt(
+    folder: Path | None = None, progress: Progress | None = None, divides: bool = False, **options: Any
+) -> Outcome:
     """The losses of both stages, and the weights; none if `progress` interrupts."""
     teacher, student = tiny.teacher(), tiny.student(tiny.SITE, tiny.OTHER_SITE)
+    if divides and size() > 1:
+        for model in (teacher, student):
+            shard(model, UNITS if model is teacher else {*UNITS, tiny.SITE, tiny.OTHER_SITE})
+            with torch.no_grad():
+                model(**tiny.data().example(0, "cpu"))
     sites = tiny.sites(teacher, student, {tiny.SITE: "l2", tiny.OTHER_SITE: "l1"})
-    store = None if folder is None else CheckpointStore(folder)
+    store = None if folder is None else CheckpointStore(folder, background=divides)
     common: dict[str, Any] = {"batch_size": BATCH, "checkpoint_every": 2, "steps": STEPS}
     more: dict[str, Any] = {"seed": 3, "checkpoints": store, "progress": progress}
     try:
@@ -41,7 +51,7 @@ def learnt(folder: Path | None = None, progress: Progress | None = None, **optio
         two = finetune(teacher, student, [tiny.SITE], tiny.data(), Finetune(**common, **options), **more)
     except tiny.InterruptError:
         return [], {}
-    return [_figures(record) for record in (*one, *two)], tiny.weights(student)
+    return [_figures(record) for record in (*one, *two)], {n: whole(t) for n, t in tiny.weights(student).items()}
 
 
 def _figures(record: LossRecord) -> list[float]:
@@ -82,10 +92,14 @@ def test_more_processes_than_samples() -> None:
     assert in_processes(3, work)[2] == pytest.approx(work(), rel=1e-5)
 
 
-def test_a_checkpoint_is_gone_on_with_by_any_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("divides", [False, True])
+def test_a_checkpoint_is_gone_on_with_by_any_number(tmp_path: Path, divides: bool) -> None:
     for processes in (2, 1, 3):
-        in_processes(processes, lambda: learnt(tmp_path, tiny.Interrupting(3)))
-    assert_equal(in_processes(2, lambda: learnt(tmp_path))[0], learnt())
+        found = in_processes(processes, lambda: learnt(tmp_path, tiny.Interrupting(3), divides))
+        assert found == processes * [([], {})]
+    found = in_processes(2, lambda: learnt(tmp_path, divides=divides))
+    assert not isinstance(found[0], str), found[0]
+    assert_equal(found[0], learnt())
 
 
 class Killing(tiny.Interrupting):

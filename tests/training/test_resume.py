@@ -87,7 +87,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert outcome["kills"] == 5
     assert outcome["killed"] == outcome["whole"]
     left = sorted(path.name for path in (tmp_path / "killed").iterdir())
-    assert left == ["distil.safetensors", "done", "finetune.safetensors"]
+    assert left == ["distil-000007", "distil-000008", "done", "finetune-000007", "finetune-000008"]
 
 
 @pytest.mark.parametrize("stage", ["distil", "finetune"])
@@ -106,11 +106,11 @@ def test_what_a_killed_save_left_is_removed(finished: bool, tmp_path: Path) -> N
     store = CheckpointStore(tmp_path)
     if finished:
         train("distil", 2, store, SilentProgress())
-    left = tmp_path / ".distil.partial"
+    left = tmp_path / ".distil-000002.partial"
     left.mkdir()
-    (left / "distil.safetensors").write_bytes(b"half")
+    (left / "shard.safetensors").write_bytes(b"half")
     train("distil", 2, store, SilentProgress())
-    assert [path.name for path in tmp_path.iterdir()] == ["distil.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["distil-000004", "distil-000006"]
 
 
 @pytest.mark.parametrize("stage", ["distil", "finetune"])
