@@ -62,12 +62,13 @@ class Study:
 
     def judged(self, model: nn.Module, draws: int) -> dict[str, list[float]]:
         """The Frechet distance and the class accuracy of each draw of a model, which is on the study's device."""
-        scheduler = load_pretrained(self.subject.model).scheduler
+        scheduler, judge = load_pretrained(self.subject.model).scheduler, self.subject.judge
+        judge.classifier.to(self.device)
         frechet, accuracy = [], []
         for seed in range(draws):
             images, labels = evaluate_samples(model, scheduler, steps=STEPS, seed=seed)
-            frechet.append(self.subject.judge.frechet(images))
-            accuracy.append(self.subject.judge.accuracy(images, labels))
+            frechet.append(judge.frechet(images))
+            accuracy.append(judge.accuracy(images, labels))
         return {"frechet": frechet, "accuracy": accuracy}
 
     def row(self, row: Row, seed: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Quality:
 
 
 class Judge:
-    """Judges samples in the features of a classifier.
+    """Judges samples in the features of a classifier, on its device.
 
     Attributes:
         classifier: gives the features.
@@ -62,12 +62,16 @@ class Judge:
             SurgeryError: N is not larger than F, or a sample is not finite.
         """
         with torch.inference_mode():
-            features_NF = self.classifier.features(samples.clamp(-1, 1))
-        return gaussian_distance(fit_gaussian(features_NF), self.reference)
+            features_NF = self.classifier.features(self._clamped(samples))
+        return gaussian_distance(fit_gaussian(features_NF.cpu()), self.reference)
 
     def accuracy(self, samples: Tensor, labels: Tensor) -> float:
         """The share, 0 to 1, of samples (N, 1, S, S), clamped to [-1, 1], that are seen as their classes (N,)."""
-        return accuracy(self.classifier, samples.clamp(-1, 1), labels)
+        clamped = self._clamped(samples)
+        return accuracy(self.classifier, clamped, labels.to(clamped.device))
+
+    def _clamped(self, samples: Tensor) -> Tensor:
+        return samples.to(self.classifier.embed.weight.device).clamp(-1, 1)
 
 
 class RealJudge(Judge):

@@ -86,7 +86,7 @@ def write_model(folder: Path, pictures: Labelled, training: Training, device: st
 
 def save(folder: Path, model: Any) -> None:
     """Write the weights in bfloat16."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     model.float()
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from surgery.digits.bench import REFERENCE, load_reference
-from surgery.digits.classifier import accuracy, load_classifier
+from surgery.digits.classifier import load_classifier
 from surgery.digits.data import Labelled
-from surgery.digits.judge import STEPS, Judge, evaluate_samples, nearest_distances
+from surgery.digits.judge import STEPS, Judge, evaluate_samples
 from surgery.digits.pipeline import pictures_of
 from surgery.evaluate.grid import grid_png
 from surgery.fashion.train import Clock, Training
@@ -66,12 +66,11 @@ def measure(folder: Path, real: Labelled, held_out: Labelled, samples: int) -> F
     """
     device = real.images.device
     pretrained = load_pretrained(str(folder), str(device))
-    classifier = load_classifier(folder / "features.safetensors", real.images.shape[-1])
+    classifier = load_classifier(folder / "features.safetensors", real.images.shape[-1]).to(device)
     judge = Judge(classifier, load_reference(folder / REFERENCE))
     draws = [evaluate_samples(pretrained.model, pretrained.scheduler, samples=samples, seed=s) for s in range(DRAWS)]
     (folder / "samples.png").write_bytes(grid_png(pictures_of(draws[0][0][:SHOWN])))
-    others = held_out.images.cpu()
-    nearest = _nearest(draws[0][0].to(device), real)
+    nearest = _nearest(draws[0][0].to(device).clamp(-1, 1), real)
     real_nearest = _nearest(held_out.images[:samples], real)
     near = float(real_nearest.quantile(0.05))
     return Figures(
@@ -79,8 +78,8 @@ def measure(folder: Path, real: Labelled, held_out: Labelled, samples: int) -> F
         samples=samples,
         frechet=[judge.frechet(images) for images, _ in draws],
         class_accuracy=[judge.accuracy(images, labels) for images, labels in draws],
-        floor=[judge.frechet(part) for part in portions(others, samples) if len(part) == samples],
-        classifier=accuracy(classifier, others, held_out.labels.cpu()),
+        floor=[judge.frechet(part) for part in portions(held_out.images, samples) if len(part) == samples],
+        classifier=judge.accuracy(held_out.images, held_out.labels),
         nearest=float(nearest.mean()),
         real_nearest=float(real_nearest.mean()),
         near=near,
@@ -95,8 +94,9 @@ def portions(images: Tensor, size: int) -> list[Tensor]:
 
 
 def _nearest(images: Tensor, real: Labelled) -> Tensor:
-    """The distance (N,) of each of images (N, 1, S, S) to the nearest real one, a hundred at a time."""
-    return torch.cat([nearest_distances(part.clamp(-1, 1), real.images) for part in portions(images, 100)]).cpu()
+    """The Euclidean distance (N,) of each of images (N, 1, S, S) to the nearest real one, a hundred at a time."""
+    flat = real.images.flatten(1)
+    return torch.cat([torch.cdist(part.flatten(1), flat).amin(1) for part in portions(images, 100)]).cpu()
 
 
 def write_card(folder: Path, training: Training, clock: Clock, figures: Figures) -> None:
