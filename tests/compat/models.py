@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
+import pytest
 import torch
 from diffusers import (
     DiTTransformer2DModel,
@@ -20,6 +22,7 @@ import surgery
 from surgery.operators import HyenaX, MixerDims, SequenceMixer
 from surgery.rewriting import Replacement, Rule, Site, indices, node
 from surgery.rules import replace_attention
+from tests.nightly import thinned
 from tests.rewriting.operators import Scale, ScaleMixer
 
 Inputs = dict[str, Any]
@@ -164,6 +167,7 @@ def student(name: str) -> nn.Module:
 
 
 MAKERS = {"original": original, "student": student}
+every_pair = pytest.mark.parametrize(("name", "maker"), thinned(product(FAMILIES, MAKERS), 3))
 
 
 def inputs(name: str) -> Inputs:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pytest
 import torch
 
-from tests.compat.models import FAMILIES, MAKERS, inputs, pair
+from tests.compat.models import every_pair, inputs, pair
 from tests.tracing.test_exact import assert_same
 
 
@@ -26,8 +25,7 @@ def calls(model: torch.nn.Module) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("maker", MAKERS)
+@every_pair
 def test_checkpointed_gradients_are_exact(name, maker):
     model, twin = (module.train() for module in pair(name, maker))
     for module in (model, twin):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ import torch
 import surgery
 from surgery.rewriting import indices
 from surgery.rules import drop_blocks, duplicate_blocks, fuse_projections, parallel_pairs
-from tests.compat.models import FAMILIES, MAKERS, inputs, original, pair
-from tests.nightly import thinned
+from tests.compat.models import every_pair, inputs, original, pair
 from tests.tracing.test_exact import assert_same
 
 
@@ -23,7 +21,7 @@ def _fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("name", "maker"), thinned(product(FAMILIES, MAKERS), 3))
+@every_pair
 def test_the_whole_graph_compiles(name, maker):
     model, twin = pair(name, maker)
     compiled = torch.compile(twin, fullgraph=True, backend="eager")

@@ -11,7 +11,7 @@ import surgery
 from surgery.operators import FullAttention, HyenaX
 from surgery.rewriting import indices
 from surgery.rules import drop_blocks, fuse_projections, mlp_ratio, parallel_pairs, replace_attention
-from tests.compat.models import FAMILIES, MAKERS, inputs, original, pair
+from tests.compat.models import every_pair, inputs, original, pair
 from tests.compat.pipelines import pipeline
 from tests.tracing.test_exact import assert_same
 
@@ -33,8 +33,7 @@ def adapt(model: nn.Module) -> nn.Module:
     return model.add_adapter(CONFIG) if hasattr(model, "add_adapter") else inject_adapter_in_model(CONFIG, model)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("maker", MAKERS)
+@every_pair
 def test_an_adapter_put_on_after_tracing(name, maker):
     model, twin = pair(name, maker)
     before = twin(**inputs(name)).sample

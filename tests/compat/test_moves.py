@@ -10,11 +10,10 @@ from accelerate import cpu_offload, disk_offload, dispatch_model
 from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks import apply_group_offloading
 
-from tests.compat.models import FAMILIES, MAKERS, inputs, pair
+from tests.compat.models import FAMILIES, every_pair, inputs, pair
 from tests.tracing.test_exact import assert_same
 
 every_model = pytest.mark.parametrize("name", FAMILIES)
-every_maker = pytest.mark.parametrize("maker", MAKERS)
 
 
 def to_bfloat16(value: Any) -> Any:
@@ -22,8 +21,7 @@ def to_bfloat16(value: Any) -> Any:
     return value.bfloat16() if floating else value
 
 
-@every_model
-@every_maker
+@every_pair
 def test_another_dtype_and_back(name, maker):
     model, twin = pair(name, maker)
     model.to(torch.bfloat16), twin.to(torch.bfloat16)
@@ -45,8 +43,7 @@ def test_another_device_and_back(name):
     assert_same(model(**inputs(name)), twin(**inputs(name)))
 
 
-@every_model
-@every_maker
+@every_pair
 def test_offloading_by_accelerate(name, maker, tmp_path):
     model, twin = pair(name, maker)
     cpu_offload(twin, execution_device=torch.device("cpu"))

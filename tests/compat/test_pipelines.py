@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compat.models import FAMILIES, MAKERS, pair
+from tests.compat.models import FAMILIES, every_pair, pair
 from tests.compat.pipelines import pipeline, sample
 from tests.tracing.test_exact import assert_same
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("maker", MAKERS)
+@every_pair
 def test_a_pipeline_gives_the_same_bits(name, maker):
     model, twin = pair(name, maker)
     assert_same(sample(pipeline(name, model)), sample(pipeline(name, twin)))

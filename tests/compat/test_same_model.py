@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from surgery.rewriting.commit import record_of
-from tests.compat.models import FAMILIES, MAKERS, inputs, original, student, traced
+from tests.compat.models import FAMILIES, MAKERS, every_pair, inputs, original, student, traced
 from tests.tracing.test_exact import assert_same
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("maker", MAKERS)
+@every_pair
 def test_a_traced_model_is_the_same_model(name, maker):
     model = MAKERS[maker](name)
     twin = traced(model, name)

@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 
-from tests.compat.models import FAMILIES, MAKERS, inputs, original, pair, traced
+from tests.compat.models import FAMILIES, every_pair, inputs, original, pair, traced
 from tests.tracing.test_exact import assert_same
 
 
@@ -26,8 +26,7 @@ def test_save_pretrained_and_back(name, tmp_path):
         assert_same(model(**inputs(name)), loaded(**inputs(name)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("maker", MAKERS)
+@every_pair
 def test_copies_and_pickles_run_and_extend_their_recordings(name, maker):
     model, twin = pair(name, maker)
     file = io.BytesIO()

@@ -17,7 +17,7 @@ from surgery.models.inputs.probe import Probe, unarithmetic
 from surgery.models.inputs.widths import solve
 from surgery.recording.skeleton import skeleton
 from tests.classes import all_cases
-from tests.nightly import examples
+from tests.nightly import examples, thinned
 
 CASES = {case.name: case for case in all_cases()}
 CANNOT = {
@@ -43,7 +43,7 @@ def without_values(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to("meta") if tensor.is_floating_point() else tensor
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - set(CANNOT)))
+@pytest.mark.parametrize("name", thinned(sorted(set(CASES) - set(CANNOT)), 2))
 def test_inputs_of_every_class_run(name):
     model = CASES[name].model()
     inputs = example_inputs(model)
