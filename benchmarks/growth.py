@@ -1,13 +1,11 @@
 """Time and peak memory of each operator as the number of tokens grows, against full attention in the same run.
 
-Usage: python benchmarks/growth.py [--json] [--save] [--device cuda] [--pixart]
+Usage: python benchmarks/growth.py [--json] [--save]
 
-Whole mixers with their projections: D = 1,152, 16 heads, batch 1, without gradients. A time is the best of several
-interleaved runs. On a CPU: float32, 2 threads, and the peak is that of a process of its own (ru_maxrss less what it was
-before the call). On a GPU: bfloat16, CUDA events, max_memory_allocated, and every installed kernel besides PyTorch's.
---pixart measures PixArt-Sigma at 2048 x 2048 instead. The last line with --json is {"OPERATOR": {"16384": {"seconds": s,
-"speedup": r, "peak_mb": m}, ...}, ...}; --save keeps that in results/, with a plot, and what a CPU gave in
-docs/operators.md.
+Whole mixers with their projections: D = 1,152, 16 heads, batch 1, without gradients, on a CPU; `growth_gpu.py` is for a
+GPU. A time is the best of several interleaved runs, in float32 and with 2 threads; the peak is that of a process of its
+own (ru_maxrss less what it was before the call). The last line with --json is {"OPERATOR": {"16384": {"seconds": s,
+"speedup": r, "peak_mb": m}, ...}, ...}; --save keeps that in results/, with a plot, and in docs/operators.md.
 """
 
 from __future__ import annotations
@@ -20,14 +18,15 @@ import resource
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import growth_page
 import growth_plot
-import pixart
 from machine import RESULTS, machine, save
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from surgery.operators import MixerConfig
@@ -50,6 +49,14 @@ def operators() -> dict[str, MixerConfig]:
         "full": ops.FullAttention(),
         "grouped_query": ops.GroupedQueryAttention(groups=4),
         "neighbourhood": ops.NeighbourhoodAttention(window=7),
+        "neighbourhood_strided": ops.NeighbourhoodAttention(window=7, dilation=4),
+        "blend": ops.Blend(
+            parts=(ops.NeighbourhoodAttention(window=5), ops.LinearAttention(features="learned", centre=True))
+        ),
+        "sparse_linear": ops.SparseLinear(),
+        "ttt": ops.TTT(),
+        "ttt_gated": ops.TTT(inner="gated"),
+        "gated_delta": ops.GatedDelta(),
         "mamba2_both_ways": ops.Mamba2(),
         "mamba2": ops.Mamba2(causal=True),
         "linear_learned": ops.LinearAttention(features="learned"),
@@ -76,46 +83,39 @@ def build(config: MixerConfig, tokens: int, width: dict[str, Any], device: str) 
     return mixer, x_BND
 
 
-def seconds_of(mixer: torch.nn.Module, *inputs: Any, device: str, **named: Any) -> float:
+def seconds_of(run: Callable[..., Any], *inputs: Any, device: str = "cpu", **named: Any) -> float:
     """The time of one call without gradients."""
     import torch
 
     with torch.no_grad():
         if device != "cuda":
             start = time.perf_counter()
-            mixer(*inputs, **named)
+            run(*inputs, **named)
             return time.perf_counter() - start
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        mixer(*inputs, **named)
+        run(*inputs, **named)
         end.record()
         torch.cuda.synchronize()
         return float(begin.elapsed_time(end)) / 1e3
 
 
-def times(configs: dict[str, MixerConfig], tokens: int, width: dict[str, Any], device: str) -> dict[str, float]:
+def times(configs: dict[str, MixerConfig], tokens: int, width: dict[str, Any]) -> dict[str, float]:
     """The best time of each operator; one run of each comes after the other."""
-    built = {name: build(config, tokens, width, device) for name, config in configs.items()}
+    built = {name: build(config, tokens, width, "cpu") for name, config in configs.items()}
     runs: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(MOST):
         for name, (mixer, x_BND) in built.items():
             if len(runs[name]) < LEAST or sum(runs[name]) < SECONDS:
-                runs[name].append(seconds_of(mixer, x_BND, device=device))
+                runs[name].append(seconds_of(mixer, x_BND))
     return {name: min(each) for name, each in runs.items()}
 
 
-def peak_mb(config: MixerConfig, tokens: int, width: dict[str, Any], device: str) -> float:
-    """How far one call raises the peak memory of this process, or of the GPU, in MB."""
-    mixer, x_BND = build(config, tokens, width, device)
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds_of(mixer, x_BND, device=device)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+def peak_mb(config: MixerConfig, tokens: int, width: dict[str, Any]) -> float:
+    """How far one call raises the peak memory of this process, in MB."""
+    mixer, x_BND = build(config, tokens, width, "cpu")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds_of(mixer, x_BND, device=device)
+    seconds_of(mixer, x_BND)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
 
 
@@ -133,8 +133,8 @@ def measure(what: str, tokens: str, name: str = "") -> Any:
 
     torch.set_num_threads(THREADS)
     if what == "times":
-        return times(operators(), int(tokens), WIDTH, "cpu")
-    return peak_mb(operators()[name], int(tokens), WIDTH, "cpu")
+        return times(operators(), int(tokens), WIDTH)
+    return peak_mb(operators()[name], int(tokens), WIDTH)
 
 
 def on_cpu() -> Rows:
@@ -146,38 +146,6 @@ def on_cpu() -> Rows:
         for name in rows:
             rows[name][tokens]["peak_mb"] = in_own_process("peak", tokens, name)
         print(f"{tokens} tokens measured", file=sys.stderr)
-    return rows
-
-
-def with_kernels(configs: dict[str, MixerConfig], width: dict[str, Any], device: str) -> dict[str, MixerConfig]:
-    """Each operator in plain PyTorch, and with every kernel that is installed and serves it, as "window[flash-attn]"."""
-    from surgery.errors import RewriteError
-    from surgery.operators.backends import BACKENDS
-
-    found = {}
-    for name, config in configs.items():
-        has_field = "backend" in type(config).model_fields
-        found[name] = config.model_copy(update={"backend": "torch"}) if has_field else config
-        known = get_args(type(config).model_fields["backend"].annotation) if has_field else ()
-        for backend in (each.name for each in BACKENDS if each.name in known):
-            kernel = config.model_copy(update={"backend": backend})
-            try:
-                build(kernel, WARM_UP, width, device)
-                found[f"{name}[{backend}]"] = kernel
-            except RewriteError as error:
-                print(error, file=sys.stderr)
-    return found
-
-
-def in_this_process(
-    configs: dict[str, MixerConfig], sizes: tuple[int, ...], width: dict[str, Any], device: str
-) -> Rows:
-    """All operators at all sizes, on a GPU, which counts the memory of its tensors alone."""
-    rows: Rows = {name: {} for name in configs}
-    for tokens in sizes:
-        for name, seconds in times(configs, tokens, width, device).items():
-            peak = peak_mb(configs[name], tokens, width, device)
-            rows[name][str(tokens)] = {"seconds": seconds, "peak_mb": peak}
     return rows
 
 
@@ -207,40 +175,20 @@ def table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for flag, words in (
-        ("--json", "end with one line of JSON"),
-        ("--save", "keep the figures and a plot in results/"),
-        ("--pixart", "measure PixArt-Sigma at 2048 x 2048 instead"),
-    ):
-        parser.add_argument(flag, action="store_true", help=words)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    return parser.parse_args()
-
-
-def measured(device: str) -> Rows:
-    """The figures of all operators on this machine."""
-    rows = (
-        on_cpu() if device == "cpu" else in_this_process(with_kernels(operators(), WIDTH, device), SIZES, WIDTH, device)
-    )
-    add_speedups(rows)
-    return rows
-
-
 def main() -> None:
-    options = parsed()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--save", action="store_true", help="keep the figures and a plot in results/")
+    options = parser.parse_args()
     load = os.getloadavg()[0]
-    rows: Any = pixart.compare({}, options.device) if options.pixart else measured(options.device)
+    rows = on_cpu()
+    add_speedups(rows)
     print(", ".join(f"{key} {value}" for key, value in machine().items()), f"load before the run {load:.1f}", sep=", ")
-    print(pixart.table(rows) if options.pixart else table(rows))
+    print(table(rows))
     if options.save:
-        name = ("pixart" if options.pixart else "operators") + ("_cuda" if options.device == "cuda" else "")
-        print(save(name, rows))
-        if not options.pixart:
-            print(*growth_plot.draw(rows, RESULTS / name))
-        if name == "operators":
-            print(growth_page.write(rows))
+        print(save("operators", rows))
+        print(*growth_plot.draw(rows, RESULTS / "operators"))
+        print(growth_page.write(rows))
     if options.json:
         print(json.dumps(rows))
 

@@ -1,15 +1,19 @@
 """Peak memory of both stages: what a rehearsal states, and what a process of its own takes.
 
-Usage: python benchmarks/memory.py [--json] [--save]
+Usage: python benchmarks/memory.py [--json] [--save] [--device cuda --rows FILE [--smoke]]
 
 Each of three models of 50 to 70 M parameters is distilled, finetuned as a whole and finetuned by adapters for two steps,
 checkpoint included, in a process of its own. Measured is how far its resident memory rises (VmHWM over VmRSS before there
 was a model, after a tiny one was trained, so that libraries do not count). The last line with --json is
 {"MODEL": {"STAGE": {"stated": bytes, "measured": bytes}}}.
+
+On a GPU it is what PyTorch has allocated at most, of 16 samples, all in one process; each is a row of FILE.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import json
 import os
 import subprocess
@@ -18,10 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+import rows
 from machine import machine, save
 
 STAGES = ("distil", "finetune", "lora")
-BATCH = 2
+BATCH, BATCH_ON_GPU = 2, 16
+LIMIT = 60
 WIDTH = {"num_attention_heads": 12, "attention_head_dim": 64, "sample_size": 32, "patch_size": 2}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "DiT": ("DiTTransformer2DModel", WIDTH | {"in_channels": 4, "out_channels": 8, "num_layers": 5}),
@@ -39,10 +45,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 TINY = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "norm_num_groups": 1}
 
 
-def config_of(stage: str) -> Any:
+def config_of(stage: str, batch: int) -> Any:
     from surgery.recipe import Distil, Finetune, LoRA
 
-    common: dict[str, Any] = {"steps": 2, "batch_size": BATCH, "warmup": 0, "checkpoint_every": 2}
+    common: dict[str, Any] = {"steps": 2, "batch_size": batch, "warmup": 0, "checkpoint_every": 2}
     return Distil(**common) if stage == "distil" else Finetune(**common, lora=LoRA() if stage == "lora" else None)
 
 
@@ -53,9 +59,21 @@ def measured(class_name: str, init: dict[str, Any], stage: str) -> dict[str, int
     return {"stated": train(class_name, init, stage), "measured": resident("VmHWM") - before}
 
 
-def train(class_name: str, init: dict[str, Any], stage: str) -> int:
+def on_gpu(class_name: str, init: dict[str, Any], stage: str, batch: int) -> dict[str, int]:
+    """Both figures of a GPU that a tiny model was trained on before, so that what libraries keep does not count."""
+    import torch
+
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    stated = train(class_name, init, stage, "cuda", batch)
+    return {"stated": stated, "measured": torch.cuda.max_memory_allocated() - before}
+
+
+def train(class_name: str, init: dict[str, Any], stage: str, device: str = "cpu", batch: int = BATCH) -> int:
     """Train a model and its student; what the rehearsal states before."""
     import diffusers
+    import torch
 
     import surgery
     from surgery.models.inputs import example_inputs
@@ -69,18 +87,20 @@ def train(class_name: str, init: dict[str, Any], stage: str) -> int:
     from surgery.training.finetune import finetune
     from surgery.training.rehearse import Rehearsal
 
-    teacher = getattr(diffusers, class_name)(**init)
-    inputs = example_inputs(teacher, BATCH)
+    with torch.device(device):
+        teacher = getattr(diffusers, class_name)(**init)
+    inputs = example_inputs(teacher, batch)
     graph = surgery.trace(teacher, inputs)
     edits = surgery.plan(graph, [replace_mlp(GatedMLP(ratio=2), layers=every(2), inherit="random")]).edits
     student = commit(graph, edits, shared=True)
-    config, data = config_of(stage), Given(inputs)
+    config, data = config_of(stage, batch), Given(inputs)
     rehearsal = Rehearsal(teacher, student, edits, inputs)
     memory = rehearsal.distil(config) if stage == "distil" else rehearsal.finetune(config, ())
     assert memory is not None
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(folder)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        if device == "cpu":
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         if stage == "distil":
             distil(teacher, student, sites_of(edits, teacher, student), data, config, seed=0, checkpoints=store)
         else:
@@ -108,10 +128,34 @@ def resident(kind: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
 
 
+def measured_on_gpu(file: Path, smoke: bool) -> None:
+    """A row of every model and stage."""
+    for stage in STAGES:
+        with rows.measured(file, LIMIT, benchmark="memory", model="tiny", stage=stage) as row:
+            row |= on_gpu("DiTTransformer2DModel", TINY, stage, BATCH)
+    for name, (class_name, init) in MODELS.items():
+        for stage in STAGES:
+            with rows.measured(file, LIMIT, benchmark="memory", model=name, stage=stage) as row:
+                row |= on_gpu(class_name, init, stage, BATCH if smoke else BATCH_ON_GPU)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for flag in ("--json", "--save", "--smoke"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
 def main() -> None:
-    if "--one" in sys.argv:
-        class_name, init, stage = json.loads(sys.argv[-1])
+    options = parsed()
+    if options.one:
+        class_name, init, stage = json.loads(options.one)
         return print(json.dumps(measured(class_name, init, stage)))
+    if options.device == "cuda":
+        return measured_on_gpu(options.rows, options.smoke)
     figures: dict[str, dict[str, Any]] = {}
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
     for name, (class_name, init) in MODELS.items():
@@ -123,9 +167,9 @@ def main() -> None:
             print(f"{name:8} {stage:9} stated {row['stated'] / 1e6:6.0f} MB, measured {row['measured'] / 1e6:6.0f} MB, "
                   f"{row['measured'] / row['stated']:.2f}", file=sys.stderr)  # fmt: skip
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    if "--save" in sys.argv:
+    if options.save:
         print(save("memory", figures))
-    if "--json" in sys.argv:
+    if options.json:
         print(json.dumps(figures))
     return None
 

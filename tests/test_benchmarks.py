@@ -13,14 +13,6 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WIDTH = {"dim": 32, "heads": 2, "head_dim": 16, "qkv_bias": True, "out_bias": True}
-TINY_PIXART = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 16,
-    "caption_channels": 8,
-    "sample_size": 8,
-    "interpolation_scale": 1,
-}
 
 
 @pytest.fixture
@@ -33,9 +25,11 @@ def load(monkeypatch: pytest.MonkeyPatch):
     yield imported
     for name in (
         "growth",
+        "growth_gpu",
         "growth_page",
         "growth_plot",
-        "pixart",
+        "rows",
+        "students",
         "analyze",
         "latency",
         "selection",
@@ -53,17 +47,55 @@ def load(monkeypatch: pytest.MonkeyPatch):
 def test_growth_of_all_operators(load, tmp_path) -> None:
     operators = load("growth")
     configs = {name: each for name, each in operators.operators().items() if name != "grouped_query"}
-    rows = operators.in_this_process(operators.with_kernels(configs, WIDTH, "cpu"), (64, 256), WIDTH, "cpu")
+    rows = {name: {} for name in configs}
+    for tokens in (64, 256):
+        for name, seconds in operators.times(configs, tokens, WIDTH).items():
+            rows[name][str(tokens)] = {"seconds": seconds, "peak_mb": 1.0}
     operators.add_speedups(rows)
-    assert set(rows) == set(configs)  # no kernel is installed on a CPU
     assert rows["full"]["64"]["speedup"] == 1
     assert all(figures["seconds"] > 0 for row in rows.values() for figures in row.values())
     assert len(operators.table(rows).splitlines()) == 1 + len(rows)
-    for row in rows.values():
-        for figures in row.values():
-            figures["peak_mb"] += 1.0  # so small that a page more or less is all there is
     for file in load("growth_plot").draw(rows, tmp_path / "growth"):
         assert file.stat().st_size > 10_000
+
+
+def test_growth_on_a_gpu_tries_each_form_at_each_size(load, tmp_path, monkeypatch) -> None:
+    growth, rows = load("growth_gpu"), load("rows")
+    eager = [
+        (form, config, compiled)
+        for form, config, compiled in growth.forms("window", growth.growth.operators()["window"])
+    ]
+    assert [(form, compiled) for form, _, compiled in eager] == [
+        ("window", False), ("window", True), ("window[flex-attention]", False)
+    ]  # fmt: skip
+    monkeypatch.setattr(growth, "forms", lambda *_: [eager[0], eager[2]])
+    growth.measure("window", tmp_path / "rows", (64, 128), WIDTH, "cpu")
+    found = rows.read(tmp_path / "rows")
+    assert [row["tokens"] for row in found] == [64, 64, 128, 128]
+    assert all(row["seconds"] > 0 for row in found[::2])
+    assert "CUDA" in found[1]["error"]
+    assert found[3]["error"].startswith("not tried")
+
+
+def test_rows_are_written_whatever_happens(load, tmp_path) -> None:
+    import subprocess
+    import time
+
+    rows, file = load("rows"), tmp_path / "rows"
+    for wanted, raised in (("done", None), ("failed", ValueError("no")), ("late", None)):
+        with rows.measured(file, 0.05 if wanted == "late" else 60, what=wanted) as row:
+            row["before"] = 1
+            if raised:
+                raise raised
+            if wanted == "late":
+                time.sleep(5)
+    start = {name: lambda call=call: subprocess.Popen(call, start_new_session=True)
+             for name, call in {"fails": ["false"], "works": ["true"], "sleeps": ["sleep", "60"]}.items()}  # fmt: skip
+    rows.in_turns(start, 2, 0.5, file)
+    assert [row.get("error") for row in rows.read(file)] == [
+        None, "ValueError: no", "not done after 0 s", "exit status 1", "ended after 0 s"
+    ]  # fmt: skip
+    assert all(row["before"] for row in rows.read(file)[:3])
 
 
 def test_the_page_on_operators_has_the_figures_of_the_results(load) -> None:
@@ -88,16 +120,19 @@ def test_names_do_not_touch(load) -> None:
     assert all(above - below >= plot.APART - 1e-9 for below, above in itertools.pairwise(heights))
 
 
-def test_pixart_in_three_forms(load) -> None:
-    import torch
+def test_students_at_full_size_in_all_their_forms(load) -> None:
+    import surgery
 
-    pixart = load("pixart")
-    rows = pixart.compare(TINY_PIXART, "cpu")
-    assert list(rows) == ["original", "hyena_x_14_of_28", "hyena_x_28_of_28"]
-    assert rows["original"]["speedup"] == 1
-    built = pixart.models(TINY_PIXART, "cpu", torch.float32)
-    mixers = [sum(type(m).__name__ == "HyenaXMixer" for m in model.modules()) for model in built.values()]
-    assert mixers == [0, 14, 28]
+    students = load("students")
+    graph, recipe, inputs = students.original("pixart", students.SMALL["pixart"], "cpu")
+    found = dict(students.rules("pixart", recipe, None, "cpu"))
+    models = {name: surgery.rewrite(graph, rules) for name, rules in found.items()}
+    mixers = {name: sum(type(m).__name__ == "HyenaXMixer" for m in model.modules()) for name, model in models.items()}
+    assert mixers == {"recipe": 14, "all layers": 28}
+    assert students.figures(models["recipe"], inputs, "cpu")["seconds"] > 0
+    graph, recipe, inputs = students.original("wan", students.SMALL["wan"], "cpu")
+    for name, rules in students.rules("wan", recipe, students.SMALL_GRID, "cuda"):
+        assert len(surgery.plan(graph, rules).edits) == (1 if name == "recipe" else 2)
 
 
 def test_operators_distilled_by_policy(load, tmp_path) -> None:

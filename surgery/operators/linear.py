@@ -175,4 +175,10 @@ def centred(k_BHMK: Tensor, weight_BHM1: Tensor | None = None) -> Tensor:
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
     """A context without autocast, on devices that have it: the meta device has not."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(device: str) -> bool:
+    """What PyTorch 2.11 cannot compile."""
+    return torch.amp.is_autocast_available(device)

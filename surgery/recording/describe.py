@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,18 @@ NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 PLAIN = (bool, int, float, str, bytes, complex, type(None), type, torch.dtype, torch.device, FunctionType,
          BuiltinFunctionType, type(Ellipsis))  # fmt: skip
 """What is described by its value."""
+
+
+class Object(NamedTuple):
+    """Describes an object.
+
+    Attributes:
+        cls: its class.
+        attributes: a dict of them, described.
+    """
+
+    cls: type
+    attributes: Description
 
 
 class Describer:
@@ -84,7 +96,7 @@ class Describer:
 
     def attributes(self, value: Any, depth: int) -> Description:
         """An object by its class and attributes."""
-        return (type(value), self.describe(attributes_of(value), depth + 1))
+        return Object(type(value), self.describe(attributes_of(value), depth + 1))
 
 
 def has_attributes(value: Any) -> bool:

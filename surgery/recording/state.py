@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.recording.describe import Describer, Description
-from surgery.recording.surroundings import Global, describe_function
+from surgery.recording.describe import Describer, Description, Object
+from surgery.recording.surroundings import Global, describe_function, original
 
 State = tuple[tuple[tuple[str, ...], str | Global, Description], ...]
 """The path below the module, the attribute, and its description; or of a global variable."""
@@ -53,18 +53,34 @@ def changed(module: nn.Module, state: State) -> str | None:
         if isinstance(name, Global):
             if not torch.compiler.is_compiling() and name.describe() != description:
                 return str(name)
-        elif _describe_at(module, path, name) != description:
+        elif not _is_at(module, path, name, description):
             return ".".join((*path, name))
     return None
 
 
-def _describe_at(module: nn.Module, path: tuple[str, ...], name: str) -> Description:
-    """As `describe`, of an attribute that need not be there."""
+def _is_at(module: nn.Module, path: tuple[str, ...], name: str, description: Description) -> bool:
+    """Whether an attribute, which need not be there, is as described."""
     for part in path:
         if part not in module._modules:
-            return MISSING
+            return bool(description == MISSING)
         module = module._modules[part]  # type: ignore[assignment]
-    return attribute_seen(module, name)
+    if torch.compiler.is_compiling() and hasattr(module, name):
+        return _agrees(getattr(module, name), description)
+    return bool(attribute_seen(module, name) == description)
+
+
+def _agrees(value: Any, description: Description) -> bool:
+    """Whether `value` is as described, as far as compiled code can ask: that of PyTorch 2.11 lists no attributes, neither
+    of an object, which is asked for those that it had, nor of a function."""
+    if isinstance(description, Object):
+        return type(value) is description.cls and all(
+            hasattr(value, name) and _agrees(getattr(value, name), each) for name, each in description.attributes[1:]
+        )
+    if isinstance(value, MethodType):
+        return description[0] == "method" and original(value.__func__) is description[1][0]
+    if isinstance(value, FunctionType):
+        return original(value) is description[0]
+    return bool(describe(value) == description)
 
 
 def attribute_seen(module: nn.Module, name: str) -> Description:

@@ -6,7 +6,7 @@ L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from surgery.rewriting import Edit
 from surgery.rewriting.lesson import Lesson
 from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
+from surgery.training.compiled import compiled, unwatched
 from surgery.training.config import StageConfig
 from surgery.training.loop import Task, identity_of, together, train
 from surgery.training.optim import frozen_behaviour
@@ -142,7 +143,7 @@ def distil(
         clip_by=clip_by,
         log=log,
     )
-    with frozen_behaviour(teacher, student):
+    with frozen_behaviour(teacher, student), compiled(pairs.parts if config.compile else ()):
         return train(task, checkpoints, progress or SilentProgress())
 
 
@@ -178,6 +179,15 @@ class Pairs:
         self.visit(batch, partial(_add_zeros, found))
         add_up([*found.values()])
         self._scales = {path: float(loss) or 1.0 for path, loss in found.items()}
+
+    @property
+    def parts(self) -> Iterator[nn.Module]:
+        """The new operators, and the largest modules of the teacher in which none is watched."""
+        with ExitStack() as hooks:
+            for site in self._sites:
+                site.lesson.watch(hooks, lambda: None)
+            yield from unwatched(self._teacher)
+        yield from (module for site in self._sites for module in site.lesson.called)
 
     def losses(self, batch: Sequence[Forward], *, backward: bool) -> dict[str, Tensor]:
         """The loss of each site, a scalar, from one pass of the teacher over a batch; if `backward`, its gradients are

@@ -48,7 +48,6 @@ class Finetune(StageConfig):
         ema_decay: the largest decay of the moving average of the weights, see `surgery.training.ema`.
         ema_device: where the average is kept, e.g. "cpu"; None keeps it where the student is.
         checkpointing: recomputes blocks in the backward pass instead of keeping their activations.
-        compile: runs the student through `torch.compile`.
     """
 
     steps: NonNegativeInt = 200
@@ -63,7 +62,6 @@ class Finetune(StageConfig):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     ema_device: str | None = None
     checkpointing: bool = False
-    compile: bool = False
 
     @property
     def noising(self) -> Noising:

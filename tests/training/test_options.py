@@ -177,17 +177,48 @@ def test_weight_decay_is_of_matrices() -> None:
             torch.testing.assert_close(decayed[name] - plain[name], expected, atol=1e-7, rtol=1e-3)
 
 
-@pytest.mark.parametrize("target", ["data", "teacher"])
-def test_a_compiled_student_learns_the_same(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its graph is captured; compiling that is not ours to test, and takes long."""
-    graphs: list[Any] = []
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is compiled; it is captured only, as compiling it is not ours to test, and takes long."""
+    found: list[Any] = []
     original = torch.compile
 
-    def captured(model: nn.Module) -> Any:
-        return original(model, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    def captured(model: Any) -> Any:
+        return original(model, backend=lambda graph, _: found.append(graph) or graph.forward)
 
-    plain, records = run(target=target)
     monkeypatch.setattr(torch, "compile", captured)
+    return found
+
+
+def test_what_is_distilled_compiled_and_only_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New operators, and what of the teacher no hook is in; the MLP of the second block is replaced."""
+    called: dict[nn.Module, int] = {}
+
+    def compile(module: nn.Module) -> None:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            called[module] = called.get(module, 0) + 1
+            return module._call_impl(*args, **kwargs)
+
+        module._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", compile)
+    losses, (teacher, data) = {}, wired("DiTPipeline")
+    for compiled in (False, True):
+        student = copy.deepcopy(rewritten("DiTPipeline"))
+        sites = sites_of(record_of(student).edits, teacher, student)
+        config = Distil(**{**FAST, "checkpoint_every": 3}, compile=compiled)
+        losses[compiled] = [record.loss for record in distil(teacher, student, sites, data, config, seed=0)]
+        assert bool(called) is compiled
+    assert losses[True] == losses[False]
+    paths = {path for model in (teacher, student) for path, module in model.named_modules() if module in called}
+    assert {"transformer_blocks.0", "transformer_blocks.1.attn1", "transformer_blocks.1.ff"} <= paths
+    assert set(called.values()) == {4}  # of three steps and the held-out loss
+    assert not any(module._compiled_call_impl for model in (teacher, student) for module in model.modules())
+
+
+@pytest.mark.parametrize("target", ["data", "teacher"])
+def test_a_compiled_student_learns_the_same(target: str, graphs: list[Any]) -> None:
+    plain, records = run(target=target)
     compiled, again = run(target=target, compile=True)
     assert graphs
     assert [record.loss for record in again] == pytest.approx([record.loss for record in records], rel=1e-4)
