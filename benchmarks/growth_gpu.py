@@ -2,11 +2,11 @@
 
 Usage: python benchmarks/growth_gpu.py --rows FILE [--device cuda] [--smoke] [OPERATOR ...]
 
-The operators of `growth.py`, whole mixers with their projections, batch 1, in bfloat16, without gradients, at up to 65,536
-tokens. Every operator has a process of its own, as compiling is work of the processor; only one at a time measures a time.
-Each row of FILE is the best of several runs, by CUDA events; the seconds of the first call, compilation included; and how far
-a call raises what PyTorch has allocated. What takes too long, such as compiling a scan of a thousand chunks, is a row that
-says so, and is not tried at larger sizes.
+The operators of `growth.py`, whole mixers with their projections, batch 1, in bfloat16, without gradients, at up to
+65,536 tokens. Every operator has a process of its own, as compiling is work of the processor; only one at a time
+measures a time. Each row of FILE is the best of several runs, by CUDA events; the seconds of the first call,
+compilation included; and how far a call raises what PyTorch has allocated. What takes too long, such as compiling a
+scan of a thousand chunks, is a row that says so, and is not tried at larger sizes.
 """
 
 from __future__ import annotations

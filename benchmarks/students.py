@@ -2,11 +2,11 @@
 
 Usage: python benchmarks/students.py --rows FILE [--device cuda] [--smoke] [MODEL ...]
 
-Random weights, in bfloat16 on a GPU. "pixart" is PixArt-Sigma at 2048 x 2048 (16,384 tokens, batch 2) with Hyena-X in 14
-of its 28 layers, those of recipes/pixart_sigma_2k_hyena_x.py, for which the paper measured 1.43 on an H100, and in all.
-"wan" is Wan 2.1 1.3B at 480 x 832 and 81 frames (32,760 tokens) with the neighbourhoods of recipes/wan_windows.py in every
-second layer, in all, and in all by FlexAttention. Compiled is each block by itself, as blocks that are alike share their
-code. Each row of FILE is the best of several passes, and the seconds of the first, compilation included.
+Random weights, in bfloat16 on a GPU. "pixart" is PixArt-Sigma at 2048 x 2048 (16,384 tokens, batch 2) with Hyena-X in
+14 of its 28 layers, those of recipes/pixart_sigma_2k_hyena_x.py, for which the paper measured 1.43 on an H100, and in
+all. "wan" is Wan 2.1 1.3B at 480 x 832 and 81 frames (32,760 tokens) with the neighbourhoods of recipes/wan_windows.py
+in every second layer, in all, and in all by FlexAttention. Compiled is each block by itself, as blocks that are alike
+share their code. Each row of FILE is the best of several passes, and the seconds of the first, compilation included.
 """
 
 from __future__ import annotations

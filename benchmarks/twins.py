@@ -47,11 +47,8 @@ def applied(recipe: str, device: str, steps: int) -> dict[str, Any]:
             raise RuntimeError(f"exit status {status}: {words.getvalue()}")
         stages = json.loads(Path("run/metrics.json").read_text())["stages"]
         losses = json.loads(Path("run/losses.json").read_text())
-        return {
-            "seconds": seconds,
-            "stages": stages,
-            "losses": {each: _ends(losses, each) for each in ("distil", "finetune")},
-        }
+        ends = {stage: _ends(losses, stage) for stage in ("distil", "finetune")}
+        return {"seconds": seconds, "stages": stages, "losses": ends}
 
 
 def _set(settings: list[str]) -> list[str]:

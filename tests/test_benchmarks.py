@@ -61,10 +61,7 @@ def test_growth_of_all_operators(load, tmp_path) -> None:
 
 def test_growth_on_a_gpu_tries_each_form_at_each_size(load, tmp_path, monkeypatch) -> None:
     growth, rows = load("growth_gpu"), load("rows")
-    eager = [
-        (form, config, compiled)
-        for form, config, compiled in growth.forms("window", growth.growth.operators()["window"])
-    ]
+    eager = list(growth.forms("window", load("growth").operators()["window"]))
     assert [(form, compiled) for form, _, compiled in eager] == [
         ("window", False), ("window", True), ("window[flex-attention]", False)
     ]  # fmt: skip
@@ -125,13 +122,13 @@ def test_students_at_full_size_in_all_their_forms(load) -> None:
 
     students = load("students")
     graph, recipe, inputs = students.original("pixart", students.SMALL["pixart"], "cpu")
-    found = dict(students.rules("pixart", recipe, None, "cpu"))
+    found = dict(students.rules(recipe, None, "cpu"))
     models = {name: surgery.rewrite(graph, rules) for name, rules in found.items()}
     mixers = {name: sum(type(m).__name__ == "HyenaXMixer" for m in model.modules()) for name, model in models.items()}
     assert mixers == {"recipe": 14, "all layers": 28}
     assert students.figures(models["recipe"], inputs, "cpu")["seconds"] > 0
     graph, recipe, inputs = students.original("wan", students.SMALL["wan"], "cpu")
-    for name, rules in students.rules("wan", recipe, students.SMALL_GRID, "cuda"):
+    for name, rules in students.rules(recipe, students.SMALL_GRID, "cuda"):
         assert len(surgery.plan(graph, rules).edits) == (1 if name == "recipe" else 2)
 
 

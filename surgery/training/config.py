@@ -28,7 +28,7 @@ class StageConfig(Config):
         times: how the times are spread that are trained on.
         checkpoint_every: steps from one checkpoint and held-out loss to the next.
         sample_every: steps from one grid of samples to the next, the first before any step; None draws none.
-        compile: runs new operators and what of the teacher is between them in stage 1, and the student in stage 2, through
+        compile: runs new operators, and what of the teacher is between them, or in stage 2 the student through
             `torch.compile`: faster steps, after minutes for a large model.
     """
 
