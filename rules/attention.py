@@ -32,7 +32,7 @@ class ReplaceAttention(Rule):
 
     Plain self-attention is replaced as a whole. Of attention that does more (norms and rotary embeddings of queries and
     keys, masks, a second stream of tokens), or whose projections have other names than in diffusers, only softmax(q k^T /
-    sqrt(K)) v is replaced, by the core of the operator; all projections stay.
+    sqrt(K)) v is replaced, by the core of the operator; all projections stay. What is causal is for causal operators.
     """
 
     kind: Literal["replace_attention"] = "replace_attention"
@@ -134,7 +134,7 @@ class ReplaceAttention(Rule):
         core = core_of(site)
         if core is None:
             return "it does not compute softmax(q k^T / sqrt(K)) v of heads (B, H, N, K) exactly once"
-        if special := core.special():
+        if special := core.special(isinstance(self.operator, MixerConfig) and self.operator.is_causal):
             return f"its softmax attention is called with {special}"
         return core.unfit() or self._unfit(core)
 

@@ -62,9 +62,11 @@ class SoftmaxAttention:
         tensors = [name for name in PARAMETERS[:4] if self.argument(name) is not None]
         return {parameter: "{}({})".format(*self.given[parameter]) for parameter in tensors}
 
-    def special(self) -> str | None:
-        """What makes it more than softmax(q k^T / sqrt(K)) v and a mask: dropout, a causal one, a scale of its own."""
-        odd = (name for name, plain in PLAIN.items() if self.argument(name) not in plain)
+    def special(self, causal: bool = False) -> str | None:
+        """What makes it more than softmax(q k^T / sqrt(K)) v and a mask: dropout, a scale of its own, or a causal mask
+        unless what takes its place is `causal`."""
+        plain_values = PLAIN | {"is_causal": (True, *PLAIN["is_causal"])} if causal else PLAIN
+        odd = (name for name, plain in plain_values.items() if self.argument(name) not in plain)
         name = next(odd, None) or ("scale" if self._scales() else None)
         return name and f"{name}={self.argument(name)!r}"
 

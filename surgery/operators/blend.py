@@ -53,6 +53,12 @@ class Blend(MixerConfig):
         """Whether all parts do."""
         return all(part.takes_any_length for part in self.parts)
 
+    @property
+    @override
+    def is_causal(self) -> bool:
+        """Whether all parts are."""
+        return all(part.is_causal for part in self.mixers)
+
     @override
     def build(self, dims: MixerDims) -> BlendMixer:
         """Return a new BlendMixer with random projections."""

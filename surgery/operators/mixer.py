@@ -20,6 +20,11 @@ from surgery.operators.dims import MixerDims, Policy
 class MixerConfig(OperatorConfig):
     """Base of the configs of sequence mixers."""
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees none that come later; of most operators a field says so."""
+        return bool(getattr(self, "causal", False))
+
     @abstractmethod
     @override
     def build(self, dims: MixerDims) -> SequenceMixer:

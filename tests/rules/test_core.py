@@ -15,7 +15,15 @@ from torch.nn import functional as F
 
 import surgery
 from surgery.errors import MatchError
-from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, LinearAttention, Mamba2, SlidingWindow
+from surgery.operators import (
+    Blend,
+    FullAttention,
+    GroupedQueryAttention,
+    HyenaX,
+    LinearAttention,
+    Mamba2,
+    SlidingWindow,
+)
 from surgery.rules import replace_attention
 from surgery.testing import check_rule
 from tests.nightly import examples
@@ -257,6 +265,32 @@ def test_what_names_do_not_tell_is_kept(does: str) -> None:
     torch.testing.assert_close(student(**EXAMPLE), model(**EXAMPLE))
     with pytest.raises(MatchError, match="full_attention would lose; its core can be replaced"):
         surgery.plan(model, [replace_attention(FullAttention(), inherit="random")], EXAMPLE)
+
+
+CAUSAL = [
+    SlidingWindow(window=64, causal=True),
+    HyenaX(kernel=4, causal=True),
+    Mamba2(causal=True),
+    Blend(parts=(SlidingWindow(window=2, causal=True), Mamba2(causal=True))),
+]
+
+
+@pytest.mark.parametrize("operator", CAUSAL, ids=lambda operator: operator.kind)
+def test_causal_attention_is_for_causal_operators(operator: Any) -> None:
+    model = Around("causal").eval()
+    student = surgery.rewrite(model, [replace_attention(operator)], EXAMPLE)
+    (x,) = EXAMPLE.values()
+    after = x.clone()
+    after[:, 3:] = torch.nan
+    assert torch.equal(student(after)[:, :3], student(x)[:, :3])
+    if operator == CAUSAL[0]:
+        torch.testing.assert_close(student(x), model(x))
+
+
+def test_a_blend_with_a_part_that_looks_ahead_is_not_causal() -> None:
+    blend = Blend(parts=(SlidingWindow(window=2, causal=True), SlidingWindow(window=2)))
+    with pytest.raises(MatchError, match="with is_causal=True"):
+        surgery.plan(Around("causal").eval(), [replace_attention(blend)], EXAMPLE)
 
 
 def test_causal_attention_stays() -> None:
