@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tests.pairs.__main__ as page
-from tests.nightly import thinned
+from tests.nightly import nightly, thinned
 from tests.pairs.check import outcome_of
 from tests.pairs.rules import DEEPER, RULES, model
 
@@ -39,6 +39,7 @@ def test_each_model_and_each_rule_is_among_them():
     assert {name for pair in PAIRS for name in pair[1:3]} == set(RULES)
 
 
+@nightly  # traces all five models
 def test_no_pair_on_the_page_failed():
     written = Path(page.PAGE).read_text()
     assert all(type(model(name).module).__name__ in written for name in DEEPER)
