@@ -189,6 +189,7 @@ def _held(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, step: Ca
         for parameter in parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step(0.0)
+        step()  # where adapters have come in, the first one makes recordings, on tensors that take no memory later
         optimizer.zero_grad()
         with Alive() as alive:
             step()
