@@ -68,11 +68,10 @@ class Scale:
         """Trace the model at its own sizes, for one sample, and plan the rules."""
         self._recipe = recipe
         self._model = load_skeleton(recipe.model).to("meta")
-        inputs = example_inputs(self._model)
-        dtype: torch.dtype = getattr(torch, recipe.dtype)
-        self._model.to(dtype)
-        self._inputs: Arguments = {name: _in_dtype(value, dtype) for name, value in inputs.items()}
-        self._graph: ModelGraph = trace(self._model, self._inputs)
+        self._dtype: torch.dtype = getattr(torch, recipe.dtype)
+        self._model.to(self._dtype)
+        self._inputs = cache(self._make_inputs)
+        self._graph: ModelGraph = trace(self._model, self._inputs(1))
         found: tuple[Plan, Recordings] = prove(self._graph, recipe.rules)
         self._plan, self._recordings = found
         self._rehearsed = cache(self._rehearse)
@@ -102,29 +101,34 @@ class Scale:
 
     def _needed(self, config: StageConfig, gpus: int, divided: bool) -> int | None:
         """Bytes of each GPU."""
-        held = self._held(config)
+        own = math.ceil(config.batch_size / gpus)
+        held = self._held(config, min(own, config.micro_batch or own))
         if held is None:
             return None
-        own = math.ceil(config.batch_size / gpus)
-        samples = min(own, config.micro_batch or own)
         kept = held.weights + held.gradients + held.moments + held.average
         if not divided:
-            return kept + max(samples * held.activations, held.update)
+            return kept + max(held.activations, held.update)
         gathered = AT_ONCE * self._largest_block * (2 if held.gradients else 1)
-        return math.ceil(kept / gpus) + max(samples * held.activations + gathered, math.ceil(held.update / gpus))
+        return math.ceil(kept / gpus) + max(held.activations + gathered, math.ceil(held.update / gpus))
 
-    def _held(self, config: StageConfig) -> StageMemory | None:
-        """What a step of one sample on one GPU takes, however long the stage is."""
-        alone = config.model_copy(update={"micro_batch": None, "batch_size": 1, "steps": 1})
-        return self._rehearsed(alone.model_dump_json(), type(config))
+    def _held(self, config: StageConfig, samples: int = 1) -> StageMemory | None:
+        """What a forward of so many samples on one GPU, and its update, take, however long the stage is.
 
-    def _rehearse(self, text: str, kind: type[StageConfig]) -> StageMemory | None:
+        What many take does not follow from one: its activations are gone before all of its gradients are there.
+        """
+        alone = config.model_copy(update={"micro_batch": None, "batch_size": samples, "steps": 1})
+        return self._rehearsed(alone.model_dump_json(), type(config), samples)
+
+    def _rehearse(self, text: str, kind: type[StageConfig], samples: int) -> StageMemory | None:
         config = kind.model_validate_json(text)
         student = self._student()
-        rehearsal = Rehearsal(self._model, student, self._plan.edits, self._inputs)
+        rehearsal = Rehearsal(self._model, student, self._plan.edits, self._inputs(samples))
         if isinstance(config, Finetune):
             return rehearsal.finetune(config, imitable(self._graph, student))
         return rehearsal.distil(config) if isinstance(config, Distil) else None
+
+    def _make_inputs(self, samples: int) -> Arguments:
+        return {name: _in_dtype(value, self._dtype) for name, value in example_inputs(self._model, samples).items()}
 
     def _student(self) -> nn.Module:
         return commit(self._graph, self._plan.edits, self._recipe.seed, self._recordings, shared=True)
