@@ -4,8 +4,7 @@ Usage: python benchmarks/gpu.py --out FOLDER [--smoke [SECONDS]] [--device cuda]
 
 Parts: "twins" (recipes on tiny twins), "memory" (against what --dry-run states), "compiled" and "stages" (DiT-XL/2),
 "growth" and "students". FOLDER gets PART.jsonl for each, machine.json, and failed.jsonl, which says what was ended
-or failed as a whole. --smoke runs all of them at once, with tiny models and few repeats, to look for errors. What is made
-of FOLDER is in `gpu_page.py`.
+or failed as a whole. --smoke runs all of them at once, with tiny models and few repeats, to look for errors.
 """
 
 from __future__ import annotations
