@@ -159,6 +159,7 @@ def _save(out: Path, asked: list[tuple[Row, int]], file: Path) -> None:
     found = [json.loads(each.read_text()) for each in files if each.exists()]
     missing = [f"{row.key}, seed {seed}" for (row, seed), each in zip(asked, files, strict=True) if not each.exists()]
     content = {"teacher": json.loads((out / "teacher.json").read_text()), "rows": found, "missing": missing}
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1).encode() + b"\n")
 
 
