@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.pipelines.tree import Arguments, cloned
+from surgery.pipelines.tree import Arguments, cloned, kept
 
 Forward = Callable[..., Any]
 
@@ -27,7 +27,7 @@ class Call:
 
     Attributes:
         model: name of the component.
-        arguments: by the names in its forward's signature, as they were then.
+        arguments: by the names in its forward's signature, as they were then; on the CPU.
         output: what it returned.
     """
 
@@ -60,7 +60,7 @@ class Listener:
 
     Attributes:
         replaces_latents: whether `step` gives latents of its own at each step. The scheduler then steps on a single
-            element, as solvers of higher orders cost more than all else; and what `step` sees is not copied.
+            element, as solvers of higher orders cost more than all else; and what `step` sees is not copied to the CPU.
     """
 
     replaces_latents = False
@@ -132,25 +132,25 @@ def _watched(name: str, model: nn.Module, listener: Listener, calls: list[Call])
 
 
 class _Copies:
-    """Copies of arguments; a tensor that is passed again unchanged is copied once, and is then the same object."""
+    """Copies of arguments on the CPU; a tensor that is passed again unchanged is copied once: the same object then."""
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[Tensor, int, Tensor]] = {}
 
     def of(self, arguments: Arguments) -> Arguments:
-        kept: dict[int, tuple[Tensor, int, Tensor]] = {}
+        copies: dict[int, tuple[Tensor, int, Tensor]] = {}
 
         def copy(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
             old = self._last.get(id(leaf))
             if old is None or old[0] is not leaf or old[1] != leaf._version:
-                old = (leaf, leaf._version, leaf.detach().clone())
-            kept[id(leaf)] = old
+                old = (leaf, leaf._version, kept(leaf))
+            copies[id(leaf)] = old
             return old[2]
 
         copied: Arguments = torch.utils._pytree.tree_map(copy, arguments)
-        self._last = kept
+        self._last = copies
         return copied
 
 
@@ -170,7 +170,7 @@ def _stepping(scheduler: Any, listener: Listener, calls: list[Call], scaled: lis
         if listener.replaces_latents:
             given["sample"], given["model_output"] = _corners(sample, output)
         else:
-            seen.sample, seen.model_output, seen.scaled = cloned((sample, output, seen.scaled))
+            seen.sample, seen.model_output, seen.scaled = kept((sample, output, seen.scaled))
         out = step(*bound.args, **bound.kwargs)
         seen.sigma = _sigma_before(scheduler)
         previous = out[0] if isinstance(out, tuple) else out.prev_sample

@@ -14,7 +14,7 @@ from torch import Tensor
 from surgery.errors import WiringError
 from surgery.pipelines.affine import Affine, digits_of, learn
 from surgery.pipelines.drive import Done, Forward, Listener, Step, attribute_set, drive, modules
-from surgery.pipelines.tree import Arguments, prediction
+from surgery.pipelines.tree import Arguments, kept, prediction
 
 TOLERANCE = 1e-4
 
@@ -159,7 +159,7 @@ class _Decoding(Listener):
     def _decode(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
             self.autoencoder = name
-            self._decoded.append(latents.detach().clone())
+            self._decoded.append(kept(latents))
             self.pixels = self.pixels or tuple(prediction(own(latents, *args, **kwargs)).shape[1:])
             raise Done
 

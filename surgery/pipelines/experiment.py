@@ -17,7 +17,7 @@ from surgery.pipelines.opening import Opening
 from surgery.pipelines.scaling import Scalings
 from surgery.pipelines.stub import Stub
 from surgery.pipelines.table import History
-from surgery.pipelines.tree import Arguments, Lent, cloned, leaves, same
+from surgery.pipelines.tree import Arguments, Lent, kept, leaves, same
 
 CHECKS = 2
 
@@ -147,7 +147,7 @@ class Experiment(Stub):
     def _note(self, seen: Step, parts: list[Arguments]) -> None:
         position = len(self.schedule)
         if position < len(self.plan.feeds):
-            self.seen.append(replace(seen, sample=cloned(seen.sample), model_output=cloned(seen.model_output)))
+            self.seen.append(replace(seen, sample=kept(seen.sample), model_output=kept(seen.model_output)))
             self.parts.append(parts)
             return
         for branch, (arguments, reference) in enumerate(zip(parts, self.parts[self.plan.zero], strict=True)):

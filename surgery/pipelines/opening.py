@@ -14,7 +14,7 @@ from torch import Tensor
 from surgery.errors import SurgeryError, WiringError
 from surgery.pipelines.batching import Batching, compare
 from surgery.pipelines.drive import Done, Forward, Listener, Step, drive, modules
-from surgery.pipelines.tree import Arguments, leaves, prediction, rows_of, tensors_in
+from surgery.pipelines.tree import Arguments, leaves, moved, prediction, rows_of, tensors_in
 
 COUNT = re.compile(r"num_\w+_per_\w+")
 """Keywords such as num_images_per_prompt."""
@@ -97,7 +97,10 @@ def _from_rows(pipeline: Any, one: Opening) -> Batching | None:
         return None
     try:
         with torch.no_grad():
-            parts = [modules(pipeline)[call.model](**part) for part in batching.split(call.arguments, rows)]
+            parts = [
+                modules(pipeline)[call.model](**moved(part, whole.device))
+                for part in batching.split(call.arguments, rows)
+            ]
         alone = torch.cat([rows_of(prediction(part), 1) for part in parts])
     except Exception:  # whatever a model says to what is no part
         return None

@@ -30,6 +30,9 @@ def measure(pipeline: Any, call: Mapping[str, Any]) -> Wiring:
         pipeline: of diffusers, or any callable with `components` and a `scheduler` that has `step`.
         call: keywords of the pipeline for one sample.
 
+    Returns:
+        The wiring, on the CPU wherever the pipeline is; see `Wiring.to`.
+
     Raises:
         WiringError: the pipeline cannot be run, or feeds its denoiser in a way that is no wiring; the argument is named.
     """
@@ -58,9 +61,9 @@ def _experiment(pipeline: Any, call: Mapping[str, Any], first: Opening, batching
     plan = plan_of(first.step.sample.numel(), predicted, sum(first.rows), torch.Generator().manual_seed(0))
     experiment = Experiment(first, batching, plan)
     drive(pipeline, call, experiment)
-    if len(experiment.seen) < len(plan.feeds):
+    if len(experiment.schedule) <= len(plan.feeds):  # what changes with the time is seen after them
         raise WiringError(
-            f"{type(pipeline).__name__} made {len(experiment.seen)} steps, {len(plan.feeds)} are needed: "
+            f"{type(pipeline).__name__} made {len(experiment.schedule)} steps, {len(plan.feeds) + 1} are needed: "
             "record trajectories instead"
         )
     return experiment

@@ -12,7 +12,7 @@ from torch import Tensor
 from surgery.errors import WiringError
 from surgery.pipelines.drive import Done, Forward, Listener, Step, drive
 from surgery.pipelines.experiment import split_calls
-from surgery.pipelines.tree import Arguments, cloned, moved
+from surgery.pipelines.tree import Arguments, kept
 from surgery.pipelines.wiring import Wiring
 from surgery.store.sample import Sample
 
@@ -72,15 +72,15 @@ def first_step(pipeline: Any, call: Mapping[str, Any]) -> Step:
 
 
 def sample(pipeline: Any, call: Mapping[str, Any], wiring: Wiring) -> Sample:
-    """The sample that `pipeline(**call)` makes, before it is decoded; its conditions are arguments, by branch.
+    """The sample that `pipeline(**call)` makes, on the CPU, before it is decoded; its conditions are arguments by branch.
 
     Raises:
         WiringError: the run's first step is not wired as `wiring` is: its latents are of another size, for example.
     """
     listener = _Recorder(keep=1)
-    conditions = _conditions_in(_first(pipeline, undecoded(pipeline, call), listener), wiring)
+    conditions = _conditions_in(_first(pipeline, undecoded(pipeline, call), listener), wiring.to("cpu"))
     assert listener.latents is not None
-    return Sample(listener.latents[0].cpu(), moved(conditions, "cpu"))
+    return Sample(listener.latents[0], conditions)
 
 
 class Conditioning:
@@ -90,7 +90,7 @@ class Conditioning:
     """
 
     def __init__(self, wiring: Wiring) -> None:
-        self._wiring = wiring
+        self._wiring = wiring.to("cpu")
         self._outputs: dict[str, Any] = {}
 
     def __call__(self, pipeline: Any, call: Mapping[str, Any]) -> list[Arguments]:
@@ -101,8 +101,7 @@ class Conditioning:
         """
         denoisers = {name for branch in self._wiring.branches for name in branch.models}
         listener = _Recorder(keep=1, ends=True, standing_in=(denoisers, self._outputs))
-        found: list[Arguments] = moved(_conditions_in(_first(pipeline, call, listener), self._wiring), "cpu")
-        return found
+        return _conditions_in(_first(pipeline, call, listener), self._wiring)
 
 
 def _first(pipeline: Any, call: Mapping[str, Any], listener: _Recorder) -> Step:
@@ -154,9 +153,9 @@ class _Recorder(Listener):
     def step(self, seen: Step, previous: Tensor) -> Tensor:
         if self._keep is None or len(self.steps) < self._keep:
             for call in seen.calls:
-                call.output = cloned(call.output)
+                call.output = kept(call.output)
             self.steps.append(seen)
         if self._ends:
             raise Done
-        self.latents = previous.detach().clone()
+        self.latents = kept(previous)
         return previous

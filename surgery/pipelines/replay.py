@@ -16,7 +16,7 @@ from surgery.pipelines.experiment import split_calls
 from surgery.pipelines.opening import Opening
 from surgery.pipelines.parts import Condition
 from surgery.pipelines.stub import Stub
-from surgery.pipelines.tree import Arguments, Lent, leaves, prediction, rows_of, same
+from surgery.pipelines.tree import Arguments, Lent, leaves, moved, prediction, rows_of, same
 from surgery.pipelines.wiring import Wiring
 
 REAL = 2
@@ -74,7 +74,7 @@ class _Checker:
         parts = split_calls([call.arguments for call in calls], self._rows, wiring.batching)
         self._conditions = self._conditions or wiring.conditions_of(parts)
         for part, condition in zip(parts, self._conditions, strict=True):
-            wiring.require(part, seen.sample[0] if renewed else None, self.position, condition)
+            wiring.require(part, seen.sample[0].cpu() if renewed else None, self.position, condition)
         if renewed:
             self._check_joined(parts, seen)
         if renewed:
@@ -95,10 +95,10 @@ class _Checker:
     def _check_output(self, calls: list[Call], seen: Step, alike: bool) -> None:
         wiring = self._wiring
         counted = zip(calls, self._rows, strict=True)
-        rows = [row for call, count in counted for row in wiring.model_output(call.output, count)]
+        rows = [row for call, count in counted for row in wiring.model_output(moved(call.output, "cpu"), count)]
         if not (alike or self.linear):
             return
-        own, real = (rows[0] if alike else wiring.guided(rows)).double(), seen.model_output[0].double()
+        own, real = (rows[0] if alike else wiring.guided(rows)).double(), seen.model_output[0].cpu().double()
         largest = max(abs(b.weight) * float(row.abs().max()) for b, row in zip(wiring.branches, rows, strict=True))
         if float((own - real).abs().max()) <= ROUNDING * torch.finfo(seen.model_output.dtype).eps * largest:
             return

@@ -59,7 +59,7 @@ class Scalings:
         fitting = {divides: values[divides] for divides, each in by_name.items() if torch.equal(each(drawn, 0), scaled)}
         if not fitting:
             raise WiringError("the scheduler changes the latents by more than a factor: record trajectories instead")
-        self._found[position] = fitting
+        self._found[position] = {divides: value.cpu() for divides, value in fitting.items()}
 
     def found(self, positions: int) -> Scaling | None:
         """What was learned; None if latents stay as they are, or are never scaled.

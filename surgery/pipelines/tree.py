@@ -40,6 +40,11 @@ def cloned(value: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
+def kept(value: Any) -> Any:
+    """A copy of a nested value on the CPU: what is measured there holds on every device."""
+    return pytree.tree_map(lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf, value)
+
+
 def moved(value: Any, device: torch.device | str) -> Any:
     """A nested value with its tensors on `device`."""
     return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, value)

@@ -94,6 +94,8 @@ class Shard:
 def content_of(tensor: Tensor) -> str:
     """The SHA-256, in hex, of dtype, shape and bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.stride() != (1,):  # a single element of an expanded tensor
+        flat = flat.clone(memory_format=torch.contiguous_format)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     if flat.numel():
         digest.update(flat.view(torch.uint8).numpy().data)
