@@ -29,7 +29,9 @@ from surgery.recipe import Distil, Finetune, Recipe, Target
 from surgery.rewriting import Rule, Selection, all_layers, every, indices, three_of_four, top
 from surgery.rules import alternate, mlp_ratio, parallel_pairs, replace_attention, replace_mlp
 
-UPDATES, DISTILLED = 420, 100
+UPDATES, DISTILLED, BATCH = 420, 100, 32
+BUDGETS = (28_800, 14_400, 5_760, 57_600)
+"""Samples: 10, 5, 2 and 20 % of the 288,000 that `digits-dit` was trained on."""
 PARTS: dict[int, Selection] = {100: all_layers(), 50: every(2), 75: three_of_four()}
 NEAR = NeighbourhoodAttention(window=5)
 FAR = LinearAttention(features="learned", centre=True, depthwise=3, axes=2)
@@ -85,9 +87,9 @@ class Row:
             model=model,
             data=data,
             rules=self.rules,
-            distil=Distil(steps=self.distil, batch_size=32, lr=5e-3, optimizer="muon", checkpoint_every=often),
+            distil=Distil(steps=self.distil, batch_size=BATCH, lr=5e-3, optimizer="muon", checkpoint_every=often),
             finetune=Finetune(
-                steps=self.finetune, batch_size=32, lr=5e-3, optimizer="muon", inherited_lr=0.3, ema_decay=0.98,
+                steps=self.finetune, batch_size=BATCH, lr=5e-3, optimizer="muon", inherited_lr=0.3, ema_decay=0.98,
                 checkpoint_every=often, **settings,
             ),
             evaluate=None,
@@ -99,8 +101,8 @@ def rows(blocks: int) -> list[Row]:
     """All of them for a model of so many blocks, the most important ones first."""
     whole, half, three_quarters = (published(part) for part in PARTS)
     return [
-        *noise(), *hybrids(), *whole, *half, *stages(), *depth(), *inheritance(), *targets(), *layers(blocks), *losses(),
-        *three_quarters,
+        *noise(), *budgets(), *hybrids(), *whole, *half, *stages(), *depth(), *inheritance(), *targets(),
+        *layers(blocks), *losses(), *three_quarters,
     ]  # fmt: skip
 
 
@@ -114,6 +116,15 @@ def noise() -> list[Row]:
     return [
         Row("self-grafting", "attention, 100 %", (replace_attention(FullAttention(), inherit="random"),)),
         Row("self-grafting", "MLP, 100 %", (mlp_ratio(4, inherit="random"),)),
+    ]
+
+
+def budgets() -> list[Row]:
+    """Quality against the samples that a student is trained on, all of them in stage 2."""
+    return [
+        Row("budget", f"{name}, {samples:,} samples", (fitted(BLEND, chosen),), 0, samples // BATCH)
+        for samples in BUDGETS
+        for name, chosen in (("all attention", None), ("half of it", every(2)))
     ]
 
 

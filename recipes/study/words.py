@@ -23,6 +23,7 @@ come with surgery. `make study` runs all rows on `digits-dit`, one after the oth
 
 GROUPS: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
     ("What training alone costs, and all attention replaced", ("self-grafting", "all attention"), {}),
+    ("Quality against training samples", ("budget",), {}),
     ("The paper's Table 4", ("Table 4", "depth to width"), {}),
     ("One stage or two", ("stages",), {}),
     ("What new operators start from", ("inheritance",), {}),
