@@ -111,4 +111,5 @@ def card_of(content: dict[str, Any]) -> str:
     """The card of what `write_card` puts into metrics.json."""
     spread = {f"{name}_mean": fmean(content[name]) for name in ("frechet", "class_accuracy", "floor")}
     spread |= {f"{name}_deviation": stdev(content[name]) for name in ("frechet", "floor")}
-    return TEMPLATE.read_text().format(**content, **spread, draws=DRAWS, ddim_steps=STEPS)
+    limit = f"--minutes {content['minutes']:g}" if content["minutes"] else f"--steps {content['steps']}"
+    return TEMPLATE.read_text().format(**content, **spread, limit=limit, draws=DRAWS, ddim_steps=STEPS)

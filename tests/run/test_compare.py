@@ -56,8 +56,9 @@ def runs(copied_run):
     change(other, "recipe.json", lambda recipe: recipe["rules"][0]["operator"].update(kernel=9))
     change(going, "recipe.json", lambda recipe: recipe["distil"].update(steps=99))
     for line in ("model", "checkpoints", "samples"):
-        for file in (going / line).iterdir():
-            file.unlink()
+        for file in (going / line).rglob("*"):
+            if file.is_file():
+                file.unlink()
     (going / "metrics.json").unlink()
     records = json.loads((going / "losses.json").read_text())[:5]
     (going / "losses.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records) + '{"stage": "dis')
