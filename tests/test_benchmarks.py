@@ -217,6 +217,11 @@ def test_latency_of_random_students_of_a_tiny_model(load) -> None:
     assert row["error"] == row["predicted"] / row["measured"] - 1
 
 
+def test_the_page_of_a_gpu_is_that_of_its_results(load) -> None:
+    page = load("gpu_page")
+    assert page.PAGE.read_text() == page.page(json.loads(page.RESULT.read_text()))
+
+
 def test_the_table_of_selections(load) -> None:
     selection = load("selection")
     runs = [

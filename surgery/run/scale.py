@@ -28,8 +28,9 @@ from surgery.training.imitate import imitable
 from surgery.training.lora import LoRA
 from surgery.training.rehearse import Rehearsal, StageMemory
 
-FLOPS, USED = 989e12, 0.4
-"""Of an H100 (SXM) in bfloat16 without sparsity, by its data sheet; and the share of it that training is to reach."""
+FLOPS, USED = 989e12, 0.2
+"""Of an H100 (SXM) in bfloat16 without sparsity, by its data sheet; and the share of it that training reached on an H200,
+with DiT-XL/2 (docs/gpu.md)."""
 IN_NODE, BETWEEN, NODE = 450e9, 50e9, 8
 """Bytes a second that an H100 sends to others in its node of so many (NVLink) and outside of it (400 Gb/s each)."""
 AT_ONCE = 2
