@@ -64,7 +64,7 @@ def collected(folder: Path) -> Row:
     """All rows of a folder by part, with the machine."""
     lines = {part: (folder / f"{part}.jsonl").read_text().splitlines() for part in PARTS}
     rows = {part: [json.loads(line) for line in each] for part, each in lines.items()}
-    return {**json.loads((folder / "machine.json").read_text()), "figures": rows}
+    return {"machine": json.loads((folder / "machine.json").read_text())["machine"], "figures": rows}
 
 
 def page(found: Row) -> str:
