@@ -33,6 +33,7 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         guidance: Tensor | None = None,
         ids: Tensor | None = None,
+        cache: object = None,
         return_dict=True,
     ) -> Any:
         items = hidden_states if isinstance(hidden_states, list) else list(hidden_states)
@@ -91,6 +92,8 @@ class Synthetic:
             "scheduler": self.scheduler,
         }
         self.vae = self.components["vae"]
+        self.cache: object = None
+        self.past: Any = 0.0
 
     def __call__(
         self, prompt: str, num_inference_steps: int = STEPS, generator: Any = None, num_images_per_prompt: int = 1,
@@ -100,6 +103,7 @@ class Synthetic:
         if count > 1 and traits.single:
             raise ValueError("one at a time, please")
         texts = self.texts(prompt, count)
+        self.cache, self.past = object(), 0.0
         latents = torch.randn(count, *self.shape, generator=generator)
         latents = latents if traits.wide_latents else latents.to(traits.dtype)
         self.scheduler.set_timesteps(num_inference_steps)
@@ -148,13 +152,15 @@ class Synthetic:
             "return_dict": False, **self.others(text, tokens),
         }  # fmt: skip
 
-    def others(self, text: Tensor, tokens: int) -> dict[str, Tensor]:
+    def others(self, text: Tensor, tokens: int) -> dict[str, Any]:
         """What does not depend on latents or time."""
         length = torch.arange(text.shape[1])
         mask = (length < 1 + text.float().abs().sum((1, 2)).long()[:, None] % len(length)).long()
         ids = torch.arange(3.0 * (tokens + 3)).reshape(-1, 3)
-        found = {"mask": mask, "guidance": torch.full((len(text),), SCALE), "ids": ids}
+        found: dict[str, Any] = {"mask": mask, "guidance": torch.full((len(text),), SCALE), "ids": ids}
+        found["cache"] = self.cache
         wanted = {"mask": self.traits.masked, "guidance": self.traits.embedded, "ids": self.traits.numbered}
+        wanted["cache"] = self.traits.cached
         return {name: value for name, value in found.items() if wanted[name]}
 
     def hidden(self, latents: Tensor, text: Tensor, t: Tensor) -> Any:
@@ -199,7 +205,10 @@ class Synthetic:
         out = rows[0]
         if self.traits.guidance:
             text, none = rows if self.traits.conditional_first else rows[::-1]
-            out = none + (SCALE - float(t) / STEPS if self.traits.guided == "in time" else SCALE) * (text - none)
+            apart = text - none
+            if self.traits.guided == "momentum":
+                self.past = apart = apart + 0.5 * self.past
+            out = none + (SCALE - float(t) / STEPS if self.traits.guided == "in time" else SCALE) * apart
             if self.traits.guided in ("norm", "spread"):
                 size = Tensor.norm if self.traits.guided == "norm" else Tensor.std
                 out = out * (size(text) / size(out))

@@ -148,3 +148,14 @@ def test_a_saved_wiring_is_the_same(tmp_path_factory: pytest.TempPathFactory, dr
         for position in (0, STEPS // 2, STEPS - 1):
             a, b = wiring.arguments_of(z, position, one), loaded.arguments_of(z, position, other)
             assert same_arguments(a, b)
+
+
+@pytest.mark.parametrize("guidance", ["rows", "calls"])
+def test_guidance_may_add_up_over_the_steps(guidance: str) -> None:
+    assert not measure(Synthetic(Traits(guidance=guidance, guided="momentum")), CALL).linear
+
+
+@pytest.mark.parametrize("guidance", ["", "calls"])
+def test_an_object_may_be_made_anew_in_each_run(guidance: str) -> None:
+    wiring = measure(Synthetic(Traits(guidance=guidance, cached=True)), CALL)
+    assert wiring.batching.odd  # whose samples cannot be joined

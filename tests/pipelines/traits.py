@@ -32,11 +32,12 @@ class Traits:
         time: how t is passed.
         guidance: by "rows" of one forward, by "calls", or "".
         guided: what becomes of the branches: their "sum" by weights, which may follow the time ("in time"), or one that
-            is given the "norm" or the "spread" of the conditional branch.
+            is given the "norm" or the "spread" of the conditional branch, or adds up ("momentum") over the steps.
         scaled: the scheduler scales the latents by the time before the transformer sees them.
         doubled: the scheduler is given the latents twice, as DiT's is.
         single: it makes one sample at a time.
         masked, embedded, numbered: it gives a mask of the text, a strength of guidance, ids that all samples share.
+        cached: it gives an object that is made anew in each run.
         bad: a key of `BAD`.
     """
 
@@ -56,6 +57,7 @@ class Traits:
     masked: bool = False
     embedded: bool = False
     numbered: bool = False
+    cached: bool = False
     dtype: torch.dtype = torch.float32
     wide_latents: bool = False
     bad: str | None = None
@@ -79,7 +81,7 @@ def traits(draw: st.DrawFn, bad: st.SearchStrategy[str | None] | None = None) ->
         time=draw(st.sampled_from(times)),
         guidance=guidance,
         conditional_first=draw(st.booleans()),
-        guided=draw(st.sampled_from(["sum", "norm", "spread", "in time"])) if guidance else "sum",
+        guided=draw(st.sampled_from(["sum", "norm", "spread", "in time", "momentum"])) if guidance else "sum",
         scaled=draw(st.sampled_from(["", "", "divided", "multiplied"])),
         doubled=guidance == "rows" and draw(st.booleans()),
         single=draw(st.integers(0, 4)) == 0,
