@@ -1,7 +1,7 @@
 """Checkpoints that survive a crash at any moment, by PyTorch's distributed checkpoints.
 
-A checkpoint is a folder: safetensors files in which each process has written its part of every tensor, and `state.json`,
-with the checksums of the others. Any number of processes goes on with it; the last few of each stage are kept.
+A checkpoint is a set of files: safetensors in which each process has written its part of every tensor, and JSON with the
+checksums of the others. Any number of processes goes on with it; the last few of each stage are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from surgery.errors import ArtifactError
 from surgery.parallel.group import background_group, by_first, from_all, from_first, is_first, rank, size
 from surgery.parallel.whole import own_part, whole
 from surgery.training.record import LossRecord, from_table, to_table
-from surgery.training.sealed import begin, damage, header_of, hidden, remove, seal, writing
+from surgery.training.sealed import begin, damage, gather, header_of, hidden, parts_of, remove, seal, writing
 
 FORMAT = "surgery checkpoint 2"
 KEPT = 2
@@ -82,7 +82,8 @@ class CheckpointStore:
 
     def paths(self, stage: str) -> list[Path]:
         """Where the checkpoints of `stage` are, the newest first."""
-        found = (path for path in self.folder.glob(f"{stage}-*") if path.name.removeprefix(f"{stage}-").isdigit())
+        states = (path.with_suffix("") for path in self.folder.glob(f"{stage}-*.json"))
+        found = (path for path in states if path.name.removeprefix(f"{stage}-").isdigit())
         return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
     def save(self, stage: str, state: TrainState, identity: Identity) -> None:
@@ -158,6 +159,9 @@ class CheckpointStore:
     def _clean(self, stage: str) -> None:
         for path in self.folder.glob(f".{stage}-*.partial"):  # a finished stage saves no more, which would remove it
             shutil.rmtree(path, ignore_errors=True)
+        kept = {part for path in self.paths(stage) for part in parts_of(path)}
+        for path in {*self.folder.glob(f"{stage}-*.safetensors")} - kept:
+            path.unlink(missing_ok=True)
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -192,7 +196,8 @@ def _unpack(stage: str, header: dict[str, Any], tensors: dict[str, Tensor], into
 
 def _read(path: Path, into: TrainState) -> dict[str, Tensor]:
     """The tensors of a good checkpoint, divided as the parameters that they belong to are."""
-    reader = HuggingFaceStorageReader(str(path))
+    folder = by_first(partial(gather, path))  # PyTorch reads all files of a folder
+    reader = HuggingFaceStorageReader(str(folder))
     given, tensors = _pack(into), dict[str, Tensor]()
     for key, known in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(known, TensorStorageMetadata)
@@ -204,6 +209,7 @@ def _read(path: Path, into: TrainState) -> dict[str, Tensor]:
         else:
             tensors[key] = torch.empty(known.size, dtype=known.properties.dtype)
     load(tensors, storage_reader=reader, no_dist=size() == 1)
+    by_first(partial(shutil.rmtree, folder))
     return tensors
 
 

@@ -1,4 +1,7 @@
-"""Folders that are whole or not there: written under another name, sealed with checksums, and renamed."""
+"""Sets of files that are whole or not there: written in a hidden folder, then moved, a file with their checksums last.
+
+Of a set `distil-000008` there are `distil-000008.json` and the files that it names, `distil-000008-*.safetensors`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +20,24 @@ from torch.distributed.checkpoint.api import CheckpointException
 from surgery.errors import LostError, TrainingError
 from surgery.parallel.group import LOST, has_lost
 
-STATE = "state.json"
-"""The file that has the checksums of the others, and one of its own."""
-
 
 def hidden(path: Path) -> Path:
-    """The name under which a folder is written."""
+    """The folder in which a set is written."""
     return path.with_name(f".{path.name}.partial")
 
 
+def state_of(path: Path) -> Path:
+    """The file that has the checksums of the others, and one of its own."""
+    return path.with_name(f"{path.name}.json")
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The other files of a set, as far as they are there."""
+    return sorted(path.parent.glob(f"{path.name}-*.safetensors"))
+
+
 def begin(target: Path) -> None:
-    """Make the folder that is to be `target`, hidden as yet.
+    """Make the folder in which `target` is written.
 
     Raises:
         TrainingError: it cannot be made.
@@ -38,41 +48,63 @@ def begin(target: Path) -> None:
 
 
 def seal(target: Path, header: dict[str, Any]) -> None:
-    """Write the header and the checksums of all files, force them to the disk, and give the folder its name.
+    """Write the header and the checksums of all files, force them to the disk, and move them to their places.
 
     Raises:
         TrainingError: they cannot be written.
     """
     folder = hidden(target)
     with writing(target):
-        header = {**header, "files": {path.name: _sha(path) for path in sorted(folder.glob("*.safetensors"))}}
-        (folder / STATE).write_text(json.dumps({**header, "sha256": _sha_of(header)}))
-        _sync(folder / STATE)
-        _sync(folder)
+        files = {target.with_name(f"{target.name}-{path.name}"): path for path in sorted(folder.glob("*.safetensors"))}
+        header = {**header, "files": {place.name: _sha(path) for place, path in files.items()}}
+        state = folder / state_of(target).name
+        state.write_text(json.dumps({**header, "sha256": _sha_of(header)}))
+        _sync(state)
         remove(target)  # a damaged one of the same name
-        os.replace(folder, target)
+        for place, path in files.items():
+            os.replace(path, place)
         _sync(target.parent)
+        os.replace(state, state_of(target))
+        _sync(target.parent)
+        shutil.rmtree(folder)
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, if there is one; what is left of it after a kill is hidden."""
-    if path.exists():
-        aside = path.with_name(f".{path.name}.old.partial")
-        os.replace(path, aside)
-        shutil.rmtree(aside)
+    """Remove a set, if there is one; what is left of it after a kill belongs to none."""
+    state_of(path).unlink(missing_ok=True)
+    for part in parts_of(path):
+        part.unlink(missing_ok=True)
+
+
+def gather(path: Path) -> Path:
+    """Make a hidden folder that has the parts of a set and nothing else, without taking room on the disk for them."""
+    folder = hidden(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for part in parts_of(path):
+        _linked(part, folder / part.name)
+    return folder
+
+
+def _linked(file: Path, place: Path) -> None:
+    """Give a file a second name, or copy it where the disk knows no such thing."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 def header_of(path: Path) -> dict[str, Any]:
     """What `seal` has written."""
-    found: dict[str, Any] = json.loads((path / STATE).read_text())
+    found: dict[str, Any] = json.loads(state_of(path).read_text())
     return found
 
 
 def damage(path: Path, wanted: str, number: int = 0, of: int = 1) -> str | None:
-    """Why a folder is not as it was sealed, or not in the format that is `wanted`; None if it is.
+    """Why a set is not as it was sealed, or not in the format that is `wanted`; None if it is.
 
     Args:
-        path: of the folder.
+        path: of the set.
         wanted: the "format" of its header.
         number: which part of the files is looked at.
         of: so many parts.
@@ -80,11 +112,11 @@ def damage(path: Path, wanted: str, number: int = 0, of: int = 1) -> str | None:
     try:
         header = header_of(path)
         if header.pop("sha256") != _sha_of(header):
-            return f"the checksum of {STATE} does not match its content"
+            return f"the checksum of {state_of(path).name} does not match its content"
         if header["format"] != wanted:
             return f"its format is not {wanted!r}"
         for name, expected in list(header["files"].items())[number::of]:
-            if _sha(path / name) != expected:
+            if _sha(path.with_name(name)) != expected:
                 return f"the checksum of {name} does not match its content"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it cannot be read ({error})"
@@ -103,6 +135,9 @@ def writing(target: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(hidden(target), ignore_errors=True)
+        if not state_of(target).exists():
+            with suppress(OSError):  # what keeps one from writing may keep one from removing
+                remove(target)
         cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
         if not isinstance(cause, OSError | SafetensorError):
             raise cause from None
