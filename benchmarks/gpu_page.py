@@ -89,7 +89,7 @@ def training(rows: Sequence[Row]) -> str:
     lines = [["", "steps a second", "stated", "memory, GB", "stated", "first step, s"]]
     for case, title in CASES.items():
         row, planned = by_case[case], plan[case.partition("_")[0]]
-        speed = planned["steps_a_second"] * USED / planned.get("used", 0.4)
+        speed = planned["steps_a_second"] * USED / plan["used"]
         figures = (row["steps_a_second"], speed, row["measured"] / 1e9, row["stated"] / 1e9, row["first_step"])
         lines.append([title, *(f"{value:.2f}" if value < 10 else f"{value:.1f}" for value in figures)])
     return table(lines)

@@ -29,7 +29,7 @@ from surgery.models.inputs import example_inputs
 from surgery.recipe import Recipe, load_recipe
 from surgery.rewriting.commit import commit
 from surgery.rewriting.edit import new_paths
-from surgery.run.scale import Scale
+from surgery.run.scale import USED, Scale
 from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune
 from surgery.training.imitate import imitable
@@ -102,12 +102,13 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def planned(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """What `surgery plan --gpus 1 --memory 80GB` states of each stage: bytes, and steps a second."""
-    return {
+def planned(recipe: Recipe) -> dict[str, Any]:
+    """What `surgery plan --gpus 1 --memory 80GB` states of each stage: bytes, and steps a second; and what it assumes."""
+    stages = {
         each.stage: {"memory": each.memory, "steps_a_second": getattr(recipe, each.stage).steps / each.seconds}
         for each in Scale(recipe).stages(1, GPU)
     }
+    return {**stages, "used": USED}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ORDER = [
-    "errors", "parallel", "progress", "files", "device", "wording", "config", "kinds", "losses",
+    "errors", "parallel", "progress", "files", "device", "wording", "config", "kinds", "losses", "raw",
     "recording", "analysis", "graph", "tracing", "operators", "rewriting", "rules",
     "store", "data", "pipelines", "training", "evaluate", "digits", "artifact", "models", "fashion", "statistics",
     "sensitivity", "search", "testing", "recipe_loader", "recipe", "recipe_writer", "run", "cli", "__main__", "__init__",

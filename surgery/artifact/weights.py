@@ -22,6 +22,7 @@ from torch import Tensor
 from surgery.artifact.description import WeightsFile, open_regular
 from surgery.errors import ArtifactError
 from surgery.parallel.whole import whole
+from surgery.raw import raw_bytes
 
 SHARD = 5 * 10**9
 """Bytes of tensors from which on there are several files."""
@@ -135,9 +136,9 @@ def read_tensors(
     found: dict[str, Tensor] = {}
     for name, slot in slots.items():
         tensor = torch.empty(slot.shape, dtype=slot.dtype)
-        if slot.nbytes and stream.readinto(_bytes(tensor)) != slot.nbytes:  # type: ignore[attr-defined]
+        if slot.nbytes and stream.readinto(raw_bytes(tensor)) != slot.nbytes:  # type: ignore[attr-defined]
             raise altered(path, "it ends early")
-        digest.update(_bytes(tensor))
+        digest.update(raw_bytes(tensor))
         found[name] = place(tensor)
     if digest.hexdigest() != sha256:
         raise altered(path, "its SHA-256 differs")
@@ -172,7 +173,7 @@ def _write(stream: BinaryIO, name: str, tensors: Mapping[str, Tensor]) -> Weight
     header_sha256 = digest.hexdigest()
     stream.write(header)
     for tensor in tensors.values():
-        content = _bytes(whole(tensor.detach()).cpu().contiguous())
+        content = raw_bytes(whole(tensor.detach()))
         digest.update(content)
         stream.write(content)
         size += len(content)
@@ -203,8 +204,3 @@ def _shards(tensors: Mapping[str, Tensor], largest: int) -> Iterator[dict[str, T
             shard = {}
         shard[name] = tensor
     yield shard
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from surgery.files import write_atomically
+from surgery.raw import raw_bytes
 from surgery.store.manifest import ShardFile, altered
 
 
@@ -93,12 +93,8 @@ class Shard:
 
 def content_of(tensor: Tensor) -> str:
     """The SHA-256, in hex, of dtype, shape and bytes."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.stride() != (1,):  # a single element of an expanded tensor
-        flat = flat.clone(memory_format=torch.contiguous_format)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    if flat.numel():
-        digest.update(flat.view(torch.uint8).numpy().data)
+    digest.update(raw_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from surgery.errors import ArtifactError
 from surgery.parallel.group import background_group, by_first, from_all, from_first, is_first, rank, size
 from surgery.parallel.whole import own_part, whole
+from surgery.raw import raw_bytes
 from surgery.training.record import LossRecord, from_table, to_table
 from surgery.training.sealed import begin, damage, gather, header_of, hidden, parts_of, remove, seal, writing
 
@@ -169,9 +170,7 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     sha = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
-        if flat.numel():
-            sha.update(flat.view(torch.uint8).numpy().data)
+        sha.update(raw_bytes(whole(tensor.detach())))
     return sha.hexdigest()
 
 

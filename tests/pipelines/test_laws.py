@@ -159,3 +159,21 @@ def test_guidance_may_add_up_over_the_steps(guidance: str) -> None:
 def test_an_object_may_be_made_anew_in_each_run(guidance: str) -> None:
     wiring = measure(Synthetic(Traits(guidance=guidance, cached=True)), CALL)
     assert wiring.batching.odd  # whose samples cannot be joined
+
+
+def times_of(pipeline: Synthetic) -> set[str] | str:
+    """The arguments that follow the time, or why the pipeline is refused."""
+    try:
+        return set(measure(pipeline, CALL).branches[0].times)
+    except WiringError as error:
+        return str(error)
+
+
+def test_a_schedule_that_is_too_short_to_show_the_time_is_refused() -> None:
+    found = {}
+    for trained in range(6, 16):
+        pipeline = Synthetic(Traits())
+        pipeline.scheduler.register_to_config(num_train_timesteps=trained)
+        found[trained] = times_of(pipeline)
+    assert found[15] == {"timestep"}
+    assert all(times == {"timestep"} or "steps" in times for times in found.values())
