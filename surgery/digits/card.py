@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffusers import DDPMScheduler, DiTTransformer2DModel
+
 from surgery.digits import FOLDER
 from surgery.digits.classifier import accuracy, held_out_split, load_classifier
 from surgery.digits.data import load_digits
 from surgery.digits.judge import SAMPLES, STEPS, RealJudge, evaluate_samples, nearest_distances, size_ratio
 from surgery.digits.train import Training
-from surgery.models import load_pretrained
 
 TEMPLATE = FOLDER / "card_template.md"
 
 
 def write_card(folder: Path, training: Training) -> None:
     """Measure the model and the feature extractor in `folder`, and write its README.md."""
-    pretrained = load_pretrained(str(folder))
+    model, scheduler = DiTTransformer2DModel.from_pretrained(folder), DDPMScheduler.from_pretrained(folder)
     classifier = load_classifier(folder / "features.safetensors")
     judge = RealJudge(classifier, load_digits())
-    images, labels = evaluate_samples(pretrained.model, pretrained.scheduler)
+    images, labels = evaluate_samples(model.eval(), scheduler)
     quality = judge.judge(images, labels)
     nearest = nearest_distances(images.clamp(-1, 1), judge.real.images)
     real_nearest = judge.real_nearest()
@@ -28,7 +29,7 @@ def write_card(folder: Path, training: Training) -> None:
     _, held_out = held_out_split(judge.real)
     text = TEMPLATE.read_text().format(
         **vars(training),
-        parameters=sum(p.numel() for p in pretrained.model.parameters()),
+        parameters=sum(p.numel() for p in model.parameters()),
         samples=SAMPLES,
         ddim_steps=STEPS,
         features=judge.features.shape[1],

@@ -23,10 +23,10 @@ from surgery.operators import (
     operator_from_data,
 )
 from tests.nightly import examples
+from tests.operators.mixers import DIMS
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, attend, attend_linearly, features, window_seen
 
-DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
 HYBRID = Blend(parts=(NeighbourhoodAttention(window=3), LinearAttention(features="learned", centre=True)))
 
 

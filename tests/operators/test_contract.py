@@ -15,47 +15,23 @@ from torch.utils.checkpoint import checkpoint
 
 from surgery.errors import ArtifactError, RewriteError
 from surgery.operators import (
-    TTT,
     AnyOperator,
-    Blend,
     FullAttention,
-    GatedDelta,
     GroupedQueryAttention,
     HyenaSE,
     HyenaX,
     HyenaY,
     LinearAttention,
-    Mamba2,
     MixerConfig,
     MixerDims,
     NeighbourhoodAttention,
     SlidingWindow,
-    SparseLinear,
     operator_from_data,
 )
 from tests.nightly import examples
+from tests.operators.mixers import DIMS, EVERY
 from tests.operators.parity import all_dims, build
 
-DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
-EVERY = [
-    FullAttention(),
-    Mamba2(d_state=3, head_dim=4, causal=True),
-    Mamba2(d_state=3, head_dim=4),
-    HyenaX(),
-    HyenaX(kernel=3, causal=True),
-    SlidingWindow(),
-    SlidingWindow(causal=True),
-    HyenaSE(kernel=3, axes=2),
-    NeighbourhoodAttention(window=3),
-    LinearAttention(),
-    LinearAttention(features="learned", depthwise=3, axes=2),
-    GroupedQueryAttention(groups=1),
-    GatedDelta(),
-    GatedDelta(kernel=2, causal=True),
-    SparseLinear(block=2, top=2),
-    TTT(inner="gated", chunk=4, kernel=2),
-    Blend(parts=(NeighbourhoodAttention(window=3), LinearAttention(centre=True))),
-]
 configs = st.one_of(
     st.just(FullAttention()),
     st.builds(HyenaX, kernel=st.integers(1, 5), causal=st.booleans()),

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from surgery.errors import RewriteError
 from surgery.operators import (
-    TTT,
-    Blend,
     FullAttention,
     FullAttentionCore,
-    GatedDelta,
     GroupedQueryAttention,
     HyenaSE,
     HyenaX,
@@ -25,33 +22,13 @@ from surgery.operators import (
     LinearAttention,
     Mamba2,
     MixerConfig,
-    MixerDims,
-    NeighbourhoodAttention,
     SlidingWindow,
-    SparseLinear,
 )
 from tests.nightly import examples
+from tests.operators.mixers import ANY_KEYS, DIMS, EVERY, ONE_STREAM, PROJECTED
 from tests.operators.parity import build, tokens
 from tests.operators.twins import attend, attend_linearly, features, window_seen
 from tests.rewriting.operators import Scale
-
-DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
-CROSS = [FullAttention(), GroupedQueryAttention(groups=1), LinearAttention(), LinearAttention(features="learned")]
-ONE_STREAM = [
-    SlidingWindow(),
-    SlidingWindow(causal=True),
-    NeighbourhoodAttention(window=3),
-    LinearAttention(depthwise=3),
-    LinearAttention(depthwise=3, axes=2),
-    HyenaSE(),
-    HyenaX(kernel=3, causal=True),
-    HyenaX(kernel=3, axes=2),
-    HyenaY(kernel=3, axes=2),
-    GatedDelta(kernel=2),
-    SparseLinear(block=2, top=2),
-    TTT(inner="gated", chunk=4, kernel=2),
-    Blend(parts=(NeighbourhoodAttention(window=3, dilation=2), LinearAttention(centre=True))),
-]
 
 
 def heads(queries: int, keys: int, seed: int = 0, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +38,7 @@ def heads(queries: int, keys: int, seed: int = 0, batch: int = 2) -> tuple[Tenso
     return q, k, v
 
 
-@pytest.mark.parametrize("config", CROSS + ONE_STREAM)
+@pytest.mark.parametrize("config", PROJECTED)
 def test_a_mixer_is_its_core_between_projections(config: MixerConfig) -> None:
     mixer, core = build(config, DIMS, 0), config.core(DIMS).double()
     for parameter in mixer.parameters():
@@ -78,7 +55,7 @@ def test_a_mixer_is_its_core_between_projections(config: MixerConfig) -> None:
     torch.testing.assert_close(out(y_BHNK.transpose(1, 2).flatten(2)), mixer(x))
 
 
-@pytest.mark.parametrize("config", CROSS + ONE_STREAM)
+@pytest.mark.parametrize("config", EVERY)
 def test_keeps_the_dtype_and_runs_without_weights(config: MixerConfig) -> None:
     q, k, v = heads(9, 9)
     assert config.core(DIMS).bfloat16()(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.bfloat16
@@ -86,7 +63,7 @@ def test_keeps_the_dtype_and_runs_without_weights(config: MixerConfig) -> None:
         assert config.core(DIMS)(*(torch.empty(2, 3, 81, 4) for _ in range(3))).shape == (2, 3, 81, 4)
 
 
-@pytest.mark.parametrize("config", CROSS + ONE_STREAM)
+@pytest.mark.parametrize("config", PROJECTED)
 def test_counts_as_its_mixer_without_projections(config: MixerConfig) -> None:
     core, mixer = config.core(DIMS), config.build(DIMS)
     assert core.flops(2, 81) == mixer.flops(2, 81) - config.flops_projections(DIMS, 2, 81)
@@ -99,7 +76,7 @@ def test_filters_start_as_the_identity(config: MixerConfig) -> None:
     torch.testing.assert_close(config.core(DIMS).double()(q, k, v), q * k * v)
 
 
-@pytest.mark.parametrize("config", CROSS)
+@pytest.mark.parametrize("config", ANY_KEYS)
 @pytest.mark.parametrize("keys", [1, 5, 8])
 def test_serves_cross_attention(config: MixerConfig, keys: int) -> None:
     q, k, v = heads(6, keys)
@@ -107,7 +84,8 @@ def test_serves_cross_attention(config: MixerConfig, keys: int) -> None:
     if isinstance(config, LinearAttention):
         weights = {name: weight.detach() + 0.1 for name, weight in core.named_parameters()}
         core.load_state_dict(weights)
-        expected = attend_linearly(features(weights, "phi_q", q), features(weights, "phi_k", k), v)
+        keys_BHMK = k - k.mean(2, keepdim=True) if config.centre else k
+        expected = attend_linearly(features(weights, "phi_q", q), features(weights, "phi_k", keys_BHMK), v)
     else:
         shared = isinstance(config, GroupedQueryAttention)
         k, v = (x.mean(1, keepdim=True).expand(-1, 3, -1, -1) if shared else x for x in (k, v))

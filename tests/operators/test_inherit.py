@@ -24,18 +24,7 @@ from surgery.operators import (
     projections_of,
 )
 from tests.nightly import examples
-
-EVERY = [
-    FullAttention(),
-    HyenaSE(),
-    HyenaX(),
-    HyenaX(causal=True),
-    HyenaY(axes=2),
-    SlidingWindow(),
-    NeighbourhoodAttention(window=3),
-    LinearAttention(features="learned", depthwise=3),
-    GroupedQueryAttention(groups=1),
-]
+from tests.operators.mixers import EVERY, PROJECTED
 
 
 def attention(**options: object) -> Attention:
@@ -194,7 +183,7 @@ def test_dims_need_a_usable_number_of_heads() -> None:
             dims_of(old)
 
 
-@pytest.mark.parametrize("config", EVERY)
+@pytest.mark.parametrize("config", PROJECTED)
 def test_weights_of_another_size_are_refused(config: MixerConfig) -> None:
     for other in (attention(query_dim=16), attention(bias=False), attention(dim_head=4)):
         with pytest.raises(RewriteError, match=r"dims_of\(attention\)"):

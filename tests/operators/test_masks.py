@@ -14,50 +14,19 @@ from torch import Tensor
 from surgery.errors import RewriteError
 from surgery.operators import (
     TTT,
-    Blend,
     FullAttention,
-    GatedDelta,
     GroupedQueryAttention,
-    HyenaSE,
     HyenaX,
-    HyenaY,
     LinearAttention,
-    Mamba2,
     MixerConfig,
     MixerCore,
-    MixerDims,
     NeighbourhoodAttention,
     SlidingWindow,
-    SparseLinear,
 )
+from tests.operators.mixers import ANYWHERE, AT_THE_END, DIMS
 from tests.operators.test_cores import heads
 from tests.operators.twins import attend_linearly, neighbourhood_seen, window_seen
 
-DIMS = MixerDims(dim=12, heads=3, head_dim=4, qkv_bias=True, out_bias=False)
-ANYWHERE: list[MixerConfig] = [
-    FullAttention(),
-    GroupedQueryAttention(groups=1),
-    LinearAttention(),
-    LinearAttention(features="learned", centre=True),
-    GatedDelta(kernel=1),
-    Mamba2(kernel=1, causal=True),
-    TTT(kernel=1, causal=True, chunk=1),
-    HyenaX(kernel=1),
-]
-"""Where padding may stand between tokens, as none of them looks at places."""
-AT_THE_END: list[MixerConfig] = [
-    *ANYWHERE,
-    SlidingWindow(window=2),
-    LinearAttention(depthwise=3),
-    HyenaSE(kernel=3),
-    HyenaX(causal=True),
-    HyenaY(kernel=3),
-    Mamba2(),
-    GatedDelta(causal=True),
-    TTT(causal=True, chunk=4),
-    SparseLinear(block=2, top=2),
-    Blend(parts=(SlidingWindow(window=1), LinearAttention(centre=True))),
-]
 ON_PLACES: list[MixerConfig] = [
     NeighbourhoodAttention(window=3, axes=1),
     NeighbourhoodAttention(window=3, dilation=2, grid=(3, 3)),
