@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 from surgery.errors import RecipeError
 
 
@@ -18,3 +21,11 @@ def require_device(name: str) -> None:
         raise RecipeError(f"the device {name!r} cannot be used ({reason[:120]}); there is {at_hand}") from None
     if device.type == "meta":
         raise RecipeError("the device 'meta' holds no values; use cpu or cuda")
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

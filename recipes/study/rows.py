@@ -7,6 +7,7 @@ row says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from surgery.operators import (
@@ -29,9 +30,9 @@ from surgery.recipe import Distil, Finetune, Recipe, Target
 from surgery.rewriting import Rule, Selection, all_layers, every, indices, three_of_four, top
 from surgery.rules import alternate, mlp_ratio, parallel_pairs, replace_attention, replace_mlp
 
-UPDATES, DISTILLED, BATCH = 420, 100, 32
-BUDGETS = (28_800, 14_400, 5_760, 57_600)
-"""Samples: 10, 5, 2 and 20 % of the 288,000 that `digits-dit` was trained on."""
+UPDATES, DISTILLED, BATCH, KEPT_EVERY = 420, 100, 32, 60
+BUDGETS = (5_760, 14_400, 28_800, 57_600)
+"""Samples: 2, 5, 10 and 20 % of the 288,000 that `digits-dit` was trained on."""
 PARTS: dict[int, Selection] = {100: all_layers(), 50: every(2), 75: three_of_four()}
 NEAR = NeighbourhoodAttention(window=5)
 FAR = LinearAttention(features="learned", centre=True, depthwise=3, axes=2)
@@ -79,18 +80,22 @@ class Row:
         """What it is called in the results."""
         return f"{self.group}: {self.name}"
 
-    def recipe(self, model: str, data: Any, seed: int) -> Recipe:
-        """The recipe that makes it; it is judged afterwards, by several draws."""
-        often = max(1, self.distil, self.finetune)
+    def recipe(self, model: str, data: Any, seed: int, library: Path) -> Recipe:
+        """The recipe that makes it; it is judged afterwards, by several draws.
+
+        What one row has distilled is in `library` for those that differ in their layers or in stage 2 only.
+        """
         settings: dict[str, Any] = {"target": "teacher", **self.settings}
         return Recipe(
             model=model,
             data=data,
             rules=self.rules,
-            distil=Distil(steps=self.distil, batch_size=BATCH, lr=5e-3, optimizer="muon", checkpoint_every=often),
+            distil=Distil(
+                steps=self.distil, batch_size=BATCH, lr=5e-3, optimizer="muon", library=library
+            ),
             finetune=Finetune(
                 steps=self.finetune, batch_size=BATCH, lr=5e-3, optimizer="muon", inherited_lr=0.3, ema_decay=0.98,
-                checkpoint_every=often, **settings,
+                checkpoint_every=KEPT_EVERY, **settings,
             ),
             evaluate=None,
             seed=seed,
@@ -101,8 +106,8 @@ def rows(blocks: int) -> list[Row]:
     """All of them for a model of so many blocks, the most important ones first."""
     whole, half, three_quarters = (published(part) for part in PARTS)
     return [
-        *noise(), *budgets(), *hybrids(), *whole, *half, *stages(), *depth(), *inheritance(), *targets(),
-        *layers(blocks), *losses(), *three_quarters,
+        *hybrids(), *noise(), *whole, *depth(), *half, *stages(), *losses(), *inheritance(), *targets(), *budgets(),
+        *layers(blocks), *three_quarters,
     ]  # fmt: skip
 
 

@@ -28,10 +28,12 @@ from torch import nn
 import surgery
 from surgery.data import FashionMNIST
 from surgery.data.fashion import DEBIAN
+from surgery.device import processor
 from surgery.digits.bench import DIGITS, FASHION_MNIST, Bench
 from surgery.digits.judge import evaluate_samples
 from surgery.files import write_atomically
 from surgery.models import load_pretrained
+from surgery.run.origin import origin_of
 
 DRAWS, FLOOR, STEPS = 5, 10, 10
 """Draws of samples of a student, of the teacher, and steps of the sampler."""
@@ -74,10 +76,10 @@ class Study:
     def row(self, row: Row, seed: int) -> dict[str, Any]:
         """The figures of a row, trained from a seed."""
         torch.set_num_threads(self.threads)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         data = FashionMNIST(folder=self.data) if self.bench == "fashion" else self.bench
         name = _file_name(row.key, seed)
-        recipe = row.recipe(self.subject.model, data, seed)
+        recipe = row.recipe(self.subject.model, data, seed, self.out / "grafts")
         run = surgery.apply(recipe, self.out / name, resume=True, device=self.device, name=row.key)
         teacher, *_, student = run.metrics.stages
         trained = time.perf_counter() - start
@@ -85,7 +87,10 @@ class Study:
             "group": row.group, "name": row.name, "seed": seed, **self.judged(run.student, DRAWS),
             "params": [teacher.values["params"], student.values["params"]],
             "flops": [teacher.values["flops"], student.values["flops"]],
-            "seconds": {"trained": trained, "all": time.perf_counter() - start}, "device": _name_of(self.device),
+            "seconds": {
+                "trained": trained, "all": time.perf_counter() - start, "processor": time.process_time() - used,
+            },
+            "device": _name_of(self.device), "origin": origin_of(self.device).model_dump(),
         }  # fmt: skip
 
 
@@ -168,7 +173,7 @@ def _file_name(key: str, seed: int) -> str:
 
 
 def _name_of(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from surgery.config import Config
+from surgery.device import processor
 from surgery.parallel.group import size
 
 PACKAGES = ("torch", "diffusers", "surgery")
@@ -60,4 +61,4 @@ def _words(device: str) -> str:
     """The device and what it is."""
     if torch.device(device).type == "cuda":
         return f"{device}, {torch.cuda.get_device_name(device)}"
-    return f"{device}, {platform.machine()}" if device == "cpu" else device
+    return f"{device}, {processor()}" if device == "cpu" else device
