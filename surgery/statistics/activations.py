@@ -18,12 +18,12 @@ FAR = 6.0
 def moments(x: Tensor) -> dict[str, float]:
     """`mean`, the mean `square`, the share of `outliers`, more than FAR standard deviations away, and the `largest`
     magnitude."""
-    x = _precise(x)
+    x = x.double()
     variance, mean = torch.var_mean(x, correction=0)
     away = (x - mean).abs()
     return {
         "mean": float(mean),
-        "square": float(variance.double() + mean.double().square()),
+        "square": float(variance + mean.square()),
         "outliers": float((away > FAR * variance.sqrt()).double().mean()),
         "largest": float(x.abs().max()),
     }
@@ -38,17 +38,13 @@ def contribution(stream: Sequence[Tensor], added: Sequence[Tensor]) -> float:
 def similarity(stream: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """The cosine between a token before and after, the mean over all tokens of all tensors."""
     cosines = [
-        F.cosine_similarity(_precise(a), _precise(b), dim=-1).flatten() for a, b in zip(stream, after, strict=True)
+        F.cosine_similarity(a.double(), b.double(), dim=-1).flatten() for a, b in zip(stream, after, strict=True)
     ]
-    return float(torch.cat(cosines).double().mean())
+    return float(torch.cat(cosines).mean())
 
 
 def _squares(tensors: Sequence[Tensor]) -> Tensor:
     """The squared norm of each sample, (B,); that of all together, (1,), where streams have no samples in common."""
     alike = len({len(x) for x in tensors}) == 1
-    squares = [_precise(x).square().flatten(1 if alike else 0).sum(-1).double() for x in tensors]
+    squares = [x.double().square().flatten(1 if alike else 0).sum(-1) for x in tensors]
     return torch.stack(squares).sum(0).reshape(-1)
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

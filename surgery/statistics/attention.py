@@ -68,8 +68,8 @@ def attention_figures(
     near = _Near(queries, keys, window or window_of(queries), layout, query.device)
     entropy, on_key = 0.0, torch.zeros(query.shape[:-2].numel(), keys, dtype=torch.float64, device=query.device)
     for rows, weights_GRM in attention_weights(query, key, mask, causal=causal, scale=scale):
-        entropy -= float(torch.special.xlogy(weights_GRM, weights_GRM).sum(-1).double().sum())
-        on_key += weights_GRM.sum(1).double()
+        entropy -= float(torch.special.xlogy(weights_GRM, weights_GRM).sum())
+        on_key += weights_GRM.sum(1)
         near.add(rows, weights_GRM)
     total = on_key.shape[0] * queries
     return {
@@ -83,14 +83,13 @@ def attention_figures(
 def attention_weights(
     query: Tensor, key: Tensor, mask: Tensor | None, *, causal: bool = False, scale: float | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The weights of a few queries at a time, (G, R, M) in float32 or better, and which queries these are.
+    """The weights of a few queries at a time, (G, R, M) in float64, and which queries these are.
 
     A query that sees no key has no weights but zeros.
     """
     heads, (queries, features), keys = query.shape[:-2], query.shape[-2:], key.shape[-2]
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    query_GNK = query.reshape(-1, queries, features).to(dtype) * (features**-0.5 if scale is None else scale)
-    key_GKM = key.reshape(-1, keys, features).to(dtype).transpose(1, 2)
+    query_GNK = query.reshape(-1, queries, features).double() * (features**-0.5 if scale is None else scale)
+    key_GKM = key.reshape(-1, keys, features).double().transpose(1, 2)
     seen = None if mask is None else mask.expand(*heads, queries, keys)
     step = max(1, AT_ONCE // (len(query_GNK) * keys))
     for start in range(0, queries, step):
@@ -151,7 +150,7 @@ class _Near:
 
 
 def _weight_where(chosen_RM: Tensor, weights_GRM: Tensor) -> float:
-    return float((weights_GRM * chosen_RM).sum(-1).double().sum())
+    return float((weights_GRM * chosen_RM).sum())
 
 
 def _after(rows: slice, keys: int, device: torch.device) -> Tensor:
@@ -160,6 +159,6 @@ def _after(rows: slice, keys: int, device: torch.device) -> Tensor:
 
 
 def _key_mean(key: Tensor) -> float:
-    key = key.to(torch.promote_types(key.dtype, torch.float32))
+    key = key.double()
     shares = key.mean(-2).norm(dim=-1) / key.norm(dim=-1).mean(-1).clamp_min(torch.finfo(key.dtype).tiny)
-    return float(shares.double().mean())
+    return float(shares.mean())

@@ -43,7 +43,7 @@ def test_figures_equal_the_formulas(seed, batch, heads, queries, keys, kind, cau
         patch.setattr(attention, "AT_ONCE", at_once)
         found = attention_figures(query, key, mask, causal=causal, scale=scale, window=window)
     expected = direct.figures(direct.weights(query, key, mask, causal, scale), key, window)
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 @given(
@@ -58,7 +58,7 @@ def test_figures_on_a_grid_equal_the_formula(seed, sizes, first, last, window, a
         found = attention_figures(query, key, window=window, layout=Layout(tuple(sizes), first))
     reach = radius_of(window, len(sizes))
     expected = direct.on_grid(direct.weights(query, key), tuple(sizes), first, reach)
-    assert found[f"locality_{len(sizes)}d"] == pytest.approx(expected, abs=1e-6)
+    assert found[f"locality_{len(sizes)}d"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_shared_keys_and_values_serve_their_group_of_heads():

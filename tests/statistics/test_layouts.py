@@ -77,4 +77,4 @@ def test_locality_on_the_grid_of_whole_models(name, wanted):
     query, key, mask = (seen[0].get(name) for name in ("query", "key", "attn_mask"))
     reach = radius_of(window_of(query.shape[-2]), len(wanted.sizes))
     expected = direct.on_grid(direct.weights(query, key, mask), wanted.sizes, wanted.first, reach)
-    assert observer.layers()[0][f"locality_{len(wanted.sizes)}d"] == pytest.approx(expected, abs=1e-6)
+    assert observer.layers()[0][f"locality_{len(wanted.sizes)}d"] == pytest.approx(expected, abs=1e-9)

@@ -42,7 +42,7 @@ def test_every_attention_has_the_figures_of_the_formulas(name):
     assert len(found) == len(seen)
     for operator, call in zip(found, seen, strict=True):
         computed = direct.figures_of_call(call)
-        assert {n: operator[n] for n in SHOWN if n in operator} == pytest.approx(computed, abs=1e-6)
+        assert {n: operator[n] for n in SHOWN if n in operator} == pytest.approx(computed, abs=1e-9)
 
 
 class Written(nn.Module):
