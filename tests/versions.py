@@ -1,6 +1,7 @@
 """Runs the core of the suite on the oldest and the newest torch and diffusers, and on each Python that is there.
 
-`make versions` writes the table into docs/versions.md. Each row has a virtual environment of its own.
+`make versions` writes the table into docs/versions.md, a row as soon as it is known; `python -m tests.versions 3.12 3.13`
+makes the rows of these Pythons anew. Each row has a virtual environment of its own.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ def oldest() -> dict[str, str]:
     return {name: bounds[name] for name in PACKAGES}
 
 
-def settings() -> list[Setting]:
-    """The oldest packages on the oldest Python, and the newest on all that are there."""
-    found = [version for version in PYTHONS if _works(f"python{version}")]
-    return [Setting(found[0], oldest()), *(Setting(python, {}) for python in found)]
+def settings(pythons: Iterable[str]) -> list[Setting]:
+    """The newest packages on each Python that is there, and before them the oldest on the oldest Python."""
+    found = [Setting(python, {}) for python in pythons if _works(f"python{python}")]
+    return [Setting(PYTHONS[0], oldest()), *found] if PYTHONS[0] in pythons else found
 
 
 def _works(command: str) -> bool:
@@ -72,6 +73,8 @@ def row(setting: Setting, tests: Iterable[str] = CORE) -> str:
         listed = {each["name"]: each["version"] for each in json.loads(_run([*pip, "list", "--format=json"]).stdout)}
         start = time.monotonic()
         done = _run([python, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *tests])
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
         outcome = re.sub(r" in [\d.]+s.*", f" in {time.monotonic() - start:.0f} s", _last(done.stdout))
         return _line(setting.python, *(listed[name] for name in PACKAGES), outcome)
 
@@ -88,14 +91,20 @@ def _line(*fields: str) -> str:
     return f"| {' | '.join(fields)} |\n"
 
 
-def main() -> None:
+def main(pythons: list[str]) -> None:
     """Write the page; every row is printed as soon as it is known."""
-    rows = []
-    for setting in settings():
+    rows = [row for row in _kept() if not row.startswith(tuple(f"| {python} |" for python in pythons))]
+    for setting in settings(pythons):
         rows.append(row(setting))
         print(rows[-1], end="", file=sys.stderr, flush=True)
-    PAGE.write_text(HEAD + "".join(rows))
+        PAGE.write_text(HEAD + "".join(sorted(rows)))
+
+
+def _kept() -> list[str]:
+    """The rows of the page as it is."""
+    lines = PAGE.read_text().splitlines(keepends=True) if PAGE.exists() else []
+    return [line for line in lines if line.startswith(tuple(f"| {python} |" for python in PYTHONS))]
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(PYTHONS))
