@@ -48,6 +48,9 @@ class ConfigError(SurgeryError, ValueError):
         super().__init__("; ".join(lines))
         self.lines = lines
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return ConfigError, (self.lines,)  # to other processes
+
 
 class ArtifactError(SurgeryError):
     """A saved artifact, checkpoint or sample store is missing, truncated, altered or of another kind."""

@@ -134,22 +134,24 @@ def by_first(function: Callable[[], T]) -> T:
     """What `function` gives in the first process, which alone calls it; the others wait.
 
     Raises:
-        SurgeryError: the one that it raises there, in all processes.
+        SurgeryError: the one that it raises there, in all processes. Any other error of it is raised there, and the
+            others have lost the first one.
     """
     if size() == 1:
         return function()
-    value, error = from_first(_attempt(function) if is_first() else (None, None))
-    if error is not None:
-        raise error
+    value, error = _attempt(function) if is_first() else (None, None)
+    value, told = from_first((value, error if error is None or isinstance(error, SurgeryError) else LostError(LOST)))
+    if error is not None or told is not None:
+        raise error or told  # type: ignore[misc]
     return value  # type: ignore[return-value]
 
 
-def _attempt(function: Callable[[], T]) -> tuple[T | None, SurgeryError | None]:
+def _attempt(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
     global _alone
     _alone = True
     try:
         return function(), None
-    except SurgeryError as error:
+    except Exception as error:
         return None, error
     finally:
         _alone = False

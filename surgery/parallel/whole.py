@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+T = TypeVar("T", bound=Tensor)
 
 
 def is_divided(tensor: Tensor) -> bool:
@@ -32,10 +35,15 @@ def divided_like(tensor: Tensor, pattern: Tensor) -> Tensor:
     return distribute_tensor(placed, pattern.device_mesh, pattern.placements, src_data_rank=None)
 
 
-def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """The root of the sum of the squares of all elements, a scalar."""
-    groups: dict[bool, list[Tensor]] = {}
+def alike(tensors: Iterable[T]) -> list[list[T]]:
+    """Those that are divided, and those that are whole: PyTorch's functions of many tensors do not take both."""
+    groups: dict[bool, list[T]] = {}
     for tensor in tensors:
         groups.setdefault(is_divided(tensor), []).append(tensor)
-    norms = [whole(nn.utils.get_total_norm(group)) for group in groups.values()]
+    return [*groups.values()]
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The root of the sum of the squares of all elements, a scalar."""
+    norms = [whole(nn.utils.get_total_norm(group)) for group in alike(tensors)]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())

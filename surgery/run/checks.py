@@ -11,7 +11,6 @@ from surgery.artifact.saving import require_savable
 from surgery.errors import RecipeError
 from surgery.parallel.group import size
 from surgery.pipelines.times import Uniform
-from surgery.recipe import Recipe
 from surgery.rewriting.rule import Rule
 from surgery.run.prepare import Opened, Prepared
 from surgery.training.checkpoint import digest
@@ -35,14 +34,10 @@ def check_run(prepared: Prepared) -> None:
     require_savable(prepared.teacher.model, prepared.plan.edits)
 
 
-def require_divisible(recipe: Recipe) -> None:
+def require_divisible() -> None:
     """Raise RecipeError if the weights of a run cannot be divided among its processes."""
     if size() == 1:
         raise RecipeError("--shard: one process alone divides nothing; add --gpus, or start several by torchrun")
-    if recipe.finetune.lora is not None:
-        raise RecipeError("--shard: adapters (finetune.lora) are not divided yet; leave one of them out")
-    if recipe.distil.library is not None:
-        raise RecipeError("--shard: operators of a library (distil.library) are not divided yet; leave one of them out")
 
 
 def check_opened(opened: Opened) -> None:

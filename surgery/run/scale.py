@@ -193,5 +193,5 @@ def _options(config: StageConfig, gpus: int) -> Iterator[tuple[str, dict[str, An
     if isinstance(config, Finetune):
         if config.ema_device is None:
             yield "finetune.ema_device=cpu", {"ema_device": "cpu"}
-        if config.lora is None and config.inherited_lr and gpus == 1:  # adapters are not divided yet
+        if config.lora is None and config.inherited_lr:
             yield "finetune.lora", {"lora": LoRA()}

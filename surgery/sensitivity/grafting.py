@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from surgery.graph import ModelGraph
 from surgery.parallel.group import by_first
+from surgery.parallel.whole import divided_like, is_divided, own_part, whole
 from surgery.progress import Progress
 from surgery.rewriting import Edit, Rule
 from surgery.rewriting.commit import commit
@@ -40,9 +41,8 @@ def candidates(graph: ModelGraph, rules: Sequence[Rule]) -> list[Edit]:
     return [edit for rule in rules for edit in plan(graph, [rule]).edits]
 
 
-def groups_of(graph: ModelGraph, edits: Sequence[Edit], seed: int = 0) -> list[Group]:
+def groups_of(graph: ModelGraph, edits: Sequence[Edit], student: nn.Module) -> list[Group]:
     """The edits of one student, those apart that learn apart: what has weights in common is one group."""
-    student = commit(graph, edits, seed, shared=True)
     learning = [set(_learning(graph, student, (edit,))) for edit in edits]
     groups: list[tuple[list[int], set[str]]] = []
     for number, names in enumerate(learning):
@@ -62,6 +62,7 @@ def grafts(
     seed: int,
     progress: Progress,
     library: GraftLibrary | None = None,
+    student: nn.Module | None = None,
 ) -> list[Graft]:
     """What the new operators of each group have learnt, from the library where it is there.
 
@@ -76,6 +77,8 @@ def grafts(
         seed: of the batches and of random weights.
         progress: shows how far it has come.
         library: where grafts are kept; None keeps none.
+        student: one that has the edits of all groups, fitted already where it is to start so, whose operators are then
+            distilled in place; None makes one for each group.
 
     Raises:
         SurgeryError: see `distil` and `GraftLibrary`.
@@ -88,7 +91,9 @@ def grafts(
         found = {key: library.get(key) for key in there}
     missing = {key: group for (key, _), group in zip(keys, groups, strict=True) if key not in found}
     contents = dict(keys)
-    for part in _passes(graph, missing, seed):
+    for part in _passes(graph, missing, seed, student):
+        if student is None:
+            _fit(graph, part, data, config, seed, progress)
         for key, graft in _distilled(graph, part, data, config, seed, progress):
             found[key] = graft
             if library is not None:
@@ -109,8 +114,8 @@ def from_library(
         SurgeryError: see `grafts`.
     """
     assert config.library is not None, "whoever asks for grafts names a library"
-    library, groups = GraftLibrary(config.library), groups_of(graph, edits, seed)
-    learnt = grafts(graph, groups, data, config, seed=seed, progress=progress, library=library)
+    library, groups = GraftLibrary(config.library), groups_of(graph, edits, student)
+    learnt = grafts(graph, groups, data, config, seed=seed, progress=progress, library=library, student=student)
     for graft in learnt:
         put_in(student, graft.weights)
     steps = zip(*(graft.losses for graft in learnt if graft.losses), strict=True)
@@ -118,10 +123,13 @@ def from_library(
 
 
 def put_in(student: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give `student` distilled weights by name, in memory of their own."""
+    """Give `student` distilled weights by name, in memory of their own; parts where it is divided."""
     for name, tensor in weights.items():
         parameter = student.get_parameter(name)
-        parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
+        if is_divided(parameter):
+            own_part(parameter.data).copy_(own_part(divided_like(tensor.to(parameter.dtype), parameter)))
+        else:
+            parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
 
 
 @dataclass
@@ -138,12 +146,14 @@ class _Pupil:
         return trainable(self.student, [module for site in self.sites for module in site.lesson.modules])
 
 
-def _passes(graph: ModelGraph, missing: dict[str, Group], seed: int) -> Iterator[list[_Pupil]]:
-    """Students for all of `missing`, as many at a time as can be trained together."""
+def _passes(
+    graph: ModelGraph, missing: dict[str, Group], seed: int, shared: nn.Module | None
+) -> Iterator[list[_Pupil]]:
+    """Pupils for all of `missing`, as many at a time as can be trained together."""
     pupils: list[_Pupil] = []
     weights = 0
     for key, group in missing.items():
-        student = commit(graph, group, seed, shared=True)
+        student = commit(graph, group, seed, shared=True) if shared is None else shared
         pupil = _Pupil(key, student, sites_of(group, graph.model, student))
         count = sum(parameter.numel() for parameter in pupil.parameters.values())
         if pupils and weights + count > AT_ONCE:
@@ -155,25 +165,39 @@ def _passes(graph: ModelGraph, missing: dict[str, Group], seed: int) -> Iterator
         yield pupils
 
 
-def _distilled(
+def _fit(
     graph: ModelGraph, pupils: Sequence[_Pupil], data: TrainingData, config: Distil, seed: int, progress: Progress
-) -> Iterator[tuple[str, Graft]]:  # fmt: skip
-    """What each of `pupils` has learnt in one pass."""
-    students = nn.ModuleList(pupil.student for pupil in pupils)
+) -> None:
+    """Let those start fitted that are asked to."""
+    students, sites = _together(pupils)
+    fit(graph.model, students, sites, data, batch_size=config.batch_size, seed=seed, progress=progress)
+
+
+def _together(pupils: Sequence[_Pupil]) -> tuple[nn.Module, list[Site]]:
+    """All students, and all sites, whose paths begin with the number of the pupil."""
     sites = [
         replace(site, lesson=_Numbered(f"{number} {site.lesson.path}", site.lesson))
         for number, pupil in enumerate(pupils)
         for site in pupil.sites
     ]
+    return nn.ModuleList(pupil.student for pupil in pupils), sites
+
+
+def _distilled(
+    graph: ModelGraph, pupils: Sequence[_Pupil], data: TrainingData, config: Distil, seed: int, progress: Progress
+) -> Iterator[tuple[str, Graft]]:  # fmt: skip
+    """What each of `pupils` has learnt in one pass."""
+    students, sites = _together(pupils)
+    owners = {id(parameter): pupil.key for pupil in pupils for parameter in pupil.parameters.values()}
+    named = dict(students.named_parameters())
     records: Sequence[LossRecord] = ()
     if sites:
-        fit(graph.model, students, sites, data, batch_size=config.batch_size, seed=seed, progress=progress)
         records = distil(
             graph.model, students, sites, data, config, seed=seed, progress=progress,
-            clip_by=lambda name: name.partition(".")[0],
+            clip_by=lambda name: owners[id(named[name])],
         )  # fmt: skip
     for number, pupil in enumerate(pupils):
-        weights = {name: parameter.detach() for name, parameter in pupil.parameters.items()}
+        weights = {name: whole(parameter.detach()) for name, parameter in pupil.parameters.items()}
         yield pupil.key, Graft(weights, tuple(_of_pupil(record, f"{number} ") for record in records))
 
 

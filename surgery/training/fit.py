@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from surgery.parallel.division import sum_over_all
+from surgery.parallel.whole import divided_like, is_divided
 from surgery.progress import Progress, SilentProgress
 from surgery.training.apart import set_apart
 from surgery.training.distil import STAGE, Pairs, Site
@@ -119,4 +120,4 @@ def _better(
 
 def _put(values: Values) -> None:
     for weight, value in values:
-        weight.copy_(value)
+        weight.copy_(value if is_divided(value) else divided_like(value, weight))

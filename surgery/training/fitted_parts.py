@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from surgery.parallel.group import add_up, from_first
+from surgery.parallel.whole import divided_like, whole
 from surgery.training.distil import Site, tensors_in
 
 RIDGE = 1e-6
@@ -79,7 +80,7 @@ class LastLinear:
         """Rows of inputs, with a one for the bias, and what the outputs still lack."""
         unknowns = linear.in_features + (linear.bias is not None)
         sums = self._sums.setdefault(linear, Sums(unknowns, linear.out_features, x_RC.device))
-        weight, bias = (None if w is None else w.double() for w in (linear.weight, linear.bias))
+        weight, bias = (None if w is None else whole(w).double() for w in (linear.weight, linear.bias))
         assert weight is not None
         for x, target in zip(torch.split(x_RC, ROWS), torch.split(target_RD, ROWS), strict=True):
             x = x.double()
@@ -91,9 +92,9 @@ class LastLinear:
         found: Values = []
         for linear, sums in self._sums.items():
             change_UD = sums.solution()
-            found.append((linear.weight, linear.weight + change_UD[: linear.in_features].T.to(linear.weight.dtype)))
+            found.append(_changed(linear.weight, change_UD[: linear.in_features].T))
             if linear.bias is not None:
-                found.append((linear.bias, linear.bias + change_UD[-1].to(linear.bias.dtype)))
+                found.append(_changed(linear.bias, change_UD[-1]))
         return found
 
 
@@ -149,7 +150,12 @@ class FewWeights:
             return []
         changes = torch.split(self._sums.solution()[:, 0], [weight.numel() for weight in self._weights])
         pairs = zip(self._weights, changes, strict=True)
-        return [(weight, weight + change.view_as(weight).to(weight.dtype)) for weight, change in pairs]
+        return [_changed(weight, change.view(weight.shape)) for weight, change in pairs]
+
+
+def _changed(weight: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight, and what it is with `change` added."""
+    return weight, whole(weight) + change.to(weight.dtype)
 
 
 def _small(site: Site) -> list[nn.Parameter]:
@@ -162,7 +168,7 @@ def _small(site: Site) -> list[nn.Parameter]:
 
 def _is_linear_in(weight: nn.Parameter, changed: Callable[[], Tensor]) -> bool:
     """Whether twice the change of `weight` changes the result, and twice as much."""
-    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     with _added(weight, change):
         once = changed()
     with _added(weight, 2 * change):
@@ -173,7 +179,7 @@ def _is_linear_in(weight: nn.Parameter, changed: Callable[[], Tensor]) -> bool:
 def _columns(weight: nn.Parameter, changed: Callable[[], Tensor]) -> Iterator[Tensor]:
     """What one more in each entry of `weight` changes."""
     for entry in range(weight.numel()):
-        one = torch.zeros_like(weight)
+        one = torch.zeros(weight.shape, dtype=weight.dtype)
         one.view(-1)[entry] = 1.0
         with _added(weight, one):
             yield changed()
@@ -181,9 +187,9 @@ def _columns(weight: nn.Parameter, changed: Callable[[], Tensor]) -> Iterator[Te
 
 @contextmanager
 def _added(weight: nn.Parameter, change: Tensor) -> Iterator[None]:
-    """Adds `change` to `weight` inside the block."""
+    """Adds `change`, which all processes hold, to `weight` inside the block."""
     before = weight.clone()
-    weight.add_(change)
+    weight.add_(divided_like(change, weight))
     try:
         yield
     finally:

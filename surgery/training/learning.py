@@ -18,6 +18,20 @@ BASE = ".base_layer"
 def rates(
     student: nn.Module, new: Collection[str], given: Mapping[str, float], inherited: float, has_adapters: bool
 ) -> dict[str, float]:
+    """As `factors_of`, of a student that is to be trained.
+
+    Raises:
+        RecipeError: a pattern fits no parameter, or nothing is left to train.
+    """
+    found = factors_of(student, new, given, inherited, has_adapters)
+    if not any(found.values()):
+        raise RecipeError("finetune: all weights are frozen, so nothing is left to train; raise inherited_lr or rates")
+    return found
+
+
+def factors_of(
+    student: nn.Module, new: Collection[str], given: Mapping[str, float], inherited: float, has_adapters: bool = False
+) -> dict[str, float]:
     """The factor on the learning rate of each parameter by name, 0 for those that are frozen.
 
     Args:
@@ -29,7 +43,7 @@ def rates(
         has_adapters: whether it has.
 
     Raises:
-        RecipeError: a pattern fits no parameter, or nothing is left to train.
+        RecipeError: a pattern fits no parameter.
     """
     names = [name for name, parameter in student.named_parameters() if parameter.is_floating_point()]
     for pattern in given:
@@ -44,10 +58,7 @@ def rates(
             return 1.0
         return 0.0 if has_adapters and ADAPTER not in name else inherited
 
-    found = {name: rate(name) for name in names}
-    if not any(found.values()):
-        raise RecipeError("finetune: all weights are frozen, so nothing is left to train; raise inherited_lr or rates")
-    return found
+    return {name: rate(name) for name in names}
 
 
 @contextmanager

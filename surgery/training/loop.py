@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from surgery.errors import TrainingError
 from surgery.parallel.division import add_up_gradients
 from surgery.parallel.group import add_up
-from surgery.parallel.whole import total_norm, whole
+from surgery.parallel.whole import alike, total_norm, whole
 from surgery.progress import Progress
 from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
 from surgery.training.config import StageConfig
@@ -135,7 +135,8 @@ class _Loop:
         losses = {site: term.item() for site, term in terms.items()}
         self._require_finite(losses, sum(norm.item() for _, norm in norms), step)
         for parameters, norm in norms:
-            nn.utils.clip_grads_with_norm_(parameters, task.config.clip, norm)
+            for part in alike(parameters):
+                nn.utils.clip_grads_with_norm_(part, task.config.clip, norm)
         self._optimizer.step(task.config.rate_at(step))
         if task.ema is not None:
             task.ema.update(step, self._optimizer.masters)

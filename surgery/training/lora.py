@@ -1,7 +1,7 @@
 """Low-rank adapters on inherited linear layers, while a student is finetuned: Hu et al., arXiv 2106.09685.
 
 At the end they are added to the weights that they adapt: the student is what its edits make of its teacher's class, so it
-can be saved and loaded as any other, and runs as fast.
+can be saved and loaded as any other, and runs as fast. Of layers that are divided among processes, each has whole adapters.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from surgery.config import Config
 from surgery.errors import RecipeError
+from surgery.parallel.whole import divided_like, is_divided
 from surgery.recording.paths import put
 from surgery.store.order import seeded
 
@@ -65,9 +66,9 @@ def adapted(
         yield
         ended = True
     finally:
-        _take_off(student, merged=ended and merge)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+        _take_off(student, merged=ended and merge)
 
 
 def layers_of(student: nn.Module, lora: LoRA, new: Collection[str]) -> list[str]:
@@ -100,16 +101,29 @@ def _put_on(student: nn.Module, lora: LoRA, layers: list[str], seed: int) -> Non
         peft.inject_adapter_in_model(config, student)
 
 
+@torch.no_grad()
 def _take_off(student: nn.Module, merged: bool) -> None:
     """Put the adapted layers back, with what the adapters have learnt if `merged`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for path, module in list(student.named_modules()):
         if isinstance(module, BaseTunerLayer):
+            layer = module.get_base_layer()
             if merged:
-                module.merge(safe_merge=True)  # into memory of its own: the layer may share its teacher's
-            put(student, path, module.get_base_layer())
+                _add(layer, module.get_delta_weight(module.active_adapters[0]))
+            put(student, path, layer)
     del student.peft_config
+
+
+def _add(layer: nn.Module, change: Tensor) -> None:
+    """Add `change`, which all processes hold, to a layer's weight, in memory of its own: it may be its teacher's."""
+    old = layer.weight
+    assert isinstance(old, nn.Parameter)
+    weight = old + divided_like(change.to(old.dtype), old)
+    if is_divided(old):
+        layer.load_state_dict({"weight": weight}, strict=False, assign=True)  # FSDP looks for new memory after this
+    else:
+        old.data = weight
 
 
 def _peft() -> Any:

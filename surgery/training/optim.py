@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from surgery.parallel.whole import alike
 from surgery.training.muon import Muon
 
 MASTER = "master"
@@ -55,7 +56,11 @@ class Optimizer:
         for name, master in self.masters.items():
             decay = weight_decay if master.ndim > 1 else 0.0
             groups.setdefault((name in matrices, decay, scales.get(name, 1.0)), []).append(master)
-        self._parts = [(_optimizer(is_muon, decay, group), scale) for (is_muon, decay, scale), group in groups.items()]
+        self._parts = [
+            (_optimizer(is_muon, decay, part), scale)
+            for (is_muon, decay, scale), group in groups.items()
+            for part in alike(group)
+        ]
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

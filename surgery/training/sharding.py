@@ -27,7 +27,7 @@ from surgery.rewriting.edit import new_paths
 from surgery.tracing import trace
 from surgery.training.distil import sites_of, trainable
 from surgery.training.finetune import Finetune
-from surgery.training.learning import rates
+from surgery.training.learning import factors_of
 
 
 def divide(
@@ -80,7 +80,8 @@ def never_trained(student: nn.Module, teacher: nn.Module, edits: Sequence[Edit],
     if any(site.fitted for site in sites):
         return set()
     learnt = trainable(student, [module for site in sites for module in site.lesson.modules])
-    factors = rates(student, new_paths(edits), config.rates, config.inherited_lr, False) if config.steps else {}
+    inherited = 0.0 if config.lora is not None else config.inherited_lr  # what has adapters gets memory of its own
+    factors = factors_of(student, new_paths(edits), config.rates, inherited) if config.steps else {}
     return {name for name, _ in student.named_parameters() if name not in learnt and not factors.get(name)}
 
 

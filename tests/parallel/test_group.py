@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 
 import pytest
 import torch
 
-from surgery.errors import RecipeError
+from surgery.errors import ConfigError, RecipeError, SurgeryError
 from surgery.parallel.division import divided, evened, sum_over_all
 from surgery.parallel.group import add_up, by_first, from_all, is_first, rank, size, to_first
 from tests.parallel.world import in_processes
@@ -39,6 +40,25 @@ def test_an_error_of_the_first_is_raised_in_all() -> None:
 
     found = in_processes(2, lambda: by_first(fail))
     assert all(text.startswith("RecipeError: no such thing") for text in found)
+
+
+def test_the_others_do_not_wait_for_a_first_one_that_failed_otherwise() -> None:
+    def fail() -> None:
+        raise OSError(28, "no space left")
+
+    def work() -> str:
+        try:
+            return str(by_first(fail))
+        except Exception as error:
+            return f"{type(error).__name__}, then {from_all(rank())}"  # all are still there
+
+    assert in_processes(3, work) == ["OSError, then [0, 1, 2]", *2 * ["LostError, then [0, 1, 2]"]]
+
+
+@pytest.mark.parametrize("error", [ConfigError(["a", "b"]), RecipeError("no")])
+def test_errors_reach_other_processes_as_they_are(error: SurgeryError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_the_others_notice_that_a_process_was_killed() -> None:

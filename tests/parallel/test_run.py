@@ -16,7 +16,7 @@ from surgery.errors import RecipeError
 from surgery.evaluate.metrics import HeldOutLoss, TeacherDistance
 from surgery.evaluate.settings import Evaluate
 from surgery.parallel.group import rank
-from surgery.recipe import load_recipe
+from surgery.recipe import LoRA, load_recipe
 from surgery.testing import profiles
 from tests.parallel.test_training import Killing
 from tests.parallel.world import in_processes
@@ -41,7 +41,9 @@ def test_two_processes_give_what_one_gives_and_one_goes_on_where_one_of_two_was_
     tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
     judged = Evaluate(metrics=(HeldOutLoss(draws=1), TeacherDistance()), samples=8, steps=1, batch_size=3)
-    recipe = load_recipe(write_recipe()).model_copy(update={"evaluate": judged})
+    recipe = load_recipe(write_recipe("[replace_attention(HyenaX(kernel=4), layers=every(2), inherit='fitted')]"))
+    adapted = recipe.finetune.model_copy(update={"lora": LoRA(rank=2)})
+    recipe = recipe.model_copy(update={"evaluate": judged, "finetune": adapted})
     surgery.apply(recipe, tmp_path / "one", name="recipe")
 
     def work(folder: str, progress: Any = None, shard: bool = False) -> None:
@@ -50,7 +52,7 @@ def test_two_processes_give_what_one_gives_and_one_goes_on_where_one_of_two_was_
     assert in_processes(2, lambda: work("two", shard=True)) == [None, None]
     student = surgery.load(tmp_path / "two" / "model")
     assert type(student) is type(surgery.load(tmp_path / "one" / "model"))
-    killed = in_processes(2, lambda: work("killed", Killing(after=2 * 8 + 4)))  # drawn twice, then steps
+    killed = in_processes(2, lambda: work("killed", Killing(after=2 * 8 + 5 + 4)))  # drawn twice, fitted, then steps
     assert killed[0].startswith("LostError")
     assert killed[1] == "killed"
     surgery.apply(recipe, tmp_path / "killed", name="recipe", resume=True)

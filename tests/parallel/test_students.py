@@ -15,6 +15,7 @@ import surgery
 from surgery.operators import GatedMLP, HyenaX, SlidingWindow
 from surgery.parallel.group import size
 from surgery.parallel.whole import is_divided, own_part
+from surgery.progress import SilentProgress
 from surgery.recipe import Recipe
 from surgery.recording.copying import place
 from surgery.rewriting import every, indices
@@ -23,10 +24,12 @@ from surgery.rewriting.planning import prove
 from surgery.rewriting.rule import Rule
 from surgery.rules import drop_blocks, parallel_pairs, replace_attention, replace_mlp, share_blocks
 from surgery.run.prepare import prepare
+from surgery.sensitivity import from_library
 from surgery.testing import profiles
 from surgery.tracing import trace
 from surgery.training.distil import Distil, distil, sites_of
 from surgery.training.finetune import Finetune, finetune
+from surgery.training.lora import LoRA
 from surgery.training.sharding import divide, never_trained, units_of
 from surgery.training.source import predict
 from tests.parallel.world import in_processes
@@ -36,6 +39,7 @@ from tests.training.test_wired import wired
 
 GATED = replace_mlp(GatedMLP(ratio=2), layers=indices(0), inherit="random")
 CORE = replace_attention(SlidingWindow(window=2), layers=indices(0))
+ADAPTED: dict[str, Any] = {"lora": LoRA(rank=2), "lr": 1e-2}
 CASES: dict[str, tuple[str, Sequence[Rule]]] = {
     "swapped": ("DiTPipeline", [replace_attention(HyenaX(kernel=4), layers=indices(1))]),
     "core": ("PixArtSigmaPipeline", [CORE]),
@@ -48,7 +52,7 @@ CASES: dict[str, tuple[str, Sequence[Rule]]] = {
 LONG = ("swapped", "core", "core of two streams", "shared")
 
 
-def learnt(name: str, rules: Sequence[Rule], divided: bool = False) -> tuple[list[float], Tensor]:
+def learnt(name: str, rules: Sequence[Rule], divided: bool = False, **options: Any) -> tuple[list[float], Tensor]:
     """The losses of both stages, and what the student predicts at last."""
     model, data = wired(name)
     teacher, inputs = copy.deepcopy(model), data.example(0, "cpu")
@@ -56,12 +60,13 @@ def learnt(name: str, rules: Sequence[Rule], divided: bool = False) -> tuple[lis
     planned, recordings = prove(graph, rules)
     student = commit(graph, planned.edits, 0, recordings, shared=True)
     if divided:
-        divide(graph, planned.edits, student, inputs)
+        frozen = never_trained(student, teacher, planned.edits, Finetune(**options))
+        divide(graph, planned.edits, student, inputs, frozen=frozen)
         assert all(map(is_divided, student.parameters()))
     common: dict[str, Any] = {"steps": 2, "batch_size": 3, "warmup": 0, "checkpoint_every": 2}
     sites = sites_of(planned.edits, teacher, student)
     one = distil(teacher, student, sites, data, Distil(**common), seed=1)
-    two = finetune(teacher, student, new_of(student), data, Finetune(**common, target="teacher"), seed=1)
+    two = finetune(teacher, student, new_of(student), data, Finetune(**common, target="teacher", **options), seed=1)
     with torch.no_grad():
         given = predict(student, inputs)
     return [figure for r in (*one, *two) for figure in (r.loss, r.validation or 0.0)], given
@@ -71,11 +76,45 @@ def learnt(name: str, rules: Sequence[Rule], divided: bool = False) -> tuple[lis
 def test_losses_and_predictions_are_those_of_one_process(case: str) -> None:
     if case in LONG and profiles.chosen() != "nightly":
         pytest.skip("takes long: make nightly")
-    losses, given = learnt(*CASES[case])
-    both = in_processes(2, lambda: [learnt(*CASES[case]), learnt(*CASES[case], divided=True)])
+    require_equal(case)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", CASES)
+def test_those_of_adapters_are_too(case: str) -> None:
+    require_equal(case, **ADAPTED)
+
+
+def require_equal(case: str, **options: Any) -> None:
+    losses, given = learnt(*CASES[case], **options)
+    both = in_processes(2, lambda: [learnt(*CASES[case], **options), learnt(*CASES[case], divided=True, **options)])
     for found, predicted in both[0]:
         assert found == pytest.approx(losses, rel=1e-5)
         torch.testing.assert_close(predicted, given, atol=1e-4, rtol=1e-4)
+
+
+def test_a_divided_student_and_a_whole_one_share_a_library(tmp_path: Path) -> None:
+    def work(folder: str, divided: bool = False) -> list[list[float]]:
+        teacher, data = wired("DiTPipeline")
+        graph = trace(teacher, data.example(0, "cpu"))
+        planned, _ = prove(graph, [replace_mlp(GatedMLP(ratio=2), inherit="random")])
+        student = commit(graph, planned.edits, 0, shared=True)
+        if divided:
+            divide(graph, planned.edits, student, data.example(0, "cpu"))
+        config = Distil(steps=2, batch_size=3, library=tmp_path / folder)
+        losses = from_library(graph, student, planned.edits, data, config, seed=1, progress=SilentProgress())
+        with torch.no_grad():
+            return [[*record.sites.values()] for record in losses] + predict(student, data.example(0, "cpu")).tolist()
+
+    expected = work("one")
+    made = in_processes(2, lambda: work("two", divided=True))[0]
+    taken = in_processes(2, lambda: work("one", divided=True))[0]
+    assert torch.tensor(made[:2]).allclose(torch.tensor(expected[:2]), rtol=1e-5)
+    assert taken[:2] == expected[:2]
+    for found in (made, taken):
+        torch.testing.assert_close(torch.tensor(found[2:]), torch.tensor(expected[2:]), atol=1e-4, rtol=1e-4)
+    assert {path.suffix for path in files(tmp_path / "one")} == {".json", ".safetensors"}
+    assert files(tmp_path / "one").keys() == files(tmp_path / "two").keys()
 
 
 def test_a_divided_student_is_saved_as_a_whole_one_and_holds_frozen_weights_once(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import surgery
 from surgery.errors import ArtifactError
@@ -144,9 +145,9 @@ def test_effects_are_kept_in_the_library(graph, edits, data, tmp_path, monkeypat
 def test_grafts_serve_students_with_more_edits(graph, edits, data):
     layers = len(graph.layers)
     chosen = [edits[0], edits[layers + 1], edits[2 * layers]]
-    groups = groups_of(graph, chosen)
-    assert groups == [(edit,) for edit in chosen]
     student = commit(graph, chosen, 0, shared=True)
+    groups = groups_of(graph, chosen, student)
+    assert groups == [(edit,) for edit in chosen]
     before = [p.clone() for p in graph.model.parameters()]
     learnt = made(graph, groups, data)
     for graft in learnt:
@@ -160,7 +161,7 @@ def test_edits_whose_operators_have_weights_in_common_are_one_group(graph, edits
     first, second, third = edits[0], edits[1], edits[-1]
     names = {first.path: {"a", "b"}, second.path: {"c"}, third.path: {"b", "d"}}
     monkeypatch.setattr(grafting, "_learning", lambda graph, student, group: names[group[0].path])
-    assert groups_of(graph, [first, second, third]) == [(second,), (first, third)]
+    assert groups_of(graph, [first, second, third], nn.Module()) == [(second,), (first, third)]
 
 
 def test_a_run_with_a_library_distils_once(tiny_dit, tmp_path, monkeypatch):
