@@ -48,7 +48,7 @@ class ConfigError(SurgeryError, ValueError):
         super().__init__("; ".join(lines))
         self.lines = lines
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
         return ConfigError, (self.lines,)  # to other processes
 
 

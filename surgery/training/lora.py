@@ -1,7 +1,7 @@
 """Low-rank adapters on inherited linear layers, while a student is finetuned: Hu et al., arXiv 2106.09685.
 
 At the end they are added to the weights that they adapt: the student is what its edits make of its teacher's class, so it
-can be saved and loaded as any other, and runs as fast. Of layers that are divided among processes, each has whole adapters.
+can be saved and loaded as any other, and runs as fast. Where layers are divided among processes, each has all adapters.
 """
 
 from __future__ import annotations
