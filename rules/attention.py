@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from surgery.analysis.readers import readers_of
-from surgery.errors import RewriteError
+from surgery.errors import RewriteError, first_line
 from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_of, extra_features
 from surgery.recording.own_modes import OwnDraws
 from surgery.rewriting.pattern import Pattern
@@ -152,7 +152,7 @@ class ReplaceAttention(Rule):
         except RewriteError as error:
             return str(error)
         except Exception as error:  # whatever else it is, it is this site's
-            return f"{self.operator.kind} fails on it: {str(error).splitlines()[0]}"
+            return f"{self.operator.kind} fails on it: {first_line(error)}"
         if self.inherit == "exact" and (reason := module.why_inexact()):
             return f"{self.operator.kind} cannot keep its function: {reason}; use inherit='projections'"
         return None

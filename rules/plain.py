@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from surgery.analysis.random_twin import SparseMaps, random_tokens, random_twin
+from surgery.errors import first_line
 from surgery.operators import Activation, dims_of, linears_of, projections_of
 from surgery.operators.mlp import ACTIVATIONS
 from surgery.rewriting.site import Site
@@ -90,7 +91,7 @@ def _difference(twin: nn.Module, reference: Callable[[nn.Module, Tensor], Tensor
     try:
         result = twin(*args, **kwargs)
     except Exception as error:  # whatever it does to other tokens, it is not what is looked for
-        return f"on tokens {words} it fails: {(str(error) or repr(error)).splitlines()[0]}"
+        return f"on tokens {words} it fails: {first_line(error)}"
     result = result[0] if isinstance(result, tuple | list) else result  # `nn.MultiheadAttention` gives its weights too
     expected = reference(twin, x)
     if not isinstance(result, Tensor) or result.shape != expected.shape:

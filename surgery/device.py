@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from surgery.errors import RecipeError
+from surgery.errors import RecipeError, first_line
 
 
 def require_device(name: str) -> None:
@@ -16,9 +16,10 @@ def require_device(name: str) -> None:
         device = torch.device(name)
         torch.zeros(1, device=device).add(1)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
         at_hand = " or ".join(["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-        raise RecipeError(f"the device {name!r} cannot be used ({reason[:120]}); there is {at_hand}") from None
+        raise RecipeError(
+            f"the device {name!r} cannot be used ({first_line(error)[:120]}); there is {at_hand}"
+        ) from None
     if device.type == "meta":
         raise RecipeError("the device 'meta' holds no values; use cpu or cuda")
 

@@ -79,3 +79,14 @@ class ProcessError(SurgeryError):
         """`message` is empty where the process has said why itself."""
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def first_line(error: BaseException) -> str:
+    """What `error` says, without the lines that follow and the stop at its end; its class if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def in_one_line(error: BaseException, longest: int = 300) -> str:
+    """All that `error` says in one line, cut if it is longer; its class if it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from surgery.errors import SurgeryError
 
@@ -24,15 +27,33 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise SurgeryError(_reason(path, error, len(content))) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data to `path` as JSON; raises like `write_atomically`."""
+    write_atomically(path, json_text(content))
+
+
+def json_text(content: Any) -> bytes:
+    """Plain data as JSON that a person can read."""
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def json_digest(content: Any) -> str:
+    """The SHA-256, in hex, of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force the file or folder at `path` to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,6 +13,8 @@ LISTED = 12
 """More known words than this are not listed in an error."""
 SHOWN = 60
 """More characters than this of a wrong value are not shown."""
+VALUE = 40
+"""The same of a value that is compared with another one."""
 LIST_ERRORS = {"list_type", "tuple_type", "sequence_str"}
 UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
 
@@ -56,6 +58,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     listed = f"; there are {', '.join(known)}" if 0 < len(known) <= LISTED else ""
     return nearest(word, known) or listed
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The keys whose values differ, and both values: `seed (1 there, 2 here)`; nothing if none does."""
+
+    def shown(value: Any) -> str:
+        text = "none" if value is None else str(value)
+        return text if len(text) <= VALUE else f"{text[: VALUE - 3]}..."
+
+    keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    return ", ".join(f"{key} ({shown(found.get(key))} there, {shown(wanted.get(key))} here)" for key in keys)
 
 
 def _is_noted(error: Any) -> bool:

@@ -17,7 +17,7 @@ from surgery.analysis.random_twin import random_twin
 from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import shape_of
 from surgery.analysis.small_run import SmallRun, evaluated, is_tensor, is_written
-from surgery.errors import AnalysisError
+from surgery.errors import AnalysisError, first_line
 from surgery.recording.paths import child_path
 
 CHANGING = {"weight", "bias", "in_features", "out_features"}
@@ -44,8 +44,7 @@ def require_neuron_wise(
         before = _Numeric(flow, layer, layer.neurons, most, (), module_at).result()
         after = _Numeric(flow, layer, neurons, most, numbers, module_at).result()
     except Exception as error:  # whatever these nodes do at another width, they cannot have it
-        why = (str(error) or repr(error)).splitlines()[0]
-        raise AnalysisError(f"what is done to its neurons fails for {neurons} of them: {why}") from error
+        raise AnalysisError(f"what is done to its neurons fails for {neurons} of them: {first_line(error)}") from error
     old, new = _kept(before, layer, layer.neurons, stay), _kept(after, layer, neurons, stay)
     if old.shape != new.shape or not torch.allclose(old, new, rtol=0, atol=1e-9):
         raise AnalysisError(f"what is done to a neuron depends on the others: with {neurons} of them it changes")

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from surgery.artifact.structure import Structure
 from surgery.config import Config
-from surgery.errors import ArtifactError
+from surgery.errors import ArtifactError, in_one_line
 from surgery.kinds import UNKNOWN
 from surgery.rewriting.edit import AnyEdit
 
@@ -95,7 +95,7 @@ def read_description(folder: Path) -> Description:
     except ArtifactError:
         raise
     except Exception as error:  # values that are wrong in ways of their own, such as text that is no UTF-8
-        raise _altered(path, " ".join(str(error).split())) from error
+        raise _altered(path, in_one_line(error)) from error
 
 
 def open_regular(path: Path) -> BinaryIO:

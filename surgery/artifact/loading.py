@@ -13,7 +13,7 @@ from surgery.artifact.description import Description, WeightsFile, read_descript
 from surgery.artifact.rebuild import from_config, transformer_class, with_edits
 from surgery.artifact.structure import structural_differences, structure_of
 from surgery.artifact.weights import Slot, altered, open_weights, read_header, read_tensors
-from surgery.errors import ArtifactError
+from surgery.errors import ArtifactError, first_line, in_one_line
 from surgery.kinds import preferring
 from surgery.operators import OperatorConfig
 from surgery.recording.skeleton import without_weights
@@ -67,8 +67,7 @@ def load(
     except ArtifactError:
         raise
     except Exception as error:  # what is read may be anything
-        reason = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"{folder}: does not describe a model that can be rebuilt: {reason}") from error
+        raise ArtifactError(f"{folder}: does not describe a model that can be rebuilt: {in_one_line(error)}") from error
 
 
 def _load(folder: Path, base: nn.Module | None, place: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -95,7 +94,7 @@ def _placing(device: str | torch.device, dtype: torch.dtype | None) -> Callable[
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ArtifactError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"the device {str(device)!r} cannot be used: {first_line(error)}") from error
     return lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None)
 
 

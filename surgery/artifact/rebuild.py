@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from surgery.errors import ArtifactError
+from surgery.errors import ArtifactError, in_one_line
 from surgery.recording.own_modes import OnMeta, OwnDraws
 from surgery.recording.skeleton import owned_tensors, skeleton
 from surgery.rewriting import Edit
@@ -77,8 +77,7 @@ def from_config(model_class: Any, config: Mapping[str, Any], most: int = MOST_TE
     except ArtifactError:
         raise
     except Exception as error:  # whatever a class does with values that it does not expect
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{model_class.__name__} cannot be made from its config: {reason[:300]}") from error
+        raise ArtifactError(f"{model_class.__name__} cannot be made from its config: {in_one_line(error)}") from error
     return model.eval()
 
 
@@ -105,8 +104,7 @@ def with_edits(base: nn.Module, commits: Sequence[tuple[Edit, ...]]) -> nn.Modul
                     replaced.setdefault(path, skeleton(old))
                 rewire(base, edits, replaced, {}, aliases)
     except Exception as error:  # edits of another model fail in many ways
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"its edits do not fit {type(base).__name__}: {reason[:300]}") from error
+        raise ArtifactError(f"its edits do not fit {type(base).__name__}: {in_one_line(error)}") from error
     if commits:
         set_record(base, Record(tuple(commits), replaced))
     return base

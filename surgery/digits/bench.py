@@ -16,7 +16,7 @@ from surgery.digits.classifier import load_classifier
 from surgery.digits.data import Labelled, load_digits
 from surgery.digits.judge import Judge, shipped_judge
 from surgery.digits.pipeline import DigitsPipeline, FashionPipeline
-from surgery.errors import ArtifactError
+from surgery.errors import ArtifactError, first_line
 from surgery.evaluate.frechet import Gaussian
 from surgery.training.source import TrainingData
 from surgery.training.wired import WiredData
@@ -89,5 +89,4 @@ def load_reference(file: Path) -> Gaussian:
     try:
         return Gaussian(**load_file(file))
     except (OSError, SafetensorError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"features {file} cannot be read ({reason}): install surgery again") from error
+        raise ArtifactError(f"features {file} cannot be read ({first_line(error)}): install surgery again") from error

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from surgery.digits import FOLDER
 from surgery.digits.data import Labelled
-from surgery.errors import ArtifactError
+from surgery.errors import ArtifactError, first_line
 from surgery.store.order import seeded
 
 FILE = FOLDER / "features.safetensors"
@@ -61,9 +61,8 @@ def load_classifier(file: Path = FILE, side: int = 8) -> Classifier:
     try:
         classifier.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise ArtifactError(
-            f"feature extractor {file} cannot be read ({reason}): "
+            f"feature extractor {file} cannot be read ({first_line(error)}): "
             f"install surgery again, or retrain it with `python -m surgery.{file.parent.name}`"
         ) from error
     return classifier.eval().requires_grad_(False)

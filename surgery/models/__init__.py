@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +12,10 @@ from torch import nn
 
 from surgery.artifact import is_artifact, load
 from surgery.digits.bench import BENCHES
-from surgery.errors import ArtifactError, RecipeError
+from surgery.errors import ArtifactError, RecipeError, first_line
 from surgery.models.presets import preset, presets
 from surgery.recording.own_modes import OnMeta
+from surgery.wording import nearest
 
 BUILT_IN = {bench.model: bench.folder for bench in BENCHES}
 
@@ -115,11 +115,8 @@ def load_pretrained(name: str, device: str = "cpu") -> Pretrained:
 
 
 def _hint(name: str) -> str:
-    known = {each.lower(): each for each in (*BUILT_IN, *presets())}
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {known[close[0]]!r}?"
-    return f"use {' or '.join(map(repr, BUILT_IN))}, a folder, or the id of a model on the hub"
+    near = nearest(name, (*BUILT_IN, *presets())).removeprefix(", ")
+    return near or f"use {' or '.join(map(repr, BUILT_IN))}, a folder, or the id of a model on the hub"
 
 
 def _from_hub(name: str) -> Pretrained:
@@ -130,9 +127,8 @@ def _from_hub(name: str) -> Pretrained:
             failure = error
         else:
             return _load(name, name, subfolder, local=False)
-    reason = _first_line(failure)
     raise RecipeError(
-        f"model {name!r} is not a folder here and cannot be fetched from the hub ({reason}): {_hint(name)}"
+        f"model {name!r} is not a folder here and cannot be fetched from the hub ({first_line(failure)}): {_hint(name)}"
     )
 
 
@@ -148,7 +144,7 @@ def _load(name: str, source: str, subfolder: str | None, *, local: bool) -> Pret
             low_cpu_mem_usage=find_spec("accelerate") is not None,
         )
     except Exception as error:  # whatever a class does with values of a config that it does not expect
-        raise ArtifactError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+        raise ArtifactError(f"model {name!r} cannot be loaded: {first_line(error)}") from error
     for problem in ("missing_keys", "unexpected_keys"):
         if report[problem]:
             raise ArtifactError(
@@ -165,7 +161,7 @@ def _transformer_class(name: str, source: str, subfolder: str | None, local: boo
         config = _read_config(source, subfolder, local)
         class_name = str(config.get("_class_name", "none"))
     except Exception as error:  # JSON of any other shape
-        raise ArtifactError(f"the config of model {name!r} cannot be read: {_first_line(error)}") from error
+        raise ArtifactError(f"the config of model {name!r} cannot be read: {first_line(error)}") from error
     model_class = getattr(diffusers, class_name, None)
     if not isinstance(model_class, type) or not model_class.__module__.startswith("diffusers.models.transformers"):
         raise ArtifactError(
@@ -195,10 +191,5 @@ def _load_scheduler(name: str, source: str, subfolder: str | None, local: bool) 
         return None
     except Exception as error:  # JSON of any other shape, no class of diffusers, values that are wrong
         raise ArtifactError(
-            f"the scheduler of model {name!r} cannot be read: {_first_line(error)}; save it again"
+            f"the scheduler of model {name!r} cannot be read: {first_line(error)}; save it again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__

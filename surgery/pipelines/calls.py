@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.data.generated import Prompt
-from surgery.errors import RecipeError, WiringError
+from surgery.errors import RecipeError, WiringError, in_one_line
 from surgery.pipelines.record import first_step
 from surgery.pipelines.tree import leaves, same
 
@@ -142,5 +142,6 @@ def _require_labels(pipeline: Any, call: Mapping[str, Any], prompts: Sequence[Pr
         try:
             _given(pipeline, {**call, keyword: [number]})
         except Exception as error:  # whatever a pipeline says to a value that it was not made for
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise RecipeError(f"data: {type(pipeline).__name__} does not take {keyword}={number}: {reason}") from error
+            raise RecipeError(
+                f"data: {type(pipeline).__name__} does not take {keyword}={number}: {in_one_line(error, 200)}"
+            ) from error

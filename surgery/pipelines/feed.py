@@ -16,7 +16,7 @@ from surgery.data.buckets import Size
 from surgery.data.images import Pictured
 from surgery.data.pictures import Pictures
 from surgery.errors import RecipeError, WiringError
-from surgery.files import write_atomically
+from surgery.files import write_json
 from surgery.parallel.group import by_first
 from surgery.pipelines.calls import Calls, calls_of
 from surgery.pipelines.encode import Encoder, encoder_of
@@ -89,7 +89,7 @@ class Feed:
             wiring.save(folder / WIRINGS / str(number))
         recorded = None if self.recorded is None else asdict(self.recorded)
         content = {"wirings": len(self.wirings), "recorded": recorded, "calls": asdict(self.calls)}
-        write_atomically(folder / FEED, json.dumps(content, indent=1).encode())
+        write_json(folder / FEED, content)
 
 
 def stored_feed(folder: Path, identity: Mapping[str, str]) -> Feed | None:

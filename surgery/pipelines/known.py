@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from surgery.errors import RecipeError
+from surgery.errors import RecipeError, first_line
 from surgery.pipelines.collate import collate
 from surgery.pipelines.parts import Condition
 from surgery.pipelines.sources import condition_of
@@ -32,9 +32,9 @@ def require_known(pipeline: Any, wiring: Wiring, samples: Iterable[Sample]) -> N
             with torch.no_grad():
                 model(**batch[0].arguments)
         except Exception as error:  # whatever a model says to a number that it was not made for
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            numbers = _numbers(sample, branch)
             raise RecipeError(
-                f"data: {type(model).__name__} does not run with {_numbers(sample, branch)}: {reason}; check the data"
+                f"data: {type(model).__name__} does not run with {numbers}: {first_line(error)}; check the data"
             ) from error
 
 

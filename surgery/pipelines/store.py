@@ -13,7 +13,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from surgery.errors import ArtifactError, WiringError
-from surgery.files import write_atomically
+from surgery.files import write_atomically, write_json
 from surgery.pipelines.affine import Affine
 from surgery.pipelines.batching import Batching
 from surgery.pipelines.parts import Branch, Condition, Schedule
@@ -40,7 +40,7 @@ def save(wiring: dict[str, Any], folder: Path) -> None:
     content = bytes_of({str(number): tensor for number, tensor in enumerate(tensors)})
     write_atomically(folder / "wiring.safetensors", content)
     whole = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "wiring": structure}
-    write_atomically(folder / "wiring.json", json.dumps(whole, indent=1).encode())
+    write_json(folder / "wiring.json", whole)
 
 
 def load(folder: Path) -> dict[str, Any]:

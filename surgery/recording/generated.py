@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from surgery.errors import GuardError
+from surgery.errors import GuardError, first_line
 from surgery.recording.autocast import AutocastState, autocast_state
 from surgery.recording.binding import binder
 from surgery.recording.caches import guarded_caches, require_no_shared_cache
@@ -239,8 +239,7 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
     try:
         type(module)._surgery_extend(trace, module, args, kwargs)  # type: ignore[attr-defined]
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {reason}") from error
+        raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {first_line(error)}") from error
 
 
 def _record(trace: Trace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -257,7 +256,7 @@ def run_root(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dic
         raise
     except (GuardError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
         fault = _blame(own_class(module), trace.scope, args, kwargs)
-        raise GuardError(f"{fault}: {str(error).partition(chr(10))[0]}") from error
+        raise GuardError(f"{fault}: {first_line(error)}") from error
 
 
 def _blame(base: type[nn.Module], scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from surgery.errors import ConfigError, RewriteError, SurgeryError
+from surgery.errors import ConfigError, RewriteError, SurgeryError, in_one_line
 
 OURS = Path(__file__).parents[1]
 
@@ -22,8 +22,7 @@ def blaming(where: str) -> Iterator[None]:
     except SurgeryError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise RewriteError(f"{where}: {type(error).__name__}: {text}{_line(error)}") from error
+        raise RewriteError(f"{where}: {type(error).__name__}: {in_one_line(error)}{_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

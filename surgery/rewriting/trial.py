@@ -10,14 +10,14 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from surgery.errors import RewriteError
+from surgery.errors import RewriteError, first_line
 from surgery.recording.cost import FlopCounter, cost_of
 from surgery.recording.describe import Describer, Description
 from surgery.recording.own_modes import OnMeta
 from surgery.recording.parameters import first_floating
 from surgery.rewriting.replacement import New, Replacement
 from surgery.rewriting.site import Site
-from surgery.rewriting.words import first_line, size, words
+from surgery.rewriting.words import size, words
 
 
 class Cost(NamedTuple):

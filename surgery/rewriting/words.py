@@ -21,11 +21,6 @@ def size(tensor: torch.Tensor) -> str:
     return " x ".join(map(str, tensor.shape))
 
 
-def first_line(error: Exception) -> str:
-    """What `error` says, without the lines that follow."""
-    return str(error).partition("\n")[0]
-
-
 def name_is_taken(where: str, path: str, name: str) -> str:
     """What to say at `where` if `path`, which a rule calls `name`, is that of another module."""
     return f"{where}: the name {path} is taken; call the new module something else than {name!r}"

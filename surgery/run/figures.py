@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import RecipeError
-from surgery.files import write_atomically
+from surgery.files import write_json
 from surgery.graph import ModelGraph
 from surgery.parallel.group import by_first
 from surgery.progress import Progress
@@ -67,7 +67,7 @@ def _found(file: Path, model: str, subject: Subject, sampling: Sampling, progres
     if found is None:
         found = analyze(model, analyzed_subject(subject, sampling), sampling, None, progress)
         subject.sampler.holder.release()
-        write_atomically(file, json.dumps(found).encode())
+        write_json(file, found)
     return found
 
 

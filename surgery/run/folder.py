@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from surgery.artifact import is_artifact
-from surgery.errors import ArtifactError, RecipeError, SurgeryError
+from surgery.errors import ArtifactError, RecipeError, SurgeryError, in_one_line
 from surgery.evaluate.results import Metrics, StageMetrics
-from surgery.files import write_atomically
+from surgery.files import json_text, write_atomically
 from surgery.parallel.group import by_first, is_first
 from surgery.rewriting import Plan
 from surgery.run.loggers.lines import read_lines
@@ -184,7 +184,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `content` to the file `name`."""
-        self.write(name, json.dumps(content, indent=2).encode() + b"\n")
+        self.write(name, json_text(content))
 
     def write(self, name: str, content: bytes) -> None:
         """Write `content`, that of the first process, to the file `name`; it is there once this returns."""
@@ -216,7 +216,7 @@ class RunFolder:
         try:
             content = json.loads(self.read(name))
         except (ValueError, RecursionError) as error:
-            raise self.altered(name, " ".join(str(error).split())) from error
+            raise self.altered(name, in_one_line(error)) from error
         if not isinstance(content, kind):
             raise self.altered(name, f"it holds a {type(content).__name__}")
         return content

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from surgery.errors import RecipeError
+from surgery.errors import RecipeError, first_line
 from surgery.recipe import Recipe, load_recipe
 from surgery.recipe_writer import written
 
@@ -45,7 +45,7 @@ def require_writable(recipe: Recipe, source: Path | None) -> None:
         try:
             again = load_recipe(path)
         except RecipeError as error:
-            reason = str(error).splitlines()[0].removeprefix(f"{path}:")
+            reason = first_line(error).removeprefix(f"{path}:")
             raise RecipeError(f"the recipe cannot be written as a file: {reason}") from error
     if again.model_dump(mode="json") != plain.model_dump(mode="json"):
         raise RecipeError("the recipe cannot be written as a file that gives it again; name its functions in a module")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from surgery.errors import first_line
 from surgery.rewriting.commit import commit
 from surgery.run.prepare import Prepared
 from surgery.training.config import StageConfig
@@ -63,7 +64,7 @@ def memory_of(prepared: Prepared, device: str) -> Memory:
     try:
         found = [_need(prepared, stage, available, device) for stage in configs if stage.steps]
     except Exception as error:  # whatever a forward does with values that are not there
-        return Memory(device, available, (), f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}")
+        return Memory(device, available, (), f"{type(error).__name__}: {first_line(error)[:120]}")
     return Memory(device, available, tuple(need for need in found if need is not None))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from surgery.errors import RecipeError, SurgeryError
 from surgery.evaluate.comparison import Comparison
 from surgery.evaluate.report import render_comparison
-from surgery.files import write_atomically
+from surgery.files import write_atomically, write_json
 from surgery.progress import Progress
 from surgery.recipe import Recipe, load_recipe
 from surgery.run.compare import compare, plain
@@ -135,7 +134,7 @@ def _write(
     if comparison is not None:
         content |= plain(comparison)
         write_atomically(out / PAGE, render_comparison(comparison).encode())
-    write_atomically(out / RESULT, json.dumps(content, indent=2).encode() + b"\n")
+    write_json(out / RESULT, content)
 
 
 def _require_own(out: Path, resume: bool) -> None:

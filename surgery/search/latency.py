@@ -21,7 +21,7 @@ import torch
 
 from surgery.errors import RewriteError
 from surgery.evaluate.metrics.latency import latencies_ms
-from surgery.files import write_atomically
+from surgery.files import write_json
 from surgery.graph import ModelGraph
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
@@ -111,7 +111,7 @@ class Latencies:
     def _write(self) -> None:
         if self._path is not None:
             content = {"of": self._conditions, "teacher_ms": self._teacher, "shares": self._shares}
-            write_atomically(self._path, json.dumps(content, indent=2).encode() + b"\n")
+            write_json(self._path, content)
 
 
 def machine() -> dict[str, Any]:

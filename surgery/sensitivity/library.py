@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from surgery.errors import ArtifactError
-from surgery.files import write_atomically
+from surgery.files import json_digest, write_atomically, write_json
 from surgery.rewriting import Edit
 from surgery.training.checkpoint import digest
 from surgery.training.distil import Distil
@@ -61,8 +60,7 @@ def key_of(
         "distil": config.model_dump(mode="json", exclude=SHOWN_ONLY),
         "seed": seed,
     }
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32], content
+    return json_digest(content)[:32], content
 
 
 class GraftLibrary:
@@ -127,7 +125,7 @@ class GraftLibrary:
         self._write(key, {**described, "notes": {**described.get("notes", {}), name: value}})
 
     def _write(self, key: str, content: Mapping[str, Any]) -> None:
-        write_atomically(self._json(key), json.dumps(content, indent=1).encode() + b"\n")
+        write_json(self._json(key), content)
 
     def _json(self, key: str) -> Path:
         return self.folder / f"{key}.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.text import Text
 from surgery.evaluate.report.html import charts, document, section, table, text
 from surgery.evaluate.report.layers import analysis_figures
 from surgery.evaluate.report.words import heading
-from surgery.files import write_atomically
+from surgery.files import write_atomically, write_json
 
 COLUMNS = {
     "locality": "attention weight on keys at most k places away in raster order, L_k",
@@ -56,7 +55,7 @@ def write_analysis(found: Mapping[str, Any], folder: Path) -> None:
     Raises:
         SurgeryError: they cannot be written.
     """
-    write_atomically(folder / "analysis.json", json.dumps(found, indent=2).encode() + b"\n")
+    write_json(folder / "analysis.json", found)
     write_atomically(folder / "analysis.html", analysis_page(found).encode())
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from surgery.config import Config
 from surgery.errors import ArtifactError
-from surgery.files import write_atomically
+from surgery.files import json_digest, write_json
+from surgery.wording import differing
 
 MANIFEST = "store.json"
 FORMAT: Literal[1] = 1
@@ -70,7 +70,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         SurgeryError: it cannot be written; the old one is then kept.
     """
     content = manifest.model_dump(mode="json")
-    write_atomically(folder / MANIFEST, json.dumps({**content, "checksum": _checksum(content)}, indent=1).encode())
+    write_json(folder / MANIFEST, {**content, "checksum": json_digest(content)})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); name the folder of a store") from error
     except Exception as error:  # JSON of any other shape, or none
         raise altered(path, "it is no manifest of a store") from error
-    if checksum != _checksum(content):
+    if checksum != json_digest(content):
         raise altered(path, "its checksum does not match its content")
     return manifest
 
@@ -101,9 +101,7 @@ def require_identity(folder: Path, manifest: Manifest, identity: Mapping[str, st
     """
     found = {**manifest.identity, "samples": str(manifest.sources)}
     wanted = {**identity, "samples": str(sources)}
-    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    if differing:
-        shown = ", ".join(f"{k} ({_short(found.get(k))} there, {_short(wanted.get(k))} here)" for k in differing)
+    if shown := differing(found, wanted):
         raise ArtifactError(
             f"{folder}: the store there was made from something else: it differs in {shown}; "
             "use another folder, or delete this one"
@@ -113,12 +111,3 @@ def require_identity(folder: Path, manifest: Manifest, identity: Mapping[str, st
 def altered(path: Path, why: str) -> ArtifactError:
     """The error for a file that is not as it was written."""
     return ArtifactError(f"{path}: truncated or altered: {why}; restore a copy, or delete the store and make it again")
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _short(value: str | None) -> str:
-    text = "none" if value is None else value
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from surgery.errors import TraceError
+from surgery.errors import TraceError, first_line
 from surgery.recording.attribute_change import AttributeChange
 from surgery.recording.containers import Container
 from surgery.recording.describe import Description
@@ -232,7 +232,7 @@ class Frame(Bindings):
     def require_success(self) -> None:
         """Raise TraceError, at the line that failed, if the forward has caught an error of what is recorded."""
         if self.failure is not None:
-            reason = str(self.failure).partition("\n")[0]
+            reason = first_line(self.failure)
             raise TraceError(
                 f"the forward catches an error ({reason}), so no graph holds where there is none; let it ask for the "
                 "sizes instead, or declare the module a leaf"

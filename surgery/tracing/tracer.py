@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from surgery.analysis.roles.layers import blocks_by_holder
-from surgery.errors import SurgeryError, TraceError
+from surgery.errors import SurgeryError, TraceError, first_line
 from surgery.graph.model_graph import ModelGraph
 from surgery.recording.binding import forward_signature
 from surgery.recording.generated import edit_of
@@ -163,7 +163,7 @@ def _stand_ins(inputs: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, t
 
 def _reason(error: Exception) -> str:
     """An error in one line; one that is not surgery's is the model's own."""
-    reason = str(error).partition("\n")[0] or type(error).__name__
+    reason = first_line(error)
     return reason if isinstance(error, SurgeryError) else f"the forward fails on these inputs: {reason}"
 
 

@@ -31,6 +31,7 @@ from surgery.parallel.whole import own_part, whole
 from surgery.raw import raw_bytes
 from surgery.training.record import LossRecord, from_table, to_table
 from surgery.training.sealed import begin, damage, gather, header_of, hidden, parts_of, remove, seal, writing
+from surgery.wording import differing
 
 FORMAT = "surgery checkpoint 2"
 KEPT = 2
@@ -241,15 +242,8 @@ def _damaged(path: Path, reason: str) -> ArtifactError:
 
 
 def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    if differing:
-        shown = ", ".join(f"{k} ({_short(found.get(k))} there, {_short(wanted.get(k))} here)" for k in differing)
+    if shown := differing(found, wanted):
         raise ArtifactError(
             f"checkpoint {path} belongs to another training: it differs in {shown}; "
             "resume with what it was started with, or use another folder"
         )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from surgery.errors import LostError, TrainingError
+from surgery.files import json_digest, sync
 from surgery.parallel.group import LOST, has_lost
 
 
@@ -58,14 +59,14 @@ def seal(target: Path, header: dict[str, Any]) -> None:
         files = {target.with_name(f"{target.name}-{path.name}"): path for path in sorted(folder.glob("*.safetensors"))}
         header = {**header, "files": {place.name: _sha(path) for place, path in files.items()}}
         state = folder / state_of(target).name
-        state.write_text(json.dumps({**header, "sha256": _sha_of(header)}))
-        _sync(state)
+        state.write_text(json.dumps({**header, "sha256": json_digest(header)}))
+        sync(state)
         remove(target)  # a damaged one of the same name
         for place, path in files.items():
             os.replace(path, place)
-        _sync(target.parent)
+        sync(target.parent)
         os.replace(state, state_of(target))
-        _sync(target.parent)
+        sync(target.parent)
         shutil.rmtree(folder)
 
 
@@ -111,7 +112,7 @@ def damage(path: Path, wanted: str, number: int = 0, of: int = 1) -> str | None:
     """
     try:
         header = header_of(path)
-        if header.pop("sha256") != _sha_of(header):
+        if header.pop("sha256") != json_digest(header):
             return f"the checksum of {state_of(path).name} does not match its content"
         if header["format"] != wanted:
             return f"its format is not {wanted!r}"
@@ -154,17 +155,3 @@ def writing(target: Path) -> Iterator[None]:
 def _sha(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha_of(header: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

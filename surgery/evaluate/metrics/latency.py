@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, first_line
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics.base import Metric
 from surgery.evaluate.results import Better, Column
@@ -89,6 +89,7 @@ def _compiled(model: nn.Module, inputs: dict[str, Any]) -> Callable[..., Any]:
     try:
         run(**inputs)
     except Exception as error:  # whatever the compiler says, such as that there is none for C++
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SurgeryError(f"{type(model).__name__} cannot be compiled: {reason}; measure it uncompiled") from error
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be compiled: {first_line(error)}; measure it uncompiled"
+        ) from error
     return run
