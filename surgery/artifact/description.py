@@ -91,11 +91,11 @@ def read_description(folder: Path) -> Description:
             advice = "or pass its class: surgery.load(..., operators=[...])"
             raise ArtifactError(f"{path}: {first['msg']}, {advice}") from None
         where = ".".join(map(str, first["loc"]))
-        raise _altered(path, first["msg"] + (f" at {where}" if where else "")) from error
+        raise altered(path, first["msg"] + (f" at {where}" if where else "")) from error
     except ArtifactError:
         raise
     except Exception as error:  # values that are wrong in ways of their own, such as text that is no UTF-8
-        raise _altered(path, in_one_line(error)) from error
+        raise altered(path, in_one_line(error)) from error
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -117,7 +117,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 def _validated(path: Path, content: Any) -> Description:
     if not isinstance(content, dict):
-        raise _altered(path, "it is no JSON object")
+        raise altered(path, "it is no JSON object")
     checksum = content.pop("checksum", None)
     if content.get("format") in (1, 2):
         raise ArtifactError(
@@ -126,7 +126,7 @@ def _validated(path: Path, content: Any) -> Description:
         )
     description = Description.model_validate(content)
     if checksum != _checksum(content):
-        raise _altered(path, "its checksum does not match its content")
+        raise altered(path, "its checksum does not match its content")
     return description
 
 
@@ -135,5 +135,6 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _altered(path: Path, why: str) -> ArtifactError:
+def altered(path: Path, why: str) -> ArtifactError:
+    """The error for a file that is not as it was saved."""
     return ArtifactError(f"{path}: truncated or altered: {why[:300]}; copy or make it again")

@@ -9,10 +9,10 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from surgery.artifact.description import Description, WeightsFile, read_description
+from surgery.artifact.description import Description, WeightsFile, altered, read_description
 from surgery.artifact.rebuild import from_config, transformer_class, with_edits
 from surgery.artifact.structure import structural_differences, structure_of
-from surgery.artifact.weights import Slot, altered, open_weights, read_header, read_tensors
+from surgery.artifact.weights import Slot, open_weights, read_header, read_tensors
 from surgery.errors import ArtifactError, first_line, in_one_line
 from surgery.kinds import preferring
 from surgery.operators import OperatorConfig

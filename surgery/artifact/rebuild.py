@@ -58,8 +58,13 @@ def transformer_class(name: str) -> Any:
     import diffusers  # late: the import takes seconds
 
     found = getattr(diffusers, name, None)
-    is_model = isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
-    return found if is_model and found.__module__.startswith("diffusers.models.transformers") else None
+    is_model = isinstance(found, type) and issubclass(found, diffusers.ModelMixin) and is_transformer(found)
+    return found if is_model else None
+
+
+def is_transformer(model_class: type) -> bool:
+    """Whether a class is a transformer of diffusers."""
+    return model_class.__module__.startswith("diffusers.models.transformers")
 
 
 def from_config(model_class: Any, config: Mapping[str, Any], most: int = MOST_TENSORS) -> nn.Module:

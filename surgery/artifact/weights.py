@@ -19,8 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from surgery.artifact.description import WeightsFile, open_regular
-from surgery.errors import ArtifactError
+from surgery.artifact.description import WeightsFile, altered, open_regular
 from surgery.parallel.whole import whole
 from surgery.raw import raw_bytes
 
@@ -143,11 +142,6 @@ def read_tensors(
     if digest.hexdigest() != sha256:
         raise altered(path, "its SHA-256 differs")
     return found
-
-
-def altered(path: Path, why: str) -> ArtifactError:
-    """The error for a file that is not as it was saved."""
-    return ArtifactError(f"{path}: truncated or altered: {why}; copy or make it again")
 
 
 def _pending(folder: Path, file: WeightsFile) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.evaluate.results import Column, Metrics, StageMetrics
+from surgery.evaluate.results import Column, Metrics
 
 TEACHER = "teacher"
 
@@ -31,15 +31,10 @@ class Member:
     grid: bytes | None
     teacher_grid: bytes | None
 
-    @property
-    def teacher(self) -> StageMetrics | None:
-        """What was measured of the teacher."""
-        return next((stage for stage in self.metrics.stages if stage.stage == TEACHER), None)
-
-    @property
-    def student(self) -> StageMetrics | None:
-        """What was measured of the student last."""
-        return next((stage for stage in reversed(self.metrics.stages) if stage.stage != TEACHER), None)
+    def value(self, stage: str | None, metric: str) -> float | None:
+        """A metric of a stage; None if it was not measured there."""
+        found = self.metrics.at(stage)
+        return found.values.get(metric) if found else None
 
 
 @dataclass(frozen=True)
@@ -82,26 +77,17 @@ class Group:
     @property
     def stage(self) -> str | None:
         """The last stage at which the student of every run was measured."""
-        common = [s.stage for s in self.members[0].metrics.stages if s.stage != TEACHER]
-        for member in self.members[1:]:
-            there = {s.stage for s in member.metrics.stages}
-            common = [stage for stage in common if stage in there]
+        measured = [student.stage for student in self.members[0].metrics.students]
+        common = [stage for stage in measured if all(member.metrics.at(stage) for member in self.members)]
         return common[-1] if common else None
 
     def at(self, stage: str | None, metric: str) -> Spread | None:
         """A metric of a stage over the runs."""
-        return Spread.of(self._values(member, stage).get(metric) for member in self.members)
+        return Spread.of(member.value(stage, metric) for member in self.members)
 
     def against_teacher(self, stage: str | None, metric: str) -> Spread | None:
         """The same, each run's against its own teacher's, which starts from the same noise."""
-        return Spread.of(
-            _ratio(self._values(member, stage).get(metric), self._values(member, TEACHER).get(metric))
-            for member in self.members
-        )
-
-    def _values(self, member: Member, stage: str | None) -> dict[str, int | float | None]:
-        found = next((s for s in member.metrics.stages if s.stage == stage), None)
-        return found.values if found else {}
+        return Spread.of(_ratio(m.value(stage, metric), m.value(TEACHER, metric)) for m in self.members)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Literal
 
 WIDTH, HEIGHT = 480, 268
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 28, 36
+ACCENT, QUIET, LAST = "#c2410c", "#64748b", "#3b82a0"
+"""Of what counts, of what it is compared with, and of the last of many curves, whose shades begin with the first."""
 MOST = 3.4e38
 MOST_POINTS = 400
 """More points than pixels only make the file large: longer curves are averaged in groups."""

@@ -72,3 +72,17 @@ class Metrics(Config):
     seed: int
     recipe: str
     columns: dict[str, Column] = Field(default={})
+
+    @property
+    def teacher(self) -> StageMetrics | None:
+        """What was measured of the teacher."""
+        return self.at("teacher")
+
+    @property
+    def students(self) -> list[StageMetrics]:
+        """What was measured of the student, stage after stage."""
+        return [stage for stage in self.stages if stage.stage != "teacher"]
+
+    def at(self, stage: str | None) -> StageMetrics | None:
+        """What was measured at a stage; None if nothing was."""
+        return next((each for each in self.stages if each.stage == stage), None)

@@ -20,7 +20,7 @@ from surgery.digits.classifier import train_classifier
 from surgery.digits.data import Labelled
 from surgery.digits.train import build_model, build_scheduler, install
 from surgery.evaluate.frechet import fit_gaussian
-from surgery.fashion.card import measure, portions, write_card
+from surgery.fashion.card import measure, write_card
 from surgery.fashion.train import ARCHITECTURE, Clock, Training, train
 
 EPOCHS = 10
@@ -69,7 +69,7 @@ def write_classifier(folder: Path, pictures: Labelled, epochs: int) -> None:
     classifier = train_classifier(pictures, epochs=epochs, batch_size=256)
     save_file(classifier.state_dict(), folder / "features.safetensors")
     with torch.inference_mode():
-        features = torch.cat([classifier.features(images) for images in portions(pictures.images, 1000)])
+        features = torch.cat([classifier.features(images) for images in torch.split(pictures.images, 1000)])
     save_file(vars(fit_gaussian(features.cpu())), folder / REFERENCE)
     print("feature extractor: done", flush=True)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from surgery.digits.bench import REFERENCE, load_reference
 from surgery.digits.classifier import load_classifier
 from surgery.digits.data import Labelled
-from surgery.digits.judge import STEPS, Judge, evaluate_samples
+from surgery.digits.judge import STEPS, Judge, evaluate_samples, nearest_distances
 from surgery.digits.pipeline import pictures_of
 from surgery.evaluate.grid import grid_png
 from surgery.fashion.train import Clock, Training
@@ -78,7 +78,7 @@ def measure(folder: Path, real: Labelled, held_out: Labelled, samples: int) -> F
         samples=samples,
         frechet=[judge.frechet(images) for images, _ in draws],
         class_accuracy=[judge.accuracy(images, labels) for images, labels in draws],
-        floor=[judge.frechet(part) for part in portions(held_out.images, samples) if len(part) == samples],
+        floor=[judge.frechet(part) for part in torch.split(held_out.images, samples) if len(part) == samples],
         classifier=judge.accuracy(held_out.images, held_out.labels),
         nearest=float(nearest.mean()),
         real_nearest=float(real_nearest.mean()),
@@ -88,15 +88,9 @@ def measure(folder: Path, real: Labelled, held_out: Labelled, samples: int) -> F
     )
 
 
-def portions(images: Tensor, size: int) -> list[Tensor]:
-    """The images (N, ...), so many at a time; the last ones may be fewer."""
-    return [images[start : start + size] for start in range(0, len(images), size)]
-
-
 def _nearest(images: Tensor, real: Labelled) -> Tensor:
     """The Euclidean distance (N,) of each of images (N, 1, S, S) to the nearest real one, a hundred at a time."""
-    flat = real.images.flatten(1)
-    return torch.cat([torch.cdist(part.flatten(1), flat).amin(1) for part in portions(images, 100)]).cpu()
+    return torch.cat([nearest_distances(part, real.images) for part in torch.split(images, 100)]).cpu()
 
 
 def write_card(folder: Path, training: Training, clock: Clock, figures: Figures) -> None:

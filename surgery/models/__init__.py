@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from surgery.artifact import is_artifact, load
+from surgery.artifact.rebuild import transformer_class
 from surgery.digits.bench import BENCHES
 from surgery.errors import ArtifactError, RecipeError, first_line
 from surgery.models.presets import preset, presets
@@ -155,15 +156,13 @@ def _load(name: str, source: str, subfolder: str | None, *, local: bool) -> Pret
 
 
 def _transformer_class(name: str, source: str, subfolder: str | None, local: bool) -> Any:
-    import diffusers
-
     try:
         config = _read_config(source, subfolder, local)
         class_name = str(config.get("_class_name", "none"))
     except Exception as error:  # JSON of any other shape
         raise ArtifactError(f"the config of model {name!r} cannot be read: {first_line(error)}") from error
-    model_class = getattr(diffusers, class_name, None)
-    if not isinstance(model_class, type) or not model_class.__module__.startswith("diffusers.models.transformers"):
+    model_class = transformer_class(class_name)
+    if model_class is None:
         raise ArtifactError(
             f"model {name!r} is not a diffusers transformer: its config.json names the class {class_name!r}"
         )

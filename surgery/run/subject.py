@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from surgery.artifact.rebuild import is_transformer
 from surgery.data import Data, FashionMNIST
 from surgery.digits.bench import bench_of, load_pictures
 from surgery.digits.feed import digits_feed
@@ -72,7 +73,7 @@ def load_subject(
         identity = {**holder.identity(), "data": digest(pictures._asdict())}
         feed = digits_feed(holder.pipeline, pictures)
     teacher = holder.take(feed.model, at)
-    if not type(teacher).__module__.startswith("diffusers.models.transformers"):
+    if not is_transformer(type(teacher)):
         raise RecipeError(f"model {model!r}: {feed.model} is a {type(teacher).__name__}, no diffusion transformer")
     fed = (WiredData if feed.recorded is None else RecordedData)(feed.to(device), identity, holder.release)
     sampler = PipelineSampler(holder, feed.model, feed.calls)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from surgery.evaluate.plots import HEIGHT, WIDTH, Curve, finite, line_chart
+from surgery.evaluate.plots import ACCENT, HEIGHT, QUIET, WIDTH, Curve, finite, line_chart
+from surgery.evaluate.report.words import heading
 from surgery.search.found import Found
 
-ACCENT, QUIET, INK = "#c2410c", "#64748b", "#1c1b19"
+INK = "#1c1b19"
 MARGIN, HEAD, GAP, FOOT = 16, 34, 40, 30
 WORDS = {"latency": "latency", "flops": "FLOPs", "params": "parameters", "memory": "memory"}
 STYLE = """
@@ -38,7 +39,7 @@ def pareto_svg(found: Found) -> str:
     panels = (
         ("Estimated harm of the edits", line_chart(harms, title, f"estimated harm by {title}", "estimated harm")),
         (
-            f"{metric[:1].upper()}{metric[1:]} after a short finetuning",
+            f"{heading(metric)} after a short finetuning",
             line_chart(judged, title, f"{metric} by {title}", metric),
         ),
     )

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgery.artifact.rebuild import is_transformer
 from surgery.errors import SurgeryError, WiringError
 from surgery.models.inputs import example_inputs
 from surgery.pipelines.drive import Forward, Listener, Step, drive, modules
 from surgery.pipelines.record import undecoded
 from surgery.pipelines.tree import Arguments
 from surgery.statistics.observer import Observer
-
-TRANSFORMERS = "diffusers.models.transformers"
 
 
 def denoiser_of(pipeline: Any) -> str:
@@ -24,7 +23,7 @@ def denoiser_of(pipeline: Any) -> str:
     Raises:
         WiringError: it has none.
     """
-    found = [name for name, part in modules(pipeline).items() if type(part).__module__.startswith(TRANSFORMERS)]
+    found = [name for name, part in modules(pipeline).items() if is_transformer(type(part))]
     if not found:
         raise WiringError(f"{type(pipeline).__name__} has no diffusion transformer that could be analyzed")
     return found[0]

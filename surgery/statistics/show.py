@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -34,17 +35,15 @@ ADDED = {"attention": "attention adds", "mlp": "MLP adds"}
 
 def analysis_view(found: Mapping[str, Any]) -> Group:
     """A row for each layer, and below what the figures mean and what was run."""
-    layers = found["layers"]
-    names = _present(layers)
+    titles, rows = _rows(found["layers"])
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     view.add_column("layer", no_wrap=True)
     view.add_column("block", overflow="fold")
-    for name in (*names, *ADDED.values()):
-        view.add_column(name.replace("_", " "), justify="right")
-    for layer in layers:
-        added = (_cell(_added(layer, role)) for role in ADDED)
-        view.add_row(str(layer["layer"]), layer["path"], *(_cell(layer.get(name)) for name in names), *added)
-    lines = [Text(f"{name.replace('_', ' ')}: {COLUMNS[name]}", "dim") for name in names]
+    for title in titles:
+        view.add_column(title, justify="right")
+    for row in rows:
+        view.add_row(*row)
+    lines = [Text(f"{name.replace('_', ' ')}: {COLUMNS[name]}", "dim") for name in _present(found["layers"])]
     lines.append(Text("attention adds, MLP adds: the same as contribution, of what these operators add", "dim"))
     return Group(view, *lines, Text(f"run by {found['driven_by']}", "dim"))
 
@@ -72,24 +71,26 @@ def analysis_page(found: Mapping[str, Any]) -> str:
 
 def table_of(layers: Sequence[Mapping[str, Any]]) -> str:
     """The figures of all layers as HTML."""
-    names = _present(layers)
-    head = ["layer", "block", *(name.replace("_", " ") for name in names), *ADDED.values()]
-    rows = []
+    titles, rows = _rows(layers)
+    content = [(number, f"<code>{text(path)}</code>", *figures) for number, path, *figures in rows]
+    return table([heading(each) for each in ("layer", "block", *titles)], content, 2, "figures of each layer")
+
+
+def _rows(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The titles of the figures that there are, and of each layer its number, its path and these figures."""
+    names, rows = _present(layers), list[tuple[str, ...]]()
     for layer in layers:
         figures = (*(layer.get(name) for name in names), *(_added(layer, role) for role in ADDED))
-        rows.append([text(layer["layer"]), f"<code>{text(layer['path'])}</code>", *map(_cell, figures)])
-    return table([heading(each) for each in head], rows, 2, "figures of each layer")
+        words = ("" if value is None else f"{value:.3f}" for value in figures)
+        rows.append((str(layer["layer"]), layer["path"], *words))
+    return [*(name.replace("_", " ") for name in names), *ADDED.values()], rows
 
 
 def _added(layer: Mapping[str, Any], role: str) -> float | None:
     """The mean contribution of the layer's operators of a kind."""
     found = [o["contribution"] for o in layer["operators"] if o["role"].endswith(role) and "contribution" in o]
-    return sum(found) / len(found) if found else None
+    return fmean(found) if found else None
 
 
 def _present(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in COLUMNS if any(layer.get(name) is not None for layer in layers)]
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 from surgery.errors import AnalysisError
 
@@ -51,10 +50,6 @@ class Sums:
     def figures(self) -> dict[str, dict[str, float]]:
         """The means by path and name."""
         found: dict[str, dict[str, float]] = defaultdict(dict)
-        for path, name, value in self._means():
-            found[path][name] = value
-        return dict(found)
-
-    def _means(self) -> Iterator[tuple[str, str, float]]:
         for (path, name), (total, weight) in self._sums.items():
-            yield path, name, total / weight
+            found[path][name] = total / weight
+        return dict(found)

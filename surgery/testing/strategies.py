@@ -181,14 +181,14 @@ def rules(layers: int = 4) -> st.SearchStrategy[Rule]:
     chosen = selections(layers)
     inherit = st.sampled_from(("projections", "random"))
     families: dict[str, st.SearchStrategy[Rule]] = {
-        "attention": st.builds(_attention, mixers, chosen, inherit),
-        "mlp": st.builds(_mlp, st.sampled_from((0.5, 1.0, 3.0)), chosen, inherit),
-        "drop": chosen.map(lambda layers: drop_blocks(layers=layers)),
-        "duplicate": chosen.map(lambda layers: duplicate_blocks(layers=layers)),
+        "attention": st.builds(replace_attention, mixers, layers=chosen, inherit=inherit),
+        "mlp": st.builds(mlp_ratio, st.sampled_from((0.5, 1.0, 3.0)), layers=chosen, inherit=inherit),
+        "drop": st.builds(drop_blocks, layers=chosen),
+        "duplicate": st.builds(duplicate_blocks, layers=chosen),
     }
     if layers > 1:
-        families["pairs"] = st.builds(_pairs, joiners, chosen)
-        families["share"] = st.builds(_share, st.integers(2, layers), st.booleans(), chosen)
+        families["pairs"] = st.builds(parallel_pairs, joiners, layers=chosen)
+        families["share"] = st.builds(share_blocks, st.integers(2, layers), average=st.booleans(), layers=chosen)
     return st.one_of(*families.values())
 
 
@@ -196,22 +196,6 @@ def rule_sets(layers: int = 4) -> st.SearchStrategy[Sequence[Rule]]:
     """One or two rules to be applied together, which may conflict; see `rules`."""
     alone = rules(layers).map(lambda rule: (rule,))
     return alone | st.tuples(rules(layers), rules(layers))
-
-
-def _attention(operator: Any, layers: Selection, inherit: Any) -> Rule:
-    return replace_attention(operator, layers=layers, inherit=inherit)
-
-
-def _mlp(ratio: float, layers: Selection, inherit: Any) -> Rule:
-    return mlp_ratio(ratio, layers=layers, inherit=inherit)
-
-
-def _pairs(joiner: Any, layers: Selection) -> Rule:
-    return parallel_pairs(joiner, layers=layers)
-
-
-def _share(count: int, average: bool, layers: Selection) -> Rule:
-    return share_blocks(count, average=average, layers=layers)
 
 
 # -- cases ---------------------------------------------------------------------------------------------------------

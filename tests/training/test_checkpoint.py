@@ -186,7 +186,7 @@ def test_a_write_that_the_system_refuses_keeps_the_old_checkpoint(tmp_path: Path
     require_kept(store)
 
 
-@pytest.mark.parametrize("call", ["checkpoint.save", "sealed._sync", "sealed.os.replace"])
+@pytest.mark.parametrize("call", ["checkpoint.save", "sealed.sync", "sealed.os.replace"])
 def test_a_full_disk_at_any_call_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

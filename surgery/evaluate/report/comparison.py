@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from surgery.evaluate.comparison import Comparison, Group, Member, Spread
-from surgery.evaluate.plots import Curve, Point, finite, line_chart, shades, smooth, thin
-from surgery.evaluate.report.html import charts, document, figure, notes, section, table, text
-from surgery.evaluate.report.losses import ACCENT, LAST, legend_of
-from surgery.evaluate.report.stages import Sample, gallery
+from surgery.evaluate.plots import ACCENT, LAST, Curve, Point, line_chart, shades, smooth, thin
+from surgery.evaluate.report.html import charts, definitions, document, figure, section, table, text
+from surgery.evaluate.report.losses import legend_of, points_of
+from surgery.evaluate.report.stages import CAPTIONS, Sample, gallery
 from surgery.evaluate.report.words import NOTHING, heading, spread_words
 from surgery.evaluate.report.words import figure as figure_words
 
@@ -73,7 +73,7 @@ def _results(comparison: Comparison) -> str:
             if name == comparison.first:
                 row.append(text(spread_words(group.against_teacher(group.stage, name), "")))
         rows.append(row)
-    meanings = notes((heading(column.title), column.note) for column in comparison.columns.values())
+    meanings = definitions((heading(column.title), text(column.note)) for column in comparison.columns.values())
     return table(head, rows, 2, "results") + meanings
 
 
@@ -102,8 +102,7 @@ def _stages_note(comparison: Comparison) -> str:
 def _differences(groups: Sequence[Group]) -> str:
     """What of each recipe others have otherwise."""
     listed = [(group.name, ", ".join(f"{path}={value}" for path, value in group.differs.items())) for group in groups]
-    rows = "".join(f"<dt>{text(name)}</dt><dd><code>{text(values)}</code></dd>" for name, values in listed if values)
-    return f'<dl class="facts">{rows}</dl>' if rows else ""
+    return definitions(((name, f"<code>{text(values)}</code>") for name, values in listed if values), "facts")
 
 
 def _curves(groups: Sequence[Group]) -> Iterator[str]:
@@ -114,7 +113,7 @@ def _curves(groups: Sequence[Group]) -> Iterator[str]:
 
 
 def _points(member: Member, stage: str, key: str = "validation") -> list[Point]:
-    return thin(finite((r["step"], r.get(key)) for r in member.losses if r["stage"] == stage))
+    return thin(points_of([record for record in member.losses if record["stage"] == stage], key))
 
 
 def _training(member: Member, stage: str) -> list[Point]:
@@ -136,18 +135,16 @@ def _chart(groups: Sequence[Group], title: str, unit: str, note: str, points: Ca
 def _samples(comparison: Comparison) -> str:
     name = comparison.first
     shown = []
-    teacher = next((m for g in comparison.groups for m in g.members if m.teacher_grid), None)
-    if teacher is not None and teacher.teacher_grid is not None:
-        shown.append(Sample("teacher", "Teacher", "", "the pretrained model", teacher.teacher_grid))
+    grid = next((m.teacher_grid for g in comparison.groups for m in g.members if m.teacher_grid), None)
+    if grid is not None:
+        shown.append(Sample("teacher", "Teacher", "", CAPTIONS["teacher"], grid))
     for number, group in enumerate(comparison.groups):
-        member = group.members[0]
-        if member.grid is None or member.student is None:
-            continue
-        value = figure_words(member.student.values.get(name), comparison.columns[name].unit) if name else ""
-        shown.append(Sample(str(number), group.name, value, member.student.stage, member.grid))
+        member, students = group.members[0], group.members[0].metrics.students
+        if member.grid is not None and students:
+            value = figure_words(students[-1].values.get(name), comparison.columns[name].unit) if name else ""
+            shown.append(Sample(str(number), group.name, value, students[-1].stage, member.grid))
     return gallery(shown)
 
 
 def _statuses(groups: Sequence[Group]) -> str:
-    found = [(member.folder, member.status) for group in groups for member in group.members if member.status]
-    return notes(found)
+    return definitions((member.folder, text(member.status)) for group in groups for member in group.members)

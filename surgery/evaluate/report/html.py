@@ -95,10 +95,10 @@ def charts(figures: Iterable[str]) -> str:
     return f'<div class="charts">{shown}</div>' if shown else ""
 
 
-def notes(listed: Iterable[tuple[str, str]]) -> str:
-    """What terms mean, a line each; both are text."""
-    items = "".join(f"<dt>{text(term)}</dt><dd>{text(meaning)}</dd>" for term, meaning in listed if meaning)
-    return f'<dl class="notes">{items}</dl>' if items else ""
+def definitions(listed: Iterable[tuple[str, str]], css: str = "notes") -> str:
+    """Terms, which are text, each with the content that belongs to it; those without are left out."""
+    items = "".join(f"<dt>{text(term)}</dt><dd>{content}</dd>" for term, content in listed if content)
+    return f'<dl class="{css}">{items}</dl>' if items else ""
 
 
 def picture(png: bytes, label: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from surgery.evaluate.plots import Curve, Point, finite, line_chart
+from surgery.evaluate.plots import ACCENT, QUIET, Curve, Point, finite, line_chart
 from surgery.evaluate.report.html import LISTED, charts, figure, table, text
-from surgery.evaluate.report.losses import ACCENT, QUIET, legend_of
+from surgery.evaluate.report.losses import legend_of
 from surgery.evaluate.report.words import NOTHING, count, heading, percent
 
 Edits = Sequence[Mapping[str, Any]]

@@ -6,13 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from surgery.evaluate.plots import Curve, Point, finite, line_chart, shades, smooth, thin
+from surgery.evaluate.plots import ACCENT, LAST, QUIET, Curve, Point, finite, line_chart, shades, smooth, thin
 from surgery.evaluate.report.html import charts, figure, folded, text
 
-ACCENT = "#c2410c"
-QUIET = "#64748b"
-LAST = "#3b82a0"
-"""Of the last site; those between take shades from `ACCENT` to it."""
 TRAINING = {"distil": "Distillation", "finetune": "Finetuning"}
 HELD_OUT = "held-out batch"
 _RING = ' class="o"'
@@ -30,11 +26,9 @@ def losses_of(losses: Records, edits: Sequence[Mapping[str, Any]], target: Any) 
         edits: with the key loss.
         target: of finetuning, as in the recipe.
     """
-    by_stage = {
-        stage: [r for r in losses if r["stage"] == stage] for stage in dict.fromkeys(r["stage"] for r in losses)
-    }
     figures = []
-    for stage, records in by_stage.items():
+    for stage in dict.fromkeys(record["stage"] for record in losses):
+        records = [record for record in losses if record["stage"] == stage]
         figures += _distilled(records, edits) if stage == "distil" else _finetuned(records, target)
     return charts(figures)
 
@@ -44,7 +38,7 @@ def _distilled(records: Records, edits: Sequence[Mapping[str, Any]]) -> list[str
     meaning = (
         f"{errors} between the outputs of new operators and of those that they replace, on the teacher's activations, "
         "as shares of what zeros would have, summed over the sites. Not comparable with the loss of finetuning. "
-        f"{noise_of(_points(records))}"
+        f"{noise_of(points_of(records))}"
     )
     total = _figure("Distillation", records, f"{errors}, sum of sites", meaning, held_out=True)
     paths = list(dict.fromkeys(path for record in records for path in record["sites"]))
@@ -58,12 +52,12 @@ def _distilled(records: Records, edits: Sequence[Mapping[str, Any]]) -> list[str
 
 
 def _finetuned(records: Records, target: Any) -> list[str]:
-    noise = noise_of(_points(records))
+    noise = noise_of(points_of(records))
     if target == "data":
         meaning = f"The loss that models are pretrained with, on batches with noise and times of their own. {noise}"
         return [_figure("Finetuning", records, _DIFFUSION, meaning, held_out=True)]
     what = "the teacher's prediction and block outputs" if target == "teacher" else "what the recipe weighs together"
-    held_out = finite((r["step"], r.get("validation")) for r in records)
+    held_out = points_of(records, "validation")
     drawing = line_chart(
         [Curve(thin(held_out), QUIET, "rings")], "step", "Finetuning: held-out loss by step", _DIFFUSION
     )
@@ -78,8 +72,8 @@ def _finetuned(records: Records, target: Any) -> list[str]:
 
 
 def _figure(name: str, records: Records, unit: str, note: str, *, held_out: bool = False) -> str:
-    points = thin(_points(records))
-    held = finite((r["step"], r.get("validation")) for r in records) if held_out else []
+    points = thin(points_of(records))
+    held = points_of(records, "validation") if held_out else []
     curves = [Curve(points, ACCENT, "faint"), Curve(smooth(points), ACCENT), Curve(thin(held), QUIET, "rings")]
     legend = [(ACCENT, "training", _last(smooth(points)))] if points else []
     if held:
@@ -87,8 +81,9 @@ def _figure(name: str, records: Records, unit: str, note: str, *, held_out: bool
     return figure(name, line_chart(curves, "step", f"{name}: loss by step", unit), legend_of(legend), note)
 
 
-def _points(records: Records) -> list[Point]:
-    return finite((r["step"], r["loss"]) for r in records)
+def points_of(records: Records, key: str = "loss") -> list[Point]:
+    """The loss of each step, or what else the records have under `key`."""
+    return finite((record["step"], record.get(key)) for record in records)
 
 
 def noise_of(points: Sequence[Point]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from surgery.evaluate.report.html import text
+from surgery.evaluate.report.html import definitions, text
 
 
 def code_of(source: str, label: str) -> str:
@@ -30,4 +30,4 @@ def _origin(origin: Mapping[str, Any]) -> str:
         ),
         "Versions": text(versions),
     }
-    return f'<dl class="facts">{"".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())}</dl>'
+    return definitions(rows.items(), "facts")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.evaluate.report.html import notes, picture, table, text
+from surgery.evaluate.report.html import definitions, picture, table, text
 from surgery.evaluate.report.words import NOTHING, columns_of, figure, heading, headline, percent, ratio
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
@@ -27,9 +27,8 @@ def stages_of(metrics: Metrics) -> str:
     for name, column in columns.items():
         title = f'<span title="{column.better} is better">{heading(text(column.title))}</span>'
         head += [title, *(["× teacher"] if name == first else [])]
-    teacher = next((stage for stage in metrics.stages if stage.stage == "teacher"), None)
-    rows = [_row(stage, teacher, columns, first) for stage in metrics.stages]
-    meanings = notes((heading(column.title), column.note) for column in columns.values())
+    rows = [_row(stage, metrics.teacher, columns, first) for stage in metrics.stages]
+    meanings = definitions((heading(column.title), text(column.note)) for column in columns.values())
     return table([*head, "Time"], rows, 1, "stages") + meanings
 
 

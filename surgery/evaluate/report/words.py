@@ -31,9 +31,7 @@ def headline(metrics: Metrics) -> str | None:
 
 def verdict(metrics: Metrics) -> str:
     """What came out, in one or two sentences: the last stage against the teacher."""
-    teacher = next((stage for stage in metrics.stages if stage.stage == "teacher"), None)
-    students = [stage for stage in metrics.stages if stage.stage != "teacher"]
-    name = headline(metrics)
+    teacher, students, name = metrics.teacher, metrics.students, headline(metrics)
     if name is None:
         return f"The {students[-1].stage} student has {_sizes(students[-1], teacher)}." if students and teacher else ""
     column = columns_of(metrics)[name]

@@ -83,9 +83,6 @@ def _steps() -> Iterator[tuple[object, str, FunctionType]]:
     """The functions of surgery that `HOMES` hold, each at all places where it is looked up."""
     for home in HOMES:
         for name, value in list(vars(home).items()):
-            if isinstance(value, FunctionType) and value.__module__.startswith("surgery.") and not _is_special(name):
+            is_ours = isinstance(value, FunctionType) and value.__module__.startswith("surgery.")
+            if is_ours and not name.startswith("__"):
                 yield home, name, value
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("__")
