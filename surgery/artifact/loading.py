@@ -21,8 +21,6 @@ from surgery.recording.state import own_class
 from surgery.rewriting.commit import record_of
 
 Model = TypeVar("Model", bound=nn.Module)
-Slots = dict[str, dict[str, Slot]]
-"""By file and name."""
 MORE_TENSORS, SOME_TENSORS = 20, 1000
 """How many more tensors than the student its base may have, as edits drop and share blocks."""
 

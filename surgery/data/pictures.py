@@ -14,7 +14,7 @@ from torch import Tensor
 from surgery.data.buckets import Size
 from surgery.data.entries import Entry, identity
 from surgery.data.generated import Prompt
-from surgery.errors import RecipeError
+from surgery.errors import RecipeError, in_one_line
 from surgery.store.sample import Skipped
 
 
@@ -110,4 +110,4 @@ def require_any(folder: Path, entries: Sequence[Entry], is_picture: Callable[[Pa
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "is no image"
-    return f"cannot be read as an image ({' '.join(str(error).split())[:200]})"
+    return f"cannot be read as an image ({in_one_line(error, 200)})"

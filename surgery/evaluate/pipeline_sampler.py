@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,21 +20,11 @@ from surgery.parallel.group import size as processes
 from surgery.pipelines.calls import Calls
 from surgery.pipelines.drive import attribute_set
 from surgery.pipelines.record import first_step, run_to_end
+from surgery.pipelines.sources import Holder
 from surgery.store.order import seeded
 
 SIMILAR = 1e-2
 """By how much, of the largest number, predictions may differ between samples alone and together."""
-
-
-class Holder(Protocol):
-    """Something that has a pipeline in memory while it is needed."""
-
-    @property
-    def pipeline(self) -> Any:
-        """The pipeline."""
-
-    def release(self) -> None:
-        """Let go of what is not needed now."""
 
 
 @dataclass(frozen=True)

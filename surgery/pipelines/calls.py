@@ -100,7 +100,7 @@ def _keyword_for(pipeline: Any, call: Mapping[str, Any], values: Sequence[Any]) 
         try:
             given = [_given(pipeline, {**call, name: value}) for value in values]
         except Exception as error:  # whatever a pipeline says to a value that it was not made for
-            reasons.append(f"{name}={values[0]!r} ends in {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            reasons.append(f"{name}={values[0]!r} ends in {type(error).__name__}: {in_one_line(error, 200)}")
             continue
         if len(given) == 1 or not _equal(*given):
             return name, ""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from surgery.pipelines.batching import Batching
@@ -54,13 +53,6 @@ def collate(
         else:
             groups.append((model, [row], [arguments]))
     return [Batch(tuple(rows), model, wiring.batching.join(members)) for model, rows, members in groups]
-
-
-def outputs_of(wiring: Wiring, batches: Sequence[Batch], outputs: Sequence[Any]) -> Tensor:
-    """The model outputs of all samples in their order, (B, *wiring.shape), from each batch's forward."""
-    parts = [wiring.model_output(out, len(batch.rows)) for batch, out in zip(batches, outputs, strict=True)]
-    order = torch.tensor([row for batch in batches for row in batch.rows])
-    return torch.cat(parts)[torch.argsort(order).to(parts[0].device)]
 
 
 def _fit(batching: Batching, one: Arguments, other: Arguments) -> bool:

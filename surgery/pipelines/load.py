@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.errors import WiringError
+from surgery.errors import WiringError, first_line
 from surgery.pipelines.drive import modules
 from surgery.store.shard import content_of
 
@@ -49,9 +49,9 @@ def from_hub(name: str) -> Path:
     try:
         return Path(DiffusionPipeline.download(name))
     except Exception as error:  # of the network, of the hub, or that there is none
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise WiringError(
-            f"model {name!r} is no folder here, and no pipeline of this name can be fetched from the hub ({reason})"
+            f"model {name!r} is no folder here, and no pipeline of this name can be fetched from the hub "
+            f"({first_line(error)})"
         ) from error
 
 

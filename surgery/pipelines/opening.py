@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.errors import SurgeryError, WiringError
+from surgery.errors import SurgeryError, WiringError, in_one_line
 from surgery.pipelines.batching import Batching, compare
 from surgery.pipelines.drive import Done, Forward, Listener, Step, drive, modules
 from surgery.pipelines.tree import Arguments, leaves, moved, prediction, rows_of, tensors_in
@@ -77,7 +77,7 @@ def batching_of(pipeline: Any, call: Mapping[str, Any], one: Opening) -> Batchin
         except SurgeryError:
             raise
         except Exception as error:  # whatever a pipeline says to a call that it was not made for
-            why = f"it cannot make two samples at once: {' '.join(str(error).split())[:200]}"
+            why = f"it cannot make two samples at once: {in_one_line(error, 200)}"
             continue
         if len(two.step.sample) == 2 * len(one.step.sample) and two.rows == [2 * rows for rows in one.rows]:
             return _merged(

@@ -30,6 +30,9 @@ class Holder(Protocol):
     def pipeline(self) -> Any:
         """The pipeline."""
 
+    def release(self) -> None:
+        """Let go of what is not needed now."""
+
 
 def fed_by(latents: Tensor, conditions: Sequence[Arguments], wiring: int = 0) -> Sample:
     """A sample for a denoiser.

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from surgery.graph import ModelGraph
+from surgery.pipelines.tree import tensors_in
 from surgery.progress import Progress
 from surgery.rewriting.commit import commit
 from surgery.sensitivity.grafting import Group, grafts, put_in
 from surgery.sensitivity.library import GraftLibrary, key_of
 from surgery.training.checkpoint import digest
-from surgery.training.distil import STAGE, Distil, Site, sites_of, tensors_in
+from surgery.training.distil import STAGE, Distil, Site, sites_of
 from surgery.training.optim import frozen_behaviour
 from surgery.training.source import Forward, TrainingData, predict
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,6 @@ class Sample:
 
     latents: Tensor
     conditions: Any
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes its tensors take; a store takes fewer where rows are equal."""
-        conditions = (leaf for leaf in pytree.tree_leaves(self.conditions) if isinstance(leaf, Tensor))
-        return self.latents.nbytes + sum(tensor.nbytes for tensor in conditions)
 
 
 class Skipped(Exception):

@@ -10,7 +10,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from surgery.errors import ArtifactError
@@ -77,11 +76,6 @@ class Store:
         index, within = _place(self._samples_up_to, number)
         shard = self._shards[index]
         return put_together(json.loads(shard.skeletons[shard.samples[within][0]]), lambda _: None)
-
-    def batch(self, numbers: Sequence[int]) -> tuple[Tensor, list[Any]]:
-        """The latents of samples of one shape as (B, ...), and the conditions of each."""
-        samples = [self[number] for number in numbers]
-        return torch.stack([sample.latents for sample in samples]), [sample.conditions for sample in samples]
 
     def _row(self, row: int) -> Tensor:
         return self._mapped(row).clone()  # what is mapped is one memory for all who ask

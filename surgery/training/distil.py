@@ -6,7 +6,7 @@ L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from surgery.errors import RewriteError
 from surgery.losses import LOSSES, Loss, LossName
 from surgery.parallel.division import sum_over_all
 from surgery.parallel.group import add_up
+from surgery.pipelines.tree import tensors_in
 from surgery.progress import Progress, SilentProgress
 from surgery.rewriting import Edit
 from surgery.rewriting.lesson import Lesson
@@ -245,15 +246,6 @@ def _regression(path: str, output: Any, target: Any, loss: Loss) -> Tensor:
 
 def _precise(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in what an operator gives, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for item in value for t in tensors_in(item)] if isinstance(value, tuple | list) else []
 
 
 def trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:

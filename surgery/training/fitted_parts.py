@@ -14,7 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from surgery.parallel.group import add_up, from_first
 from surgery.parallel.whole import divided_like, whole
-from surgery.training.distil import Site, tensors_in
+from surgery.pipelines.tree import tensors_in
+from surgery.training.distil import Site
 
 RIDGE = 1e-6
 """What draws a solution to the weights that are there, relative to the mean square of a feature."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from surgery.errors import SurgeryError
 from surgery.pipelines import Condition, Wiring, measure
-from surgery.pipelines.collate import collate, outputs_of
+from surgery.pipelines.collate import Batch, collate
 from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import sample
@@ -104,3 +106,10 @@ def _said(what: Any) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()).replace("|", "/")[:160]
+
+
+def outputs_of(wiring: Wiring, batches: Sequence[Batch], outputs: Sequence[Any]) -> Tensor:
+    """The model outputs of all samples in their order, (B, *wiring.shape), from each batch's forward."""
+    parts = [wiring.model_output(out, len(batch.rows)) for batch, out in zip(batches, outputs, strict=True)]
+    order = torch.tensor([row for batch in batches for row in batch.rows])
+    return torch.cat(parts)[torch.argsort(order).to(parts[0].device)]

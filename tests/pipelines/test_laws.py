@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from surgery.errors import WiringError
 from surgery.pipelines import Condition, Wiring, measure
-from surgery.pipelines.collate import collate, outputs_of
+from surgery.pipelines.collate import collate
 from surgery.pipelines.encode import encoder_of
 from surgery.pipelines.record import sample
 from surgery.pipelines.tree import leaves, same
+from tests.pipelines.rows import outputs_of
 from tests.pipelines.synthetic import STEPS, Synthetic
 from tests.pipelines.traits import BAD, Traits, traits
 

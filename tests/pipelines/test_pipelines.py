@@ -12,12 +12,13 @@ import surgery
 from surgery.cli import main
 from surgery.errors import WiringError
 from surgery.pipelines import Condition, Wiring, measure
-from surgery.pipelines.collate import collate, outputs_of
+from surgery.pipelines.collate import collate
 from surgery.pipelines.drive import Listener, drive
 from surgery.pipelines.process import process_of
 from surgery.pipelines.record import record, sample
 from surgery.pipelines.times import Uniform
 from tests.pipelines.build import Tiny
+from tests.pipelines.rows import outputs_of
 from tests.pipelines.synthetic import Synthetic
 from tests.pipelines.tiny import PIPELINES
 from tests.pipelines.traits import Traits

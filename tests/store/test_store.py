@@ -60,13 +60,13 @@ def test_equal_conditions_take_no_more_room_however_many_samples_have_them(count
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_samples_are_batched_and_what_could_not_be_made_is_named(tmp_path: Path) -> None:
+def test_samples_are_read_and_what_could_not_be_made_is_named(tmp_path: Path) -> None:
     store = fill(tmp_path, IDENTITY, Made(16, plain))
     assert (len(store), store.skipped) == (14, ["6.png: is no image", "13.png: is no image"])
     alike = [number for number in range(14) if store.shapes[number] == (2, 3, 4)]
-    latents, conditions = store.batch(alike[:3])
-    assert torch.equal(latents, torch.stack([plain(number).latents for number in (0, 2, 4)]))
-    assert [c["text"][0, 0] for c in conditions] == [0, 2, 1]
+    samples = [store[number] for number in alike[:3]]
+    assert all(torch.equal(each.latents, plain(n).latents) for each, n in zip(samples, (0, 2, 4), strict=True))
+    assert [each.conditions["text"][0, 0] for each in samples] == [0, 2, 1]
     with pytest.raises(IndexError, match="no sample 14 in a store of 14"):
         store[14]
 
