@@ -11,7 +11,7 @@ from pydantic import Field
 
 from surgery.config import Config
 from surgery.errors import ArtifactError
-from surgery.files import json_digest, write_json
+from surgery.files import json_digest, write_atomically
 from surgery.wording import differing
 
 MANIFEST = "store.json"
@@ -70,7 +70,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         SurgeryError: it cannot be written; the old one is then kept.
     """
     content = manifest.model_dump(mode="json")
-    write_json(folder / MANIFEST, {**content, "checksum": json_digest(content)})
+    write_atomically(folder / MANIFEST, json.dumps({**content, "checksum": json_digest(content)}, indent=1).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
