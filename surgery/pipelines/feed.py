@@ -78,8 +78,13 @@ class Feed:
         return replace(self, wirings=tuple(wiring.to(device) for wiring in self.wirings))
 
     def stored(self, folder: Path, identity: Mapping[str, str], progress: Progress) -> Feed:
-        """The same with all samples made and kept in `folder`, beside all else; see `surgery.store.fill`."""
-        assert not isinstance(self.samples, Store | InMemory), "they are made already"
+        """The same with all samples made and kept in `folder`, beside all else, unless they are made already.
+
+        Raises:
+            ArtifactError, SurgeryError: see `surgery.store.fill`.
+        """
+        if isinstance(self.samples, Store | InMemory):
+            return self
         by_first(partial(self._save, folder))
         return replace(self, samples=fill(folder / SAMPLES, identity, self.samples, progress))
 

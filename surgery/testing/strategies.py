@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +39,6 @@ blocks = st.builds(
     modulated=st.booleans(),
     in_place=st.booleans(),
 )
-with_attention = blocks.map(lambda b: dataclasses.replace(b, attention="separate"))
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 4))
 
 

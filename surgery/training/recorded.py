@@ -61,8 +61,6 @@ class RecordedData:
             ArtifactError, SurgeryError: see `surgery.store.fill`.
         """
         progress.say(self.why)
-        if isinstance(self.feed.samples, Store | InMemory):
-            return self
         feed = self.feed.stored(folder, self.identity, progress)
         self.release()
         return replace(self, feed=feed)

@@ -89,8 +89,6 @@ class WiredData:
         Raises:
             ArtifactError, SurgeryError: see `surgery.store.fill`.
         """
-        if isinstance(self.feed.samples, Store | InMemory):
-            return self
         feed = self.feed.stored(folder, self.identity, progress)
         self.release()
         return replace(self, feed=feed)

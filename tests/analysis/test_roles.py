@@ -18,9 +18,10 @@ from surgery.analysis.roles import Operator
 from surgery.operators import HyenaX
 from surgery.rewriting import indices
 from surgery.rules import replace_attention
+from surgery.testing import BlockSpec, build, inputs
+from surgery.testing.strategies import blocks, model_specs, sizes
 from tests.classes import Case, all_cases
 from tests.nightly import examples, thinned
-from tests.strategies import BlockSpec, blocks, build, inputs, model_specs, sizes
 
 CASES = {case.name: case for case in all_cases()}
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import surgery
 from surgery.artifact.description import DESCRIPTION, signed
 from surgery.errors import ArtifactError
-from tests.test_artifact import student
+from tests.artifact.test_round_trip import student
 from tests.tracing.test_exact import assert_same
 
 WEIGHTS = "model.safetensors"

@@ -21,7 +21,7 @@ from surgery.artifact.description import read_description
 from surgery.errors import ArtifactError
 from surgery.models import load_pretrained
 from surgery.rules import mlp_ratio
-from tests.test_artifact import student
+from tests.artifact.test_round_trip import student
 from tests.tracing.test_exact import assert_same, dit_inputs
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from surgery.cli import main
 from surgery.statistics.show import COLUMNS, write_analysis
-from tests.browser import BROWSER, Page, browser
+from tests.evaluate.browser import BROWSER, Page, browser
 
 WIDTHS = {"desktop": (1280, "screen"), "phone": (390, "screen"), "A4": (688, "print")}
 """In CSS pixels; A4 less margins of 14 mm."""

@@ -13,9 +13,10 @@ from hypothesis import given
 import surgery
 from surgery.graph.show.diagram import draw_model
 from surgery.graph.show.tree import Entry, module_tree
+from surgery.testing import build, inputs
+from surgery.testing.strategies import model_specs, sizes
 from tests.analysis.test_roles import CASES, working
 from tests.nightly import examples
-from tests.strategies import build, inputs, model_specs, sizes
 
 
 def operators(entry: Entry, times: int = 1) -> Iterator[tuple[str, int]]:

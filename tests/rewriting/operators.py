@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from surgery.operators import MixerConfig, MixerDims, SequenceMixer, projections_of
-from tests.strategies import TinyAttention
+from surgery.testing.transformers import TinyAttention
 
 
 class Same(MixerConfig):

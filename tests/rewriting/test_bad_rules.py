@@ -32,11 +32,11 @@ from surgery.rewriting import (
 )
 from surgery.rewriting.pattern import GraphPattern
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
+from surgery.testing import BlockSpec, ModelSpec, build, inputs
 from tests.compat.models import inputs as family_inputs
 from tests.compat.models import original
 from tests.rewriting.gates import ArmedGate, Gate, whole_state
 from tests.rewriting.operators import Narrow, Scale
-from tests.strategies import BlockSpec, ModelSpec, build, inputs
 from tests.tracing.test_exact import assert_same
 
 MODEL = original("dit")

@@ -20,13 +20,12 @@ from surgery.graph import ModelGraph
 from surgery.operators import HyenaX
 from surgery.rewriting import all_layers, chain, commit, every, find_sites, fork, indices, node, plan
 from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention
-from surgery.testing import transformers
+from surgery.testing import ModelSpec, build, inputs, transformers
 from tests.compat.models import FAMILIES, original
 from tests.compat.models import inputs as family_inputs
 from tests.rewriting.gates import GateMLP, GateModule
 from tests.rewriting.operators import FixedLength, Narrow, Scale, ScaleMixer
 from tests.rewriting.test_failures import SPEC, ScaleOf, gate, swap
-from tests.strategies import ModelSpec, build, inputs
 from tests.tracing.test_exact import assert_same
 
 EXAMPLE = inputs(SPEC, (2, 4, 3))

@@ -15,11 +15,11 @@ from surgery.operators import MixerDims
 from surgery.rewriting import Replacement, Rule, Site, commit, indices, node
 from surgery.rewriting.graphs import edited_module
 from surgery.rules import drop_blocks
+from surgery.testing import BlockSpec, ModelSpec, build, inputs
 from tests.compat.models import inputs as family_inputs
 from tests.compat.models import original
 from tests.rewriting.gates import Armed, ArmedGate, ArmedScale, Countdown, Gate, GateMLP, Injected, whole_state
 from tests.rewriting.operators import Scale
-from tests.strategies import BlockSpec, ModelSpec, build, inputs
 from tests.tracing.test_exact import assert_same
 
 BLOCK = BlockSpec("separate", "module", "layer", modulated=True, in_place=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,12 +17,12 @@ from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pai
 from surgery.testing import BlockSpec, Case, ModelSpec, build, cases, check_rule, inputs
 from surgery.testing.check import check_case
 from surgery.testing.laws import ALL, exact_rules_are_exact, identity_rules_change_nothing
-from surgery.testing.strategies import model_specs, selections, sizes, with_attention
+from surgery.testing.strategies import blocks, model_specs, selections, sizes
 from tests.analysis.test_roles import CASES
 from tests.nightly import nightly
 from tests.rewriting.operators import Same, Scale
 
-specs = model_specs(with_attention, shared=False)
+specs = model_specs(blocks.map(lambda block: dataclasses.replace(block, attention="separate")), shared=False)
 applied = cases().filter(lambda case: case.refusal is None)
 
 

@@ -14,7 +14,7 @@ from surgery.errors import MatchError
 from surgery.operators import HyenaX
 from surgery.rewriting import Selection, all_layers, every, find_sites, indices, node, three_of_four, top, where
 from surgery.rules import replace_attention
-from tests.strategies import BlockSpec, ModelSpec, build, inputs
+from surgery.testing import BlockSpec, ModelSpec, build, inputs
 
 BLOCK = BlockSpec("separate", "module", "layer", modulated=False, in_place=False)
 DEEP = ModelSpec(2, 4, True, (BLOCK,) * 8, shared=False, branch=5)

@@ -13,9 +13,9 @@ from surgery.errors import MatchError
 from surgery.operators import FusedLinearMap, HyenaX
 from surgery.recording.paths import put
 from surgery.rules import fuse_projections, replace_attention, split_projections
+from surgery.testing import BlockSpec, ModelSpec, build, inputs
 from tests.compat import models
 from tests.rules.students import check_student, graph, output
-from tests.strategies import BlockSpec, ModelSpec, build, inputs
 
 WHERE = [
     ("dit", "self_attention", 3),

@@ -14,7 +14,7 @@ from surgery.errors import ConfigError, RecipeError
 from surgery.models import load_pretrained
 from surgery.rewriting import every, indices
 from surgery.run.folder import RunFolder, locked
-from tests.test_cli import only_line, run
+from tests.cli.test_cli import only_line, run
 
 CONFLICT = "[replace_attention(HyenaX()), replace_attention(SlidingWindow())]"
 

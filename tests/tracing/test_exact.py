@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_flatten
 
 import surgery
 from surgery.errors import GuardError, TraceError
+from surgery.testing import build, inputs
+from surgery.testing.strategies import model_specs, sizes
 from tests.nightly import examples
-from tests.strategies import build, inputs, model_specs, sizes
 
 
 def assert_same(expected: Any, actual: Any) -> None:
