@@ -54,3 +54,12 @@ class CountedByConfig:
     def flops_mixing(self, batch: int, tokens: int) -> int:
         """FLOPs of mixing alone, see the config."""
         return self.config.flops_mixing(self.dims, batch, tokens)
+
+
+class BuiltByConfig(CountedByConfig, nn.Module):
+    """A module that is made from a config and the sizes around it."""
+
+    def __init__(self, config: OperatorConfig, dims: Dims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
-from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.base import BuiltByConfig, CountedByConfig, OperatorConfig
 from surgery.operators.dims import Dims, Policy
 from surgery.recording.stock import is_stock
 
@@ -103,16 +103,11 @@ class FusedLinearMap(CountedByConfig, nn.Linear):
                 self.bias.copy_(torch.cat([each.bias for each in maps]))
 
 
-class FeaturePieces(CountedByConfig, nn.Module):
+class FeaturePieces(BuiltByConfig):
     """Takes features apart; it has no weights."""
 
     config: Pieces
     dims: LinearDims
-
-    def __init__(self, config: Pieces, dims: LinearDims) -> None:
-        super().__init__()
-        self.config = config
-        self.dims = dims
 
     @override
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:

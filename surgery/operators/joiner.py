@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
-from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.base import BuiltByConfig, OperatorConfig
 from surgery.operators.dims import Dims
 
 
@@ -106,16 +106,11 @@ class ZeroJoin(JoinerConfig):
         return 2 * batch * tokens * dims.dim * (dims.dim + 1)
 
 
-class Joiner(CountedByConfig, nn.Module, ABC):
+class Joiner(BuiltByConfig, ABC):
     """Makes one stream of a block pair's input x and its outputs a and b, each (…, D)."""
 
     config: JoinerConfig
     dims: JoinerDims
-
-    def __init__(self, config: JoinerConfig, dims: JoinerDims) -> None:
-        super().__init__()
-        self.config = config
-        self.dims = dims
 
     @abstractmethod
     def join(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
-from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.base import BuiltByConfig, OperatorConfig
 from surgery.operators.dims import MixerDims, Policy
 
 
@@ -63,16 +63,11 @@ class MixerConfig(OperatorConfig):
         )
 
 
-class SequenceMixer(CountedByConfig, nn.Module, ABC):
+class SequenceMixer(BuiltByConfig, ABC):
     """Mixes tokens: `mix` is the mathematics, `forward` the calling convention of diffusers' `Attention`."""
 
     config: MixerConfig
     dims: MixerDims
-
-    def __init__(self, config: MixerConfig, dims: MixerDims) -> None:
-        super().__init__()
-        self.config = config
-        self.dims = dims
 
     @abstractmethod
     def mix(self, x_BND: Tensor, *, grid: tuple[int, ...] | None = None) -> Tensor:
@@ -148,7 +143,7 @@ class SequenceMixer(CountedByConfig, nn.Module, ABC):
             )
 
 
-class MixerCore(CountedByConfig, nn.Module, ABC):
+class MixerCore(BuiltByConfig, ABC):
     """Mixes values by queries and keys, and leaves projections, norms and rotary embeddings to the old attention."""
 
     mixes_one_stream: ClassVar[bool] = True
@@ -158,11 +153,6 @@ class MixerCore(CountedByConfig, nn.Module, ABC):
 
     config: MixerConfig
     dims: MixerDims
-
-    def __init__(self, config: MixerConfig, dims: MixerDims) -> None:
-        super().__init__()
-        self.config = config
-        self.dims = dims
 
     @abstractmethod
     def mix(

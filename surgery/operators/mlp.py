@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from surgery.errors import RewriteError
-from surgery.operators.base import CountedByConfig, OperatorConfig
+from surgery.operators.base import BuiltByConfig, OperatorConfig
 from surgery.operators.dims import Dims, Policy
 from surgery.recording.stock import is_stock
 
@@ -84,18 +84,13 @@ class MLP(ChannelConfig):
         return 2 * batch * tokens * (dims.dim + dims.out_dim) * self.neurons(dims)
 
 
-class ChannelMixer(CountedByConfig, nn.Module, ABC):
+class ChannelMixer(BuiltByConfig, ABC):
     """Maps the features of tokens: (B, N, D) -> (B, N, D)."""
 
     config: ChannelConfig
     dims: MLPDims
     activation: Activation
     """That of the hidden layer, for those that have one."""
-
-    def __init__(self, config: ChannelConfig, dims: MLPDims) -> None:
-        super().__init__()
-        self.config = config
-        self.dims = dims
 
     @abstractmethod
     def take_neurons(self, up: nn.Linear, down: nn.Linear) -> None:

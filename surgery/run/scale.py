@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -69,9 +69,8 @@ class Scale:
         """Trace the model at its own sizes, for one sample, and plan the rules."""
         self._recipe = recipe
         self._model = load_skeleton(recipe.model).to("meta")
-        self._dtype: torch.dtype = getattr(torch, recipe.dtype)
-        self._model.to(self._dtype)
-        self._inputs = cache(self._make_inputs)
+        self._model.to(getattr(torch, recipe.dtype))
+        self._inputs: Callable[[int], Arguments] = cache(partial(example_inputs, self._model))
         self._graph: ModelGraph = trace(self._model, self._inputs(1))
         found: tuple[Plan, Recordings] = prove(self._graph, recipe.rules)
         self._plan, self._recordings = found
@@ -128,9 +127,6 @@ class Scale:
             return rehearsal.finetune(config, imitable(self._graph, student))
         return rehearsal.distil(config) if isinstance(config, Distil) else None
 
-    def _make_inputs(self, samples: int) -> Arguments:
-        return {name: _in_dtype(value, self._dtype) for name, value in example_inputs(self._model, samples).items()}
-
     def _student(self) -> nn.Module:
         return commit(self._graph, self._plan.edits, self._recipe.seed, self._recordings, shared=True)
 
@@ -171,10 +167,6 @@ class Scale:
             return 2 * held.gradients
         passes = math.ceil(own / (config.micro_batch or own))
         return passes * (held.weights + 2 * held.gradients)
-
-
-def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _stage(config: StageConfig) -> str:
