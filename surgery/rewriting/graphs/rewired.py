@@ -186,9 +186,7 @@ class _Rewriter(Evaluator):
         reads: list[fx.Node] = []
         fx.node.map_arg((args, given), reads.append)
         node = self._insert(lambda: self._graph.call_module(target, args, given), reads)
-        node.meta["module_class"] = self._class(
-            call.module
-        )  # edits of a later commit ask for the names of its arguments
+        node.meta["module_class"] = self._class(call.module)  # a later commit asks for the names of its arguments
         return node
 
     def _class(self, name: str) -> type[nn.Module]:
