@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from surgery.analysis.labels import FIXED, LabelRun, Labels, in_order, is_moving
-from surgery.analysis.roles.flow import Flow, ScopedNode, reach
+from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import is_linear, shape_of, tensors
 from surgery.errors import AnalysisError
 from surgery.recording.paths import child_path
+from surgery.recording.reach import reach
 
 Part = int | None
 """Of the features of a tensor: those of the neurons (None), or so many others."""

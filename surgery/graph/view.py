@@ -15,6 +15,7 @@ from surgery.analysis.roles.layers import layer_of
 from surgery.analysis.roles.operator import mixes
 from surgery.analysis.roles.primitives import SPLITS, is_layout, name_of, tensors
 from surgery.recording.paths import child_path, opened, parent_and_name
+from surgery.recording.reach import reach
 from surgery.recording.recording import Scope
 
 Key = tuple[str, str]
@@ -89,14 +90,8 @@ def flow_of(graph: fx.Graph) -> dict[fx.Node, dict[fx.Node, None]]:
 
 def feeds(source: fx.Node, user: fx.Node) -> bool:
     """Whether `user` reads `source`: directly, or past nodes that only change the layout."""
-    stack = user.all_input_nodes  # what an edit put in has no value yet
-    while stack:
-        node = stack.pop()
-        if node is source:
-            return True
-        if _is_transparent(node):
-            stack += node.all_input_nodes
-    return False
+    # What an edit put in has no value yet.
+    return source in reach(user.all_input_nodes, lambda node: node.all_input_nodes if _is_transparent(node) else ())
 
 
 def _is_transparent(node: fx.Node) -> bool:

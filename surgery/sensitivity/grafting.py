@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from surgery.analysis.overlapping import overlapping
 from surgery.graph import ModelGraph
 from surgery.parallel.group import by_first
 from surgery.parallel.whole import divided_like, is_divided, own_part, whole
@@ -44,13 +45,7 @@ def candidates(graph: ModelGraph, rules: Sequence[Rule]) -> list[Edit]:
 def groups_of(graph: ModelGraph, edits: Sequence[Edit], student: nn.Module) -> list[Group]:
     """The edits of one student, those apart that learn apart: what has weights in common is one group."""
     learning = [set(_learning(graph, student, (edit,))) for edit in edits]
-    groups: list[tuple[list[int], set[str]]] = []
-    for number, names in enumerate(learning):
-        near = [group for group in groups if group[1] & names]
-        joined = [n for members, _ in near for n in members]
-        groups = [group for group in groups if group not in near]
-        groups.append(([*joined, number], names.union(*(group[1] for group in near))))
-    return [tuple(edits[n] for n in members) for members, _ in groups]
+    return [tuple(edits[n] for n in group) for group in overlapping(learning)]
 
 
 def grafts(

@@ -17,6 +17,7 @@ from torch import fx, nn
 from surgery.errors import TraceError
 from surgery.recording.describe import PLAIN, Description
 from surgery.recording.objects import parts
+from surgery.recording.reach import reach
 from surgery.recording.skeleton import held_tensors
 from surgery.recording.state import describe
 from surgery.recording.surroundings import Global
@@ -100,14 +101,12 @@ def _is_data(node: fx.Node) -> bool:
 
 def _ancestors(node: fx.Node) -> Iterator[fx.Node]:
     """`node` and all that it is computed from, but for tensors of which it only tells the size or kind."""
-    stack, seen = [node], {node}
-    while stack:
-        found = stack.pop()
-        yield found
+
+    def above(found: fx.Node) -> list[fx.Node]:
         is_kind = found.target is getattr and found.args[1] in OF_KIND
-        if not is_kind and called_name(found) not in OF_KIND and not _reads_integers(found):
-            stack += [source for source in found.all_input_nodes if source not in seen]
-            seen.update(found.all_input_nodes)
+        return [] if is_kind or called_name(found) in OF_KIND or _reads_integers(found) else found.all_input_nodes
+
+    return reach([node], above)
 
 
 def _reads_integers(node: fx.Node) -> bool:

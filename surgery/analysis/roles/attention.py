@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 
+from surgery.analysis.overlapping import overlapping
 from surgery.analysis.roles.flow import ScopedNode
 from surgery.analysis.roles.operator import Recognised, Role
 from surgery.analysis.roles.primitives import (
@@ -111,14 +112,9 @@ def _role(structure: Structure, product: AttentionProduct, path: str) -> Role:
     return "self_attention" if len(query | key) == 1 else "joint_attention"
 
 
-def _groups(products: Iterable[AttentionProduct]) -> list[list[AttentionProduct]]:
+def _groups(products: Sequence[AttentionProduct]) -> list[list[AttentionProduct]]:
     """Cores of one scope, those that share projections together."""
-    groups: list[list[AttentionProduct]] = []
-    for product in products:
-        near = [g for g in groups if any(product.projections & other.projections for other in g)]
-        joined = [other for group in near for other in group]
-        groups = [g for g in groups if g not in near] + [[*joined, product]]
-    return groups
+    return [[products[n] for n in group] for group in overlapping([each.projections for each in products])]
 
 
 def _subgraph(structure: Structure, products: list[AttentionProduct], path: str) -> Recognised:

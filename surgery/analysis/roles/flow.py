@@ -11,6 +11,7 @@ from torch import fx
 from surgery.analysis.roles.primitives import inputs_of, name_of, tensors
 from surgery.recording.binding import binder
 from surgery.recording.paths import child_path, is_inside, opened, outers
+from surgery.recording.reach import reach
 from surgery.recording.recording import Scope
 from surgery.recording.signature import is_input
 from surgery.recording.torch_private import pytree
@@ -119,17 +120,14 @@ class Flow:
             within: a scope whose inputs are not gone above.
             above: one step up; by default, all that a place depends on.
         """
-        stack, step = list(starts), above or self.above
-        seen = set(stack)
-        while stack:
-            place = stack.pop()
-            yield place
+        step = above or self.above
+
+        def onwards(place: ScopedNode) -> Iterable[ScopedNode]:
             if stop(place) or (place[0] == within and place[1].op == "placeholder"):
-                continue
-            for source in step(place):
-                if source not in seen and is_inside(source[0], within):
-                    seen.add(source)
-                    stack.append(source)
+                return ()
+            return (source for source in step(place) if is_inside(source[0], within))
+
+        return reach(starts, onwards)
 
     def between(self, tops: Collection[ScopedNode], bottom: ScopedNode, within: str) -> set[ScopedNode]:
         """All places on the ways from any of `tops` down to `bottom` inside a scope, without the tops; maybe none."""
@@ -155,19 +153,6 @@ class Flow:
     def in_order(self, path: str, nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
         """`nodes` of the graph of the scope at `path` in execution order."""
         return tuple(sorted(nodes, key=lambda node: self.order[path, node]))
-
-
-def reach(starts: Iterable[ScopedNode], step: Callable[[ScopedNode], Iterable[ScopedNode]]) -> Iterator[ScopedNode]:
-    """`starts`, and all that repeated steps lead to, once each."""
-    stack = list(starts)
-    seen = set(stack)
-    while stack:
-        place = stack.pop()
-        yield place
-        for other in step(place):
-            if other not in seen:
-                seen.add(other)
-                stack.append(other)
 
 
 def _call_leaves(scope: Scope, call: fx.Node) -> list[Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from surgery.analysis.roles.flow import ScopedNode, reach
+from surgery.analysis.roles.flow import ScopedNode
 from surgery.analysis.roles.operator import Recognised
 from surgery.analysis.roles.primitives import MULTIPLICATIONS, is_activation, is_linear, name_of
 from surgery.analysis.roles.structure import Residual, Structure
+from surgery.recording.reach import reach
 
 
 def find_mlps(structure: Structure, products: set[ScopedNode], free: Callable[[str], bool]) -> list[Recognised]:

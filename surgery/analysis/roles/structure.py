@@ -21,6 +21,7 @@ from surgery.analysis.roles.primitives import (
     shape_of,
 )
 from surgery.recording.paths import outers
+from surgery.recording.reach import reach
 from surgery.recording.recording import Scope
 
 SCALINGS = {"mul", "rmul", "imul", "div", "truediv"}
@@ -96,17 +97,8 @@ class Structure:
 
     def depends(self, path: str, node: fx.Node, other: fx.Node) -> bool:
         """Whether `node` may be computed from `other`, of the same graph; what comes before that need not be searched."""
-        order = self.flow.order
-        first = order[path, other]
-        stack, seen = [node], {node}
-        while stack:
-            node = stack.pop()
-            if node is other:
-                return True
-            new = [s for s in inputs_of(node) if s not in seen and order[path, s] >= first]
-            seen.update(new)
-            stack += new
-        return False
+        order, first = self.flow.order, self.flow.order[path, other]
+        return other in reach([node], lambda n: [s for s in inputs_of(n) if order[path, s] >= first])
 
     def spine(self, place: ScopedNode) -> list[ScopedNode]:
         """One step up along the tokens: past gates, biases and whatever else a sublayer or a modulation brings in."""

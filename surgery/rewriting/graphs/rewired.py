@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import heapq
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
 from torch import fx, nn
 
 from surgery.analysis.arguments import bound_arguments, called_class, with_arguments
@@ -260,20 +260,16 @@ def _restore_order(graph: fx.Graph, order: _Order, has_effects: bool, where: str
     nodes = list(graph.nodes)
     if all(order.of(source) <= order.of(node) for node in nodes for source in node.all_input_nodes):
         return
-    waiting = {node: len(node.all_input_nodes) for node in nodes}
-    ready = [(order.of(node), n, node) for n, node in enumerate(nodes) if not waiting[node]]
-    heapq.heapify(ready)
-    ordered: list[fx.Node] = []
-    while ready:
-        *_, node = heapq.heappop(ready)
-        ordered.append(node)
-        for user in node.users:
-            waiting[user] -= 1
-            if not waiting[user]:
-                heapq.heappush(ready, (order.of(user), len(nodes) + len(ordered), user))
-    if len(ordered) < len(nodes):
-        stuck = next(node for node in nodes if waiting[node] and order.is_new(node))
-        raise RewriteError(f"{where or 'the model'}: the call of {stuck.target} would need its own result: a cycle")
+    flow = nx.DiGraph()
+    flow.add_nodes_from(nodes)
+    flow.add_edges_from((source, node) for node in nodes for source in node.all_input_nodes)
+    try:
+        ordered = list(nx.lexicographical_topological_sort(flow, order.of))
+    except nx.NetworkXUnfeasible:
+        stuck = next(node for node, _ in nx.find_cycle(flow) if order.is_new(node))
+        raise RewriteError(
+            f"{where or 'the model'}: the call of {stuck.target} would need its own result: a cycle"
+        ) from None
     old = [order.of(node) for node in ordered if not order.is_new(node)]
     if has_effects and old != sorted(old):
         raise RewriteError(f"{where or 'the model'}: the edit would change the order of operations with side effects")

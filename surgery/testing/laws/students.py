@@ -16,6 +16,7 @@ from surgery.artifact import load, save
 from surgery.errors import ArtifactError
 from surgery.graph import ModelGraph
 from surgery.recording.paths import below, child_path, parent_and_name
+from surgery.recording.reach import reach
 from surgery.recording.state import own_class
 from surgery.rewriting import Edit
 from surgery.rewriting.commit import commit
@@ -152,14 +153,7 @@ def _is_read(graph: ModelGraph, edit: Edit) -> bool:
 
 def _used(graph: fx.Graph) -> set[fx.Node]:
     """What the output is computed from."""
-    used: set[fx.Node] = set()
-    stack = graph.find_nodes(op="output")
-    while stack:
-        node = stack.pop()
-        if node not in used:
-            used.add(node)
-            stack += node.all_input_nodes
-    return used
+    return set(reach(graph.find_nodes(op="output"), lambda node: node.all_input_nodes))
 
 
 def _result(model: nn.Module, call: Mapping[str, Any]) -> Any:
