@@ -20,6 +20,8 @@ from surgery.operators.softmax import any_between, finite
 
 # Queries of a tile along each axis at least: fewer waste fewer masked scores, more make better matrix products.
 TILE = {1: 32, 2: 8, 3: 4}
+# Keys of tiles that a processor takes at a time: those of all do not fit its cache.
+PORTION = 4096
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,34 @@ def neighbourhood_attention(
     axes = [_Axis(size, window, TILE[len(grid)], q_BNE.device) for size in grid]
     queries_TQ = _flat([axis.queries_tq for axis in axes], grid)
     keys_TS = _flat([axis.keys_ts for axis in axes], grid)
-    finite_BN1 = finite(k_BNE) & finite(v_BNE)
-
-    q_XHQK = _take(q_BNE, queries_TQ, heads)
-    k_XHSK, v_XHSK = (_take(x.masked_fill(~finite_BN1, 0.0), keys_TS, heads) for x in (k_BNE, v_BNE))
     seen_TQS = _all_axes([axis.seen_tqs for axis in axes])
+    finite_BN1 = finite(k_BNE) & finite(v_BNE)
+    k_BNE, v_BNE = (x.masked_fill(~finite_BN1, 0.0) for x in (k_BNE, v_BNE))
+    size = _at_a_time(k_BNE, keys_TS)
+    y_BTQE = torch.cat([
+        _attend(q_BNE, k_BNE, v_BNE, tiles, heads, text, mask)
+        for tiles in zip(*(torch.split(x, size) for x in (queries_TQ, keys_TS, seen_TQS)), strict=True)
+    ], 1)  # fmt: skip
+    return _untile(y_BTQE, axes).masked_fill(_any_near(~finite_BN1, axes), torch.nan)
+
+
+def _at_a_time(k_BNE: Tensor, keys_TS: Tensor) -> int:
+    """How many tiles are computed at once: all, unless that is slow, as in eager mode on a CPU."""
+    tiles, keys = keys_TS.shape
+    return tiles if not k_BNE.is_cpu or torch.compiler.is_compiling() else max(1, PORTION // (len(k_BNE) * keys))
+
+
+def _attend(
+    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, tiles: tuple[Tensor, Tensor, Tensor], heads: int,
+    text: tuple[Tensor, Tensor] | None, mask: Masks | None,
+) -> Tensor:  # fmt: skip
+    """What the queries of some tiles make of the keys that they see, and of a text's: (B, T, Q, E).
+
+    `tiles` are the places of their queries, (T, Q), of their keys, (T, S), and which are seen by which, (T, Q, S).
+    """
+    queries_TQ, keys_TS, seen_TQS = tiles
+    q_XHQK = _take(q_BNE, queries_TQ, heads)
+    k_XHSK, v_XHSK = (_take(x, keys_TS, heads) for x in (k_BNE, v_BNE))
     if text is not None and text[0].shape[1]:
         k_XHSK, v_XHSK = (_beside(x, each, heads, len(keys_TS)) for x, each in zip((k_XHSK, v_XHSK), text, strict=True))
     if mask is not None:
@@ -120,8 +145,7 @@ def neighbourhood_attention(
         seen_TQS = F.pad(seen_TQS, (0, 0 if text is None else text[0].shape[1]), value=True)
         mask_XHQS = seen_TQS.repeat(len(q_BNE), 1, 1).unsqueeze(1)
     y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_XHQS)
-    y_BNE = _untile(rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE)), axes)
-    return y_BNE.masked_fill(_any_near(~finite_BN1, axes), torch.nan)
+    return rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE))
 
 
 class _Axis:

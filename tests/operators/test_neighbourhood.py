@@ -44,6 +44,18 @@ def test_sees_its_neighbourhood_and_nothing_else(grid: tuple[int, ...], window: 
     assert_receptive_field(mixer, tokens(2, length, DIMS, 0), i, neighbourhood_seen(grid, window)[i])
 
 
+@pytest.mark.parametrize("text", [0, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_portions_of_tiles_change_no_bit(text: int, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = 17 * 9 + text
+    mixer = build(NeighbourhoodAttention(window=5, grid=(17, 9), text="last" if text else None), DIMS, 0)
+    q, k, v = tokens(3, length, DIMS, 0).view(3, length, 2, 4).transpose(1, 2).unsqueeze(0).expand(3, -1, -1, -1, -1)
+    mask = (torch.arange(length) % 7 > 0).expand(3, 1, length, length) if masked else None
+    whole = mixer.core(q, k, v, mask)
+    monkeypatch.setattr("surgery.operators.tiles.PORTION", 1)
+    assert torch.equal(mixer.core(q, k, v, mask), whole)
+
+
 dilated = st.one_of(
     st.tuples(st.integers(1, 40)), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.tuples(*[st.integers(1, 5)] * 3)
 )
