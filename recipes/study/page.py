@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import plots
-from words import GROUPS, HEAD
+from words import COMPARISONS, HEAD, Comparison
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 BENCHES = {"digits": "digits-dit", "fashion": "fashion-dit"}
-TEACHER = 2.27
+TEACHER, WORST = 2.27, 50.0
 PUBLISHED: dict[str, tuple[float | None, float | None, float | None]] = {
     "Hyena-SE": (2.73, 3.62, None),
     "Hyena-X": (2.74, 3.69, None),
@@ -29,7 +30,9 @@ PUBLISHED: dict[str, tuple[float | None, float | None, float | None]] = {
     "MLP ratio 6": (2.38, 2.37, 2.42),
     "Hyena-X MLP": (2.64, 3.26, None),
 }
-"""FID at 50, 75 and 100 % (Table 4 of arXiv 2506.05340); None is above 50. The teacher has 2.27."""
+"""FID at 50, 75 and 100 % (Table 4 of arXiv 2506.05340); None is above 50, the worst it tells. The teacher has 2.27."""
+APART = ("self-grafting", "depth to width")
+"""Groups whose rows have names that say nothing without them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Judged:
         accuracy: the share of samples seen as their class.
         params, flops: over the teacher's.
         seeds: how many trainings.
+        paper: what the paper has of it over its teacher, for rows of Table 4; infinity where it is above 22.
     """
 
     group: str
@@ -53,6 +57,17 @@ class Judged:
     params: float
     flops: float
     seeds: int
+    paper: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What it is called in the results."""
+        return f"{self.group}: {self.name}"
+
+    @property
+    def label(self) -> str:
+        """What it is called beside rows of other groups."""
+        return self.key if self.group in APART else self.name
 
 
 class Results:
@@ -75,12 +90,35 @@ class Results:
         share = {key: runs[0][key][1] / runs[0][key][0] for key in ("params", "flops")}
         accuracy = fmean(value for run in runs for value in run["accuracy"])
         error = stdev(ratios) / len(ratios) ** 0.5
-        return Judged(group, name, fmean(ratios), error, accuracy, share["params"], share["flops"], len(runs))
+        sizes = (share["params"], share["flops"], len(runs))
+        return Judged(group, name, fmean(ratios), error, accuracy, *sizes, published(group, name))
+
+    def made(self) -> str:
+        """How many trainings there are, and on what they were run."""
+        rows, missing = self.saved["rows"], self.saved["missing"]
+        places = {f"{row['device']}, {_versions(row['origin'])}" for row in rows}
+        hours = sum(row["seconds"]["processor"] for row in rows) / 3600
+        of = len(rows) + len(missing)
+        return f"{len(rows)} of {of} trainings have been made, in {hours:.1f} hours of {'; '.join(sorted(places))}."
+
+    def not_made(self) -> str:
+        """The trainings that are missing, a line for each group."""
+        groups: dict[str, list[str]] = {}
+        for each in self.saved["missing"]:
+            group, _, name = each.partition(": ")
+            groups.setdefault(group, []).append(name.removesuffix(", seed 0"))
+        return "\n".join(f"- {group}: {'; '.join(names)}" for group, names in groups.items())
 
     def floor(self) -> float:
         """The standard deviation of the ratio of means of five draws of the teacher, from other noise."""
         relative = stdev(self.teacher) / fmean(self.teacher)
         return relative * (2 / 5) ** 0.5
+
+
+def _versions(origin: dict[str, Any]) -> str:
+    threads = origin["threads"]
+    named = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    return f"{threads} {'thread' if threads == 1 else 'threads'}, {named}"
 
 
 def main() -> None:
@@ -98,42 +136,62 @@ def _bench(results: Results) -> Iterator[str]:
         f"The teacher's Frechet distance is {fmean(teacher):.3f} in the mean of {len(teacher)} draws of 1,000 samples, "
         f"from {min(teacher):.3f} to {max(teacher):.3f}; its samples are seen as their class in "
         f"{fmean(results.saved['teacher']['accuracy']):.1%}. Two means of five of its own draws differ by "
-        f"{results.floor():.1%} (standard deviation). Everything was run on {_devices(results)}."
+        f"{results.floor():.1%} (standard deviation): the noise floor."
     )
-    if missing := results.saved["missing"]:
-        yield f"Not run: {'; '.join(missing)}."
-    for number, (title, groups, reading) in enumerate(GROUPS):
-        chosen = [row for row in rows if row.group in groups]
-        if chosen:
+    yield results.made()
+    for number, comparison in enumerate(COMPARISONS):
+        if chosen := compared(comparison, rows):
             picture = f"images/study-{results.bench}-{number}.png"
             plots.draw(chosen, results.floor(), DOCS / picture)
-            said = reading.get(results.bench, "")
+            said = comparison.reading.get(results.bench, "")
+            title = comparison.title
             yield "\n\n".join(filter(None, [f"### {title}", said, f"![{title}]({picture})", table(chosen)]))
+    if missing := results.not_made():
+        yield f"### Not run yet\n\n{missing}"
 
 
-def _devices(results: Results) -> str:
-    return ", ".join(sorted({row["device"] for row in results.saved["rows"]}))
+def compared(comparison: Comparison, rows: Sequence[Judged]) -> list[Judged]:
+    """The rows of a comparison under the names that they have there; none if it has none of its own."""
+    own = sorted((row for row in rows if row.group in comparison.groups), key=_place)
+    beside = [
+        replace(row, group="", name=comparison.beside[row.key], paper=None)
+        for row in rows
+        if row.key in comparison.beside
+    ]
+    return [*beside, *own] if own else []
+
+
+def _place(row: Judged) -> tuple[int, int]:
+    """Rows of Table 4 by operator, before all others; then by the part of the layers, as far as they name one."""
+    operator = len(PUBLISHED) if row.paper is None else [*PUBLISHED].index(row.name.partition(",")[0])
+    return operator, int(row.name.split()[-2]) if row.name.endswith(" %") else 0
 
 
 def table(rows: Sequence[Judged]) -> str:
     """The rows as Markdown, with the paper's figure where it has one."""
     head = ["student", "x teacher", "class", "parameters", "FLOPs", "seeds", "paper, x teacher"]
     lines = [[
-        row.name, f"{row.ratio:.2f} ± {row.error:.2f}", f"{row.accuracy:.1%}", f"{row.params - 1:+.1%}",
-        f"{row.flops - 1:+.1%}", str(row.seeds), paper(row),
+        row.label, f"{row.ratio:.2f} ± {row.error:.2f}", f"{row.accuracy:.1%}", f"{row.params - 1:+.1%}",
+        f"{row.flops - 1:+.1%}", str(row.seeds), _said(row.paper),
     ] for row in rows]  # fmt: skip
     if not any(line[-1] for line in lines):
         head, lines = head[:-1], [line[:-1] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
-def paper(row: Judged) -> str:
-    """What the paper has of a row of Table 4."""
-    name, _, part = row.name.partition(", ")
-    if row.group != "Table 4" or name not in PUBLISHED:
+def _said(paper: float | None) -> str:
+    if paper is None:
         return ""
-    fid = PUBLISHED[name][("50 %", "75 %", "100 %").index(part)]
-    return "> 22" if fid is None else f"{fid / TEACHER:.2f}"
+    return f"{paper:.2f}" if isfinite(paper) else f"> {WORST / TEACHER:.0f}"
+
+
+def published(group: str, name: str) -> float | None:
+    """What the paper has of a row over its teacher; infinity where that is above what it tells."""
+    operator, _, part = name.partition(", ")
+    if group != "Table 4" or operator not in PUBLISHED:
+        return None
+    fid = PUBLISHED[operator][("50 %", "75 %", "100 %").index(part)]
+    return inf if fid is None else fid / TEACHER
 
 
 if __name__ == "__main__":

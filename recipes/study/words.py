@@ -1,13 +1,17 @@
-"""What the page docs/study.md says in words."""
+"""What the page docs/study.md says in words, and which rows stand beside each other in it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 HEAD = """# The study
 
 What of a trained diffusion transformer can be replaced, at which cost, and how it is best taught: the questions of
 "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340, here "the paper"), asked on two models that
 come with surgery. `make study` runs all rows on `digits-dit`, one after the other, and goes on where it stopped;
-`python recipes/study/study.py --bench fashion` does it on `fashion-dit`.
+`python recipes/study/study.py --bench fashion` does it on `fashion-dit`, and `python recipes/study/page.py` writes this
+page from what there is.
 
 - **Teachers**: `digits-dit` has 8 layers on 64 tokens, `fashion-dit` 12 layers on 196 tokens; DiT-XL/2, the paper's, has
   28 on 256. 50 % is every second layer, 75 % three of each four, as in the paper.
@@ -18,16 +22,41 @@ come with surgery. `make study` runs all rows on `digits-dit`, one after the oth
 - **Measure**: the Frechet distance of 1,000 samples at 10 DDIM steps over that of the teacher's samples from the same
   noise, the mean of five draws. ± is the standard error of that mean over the draws, bars in the pictures are two such;
   the grey band is two standard deviations of what two means of five draws of the teacher differ by. Neither holds the
-  spread of trainings from other seeds.
+  spread of trainings from other seeds. Hollow marks are the paper's FID over its teacher's.
 """
 
-GROUPS: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
-    ("What training alone costs, and all attention replaced", ("self-grafting", "all attention"), {}),
-    ("Quality against training samples", ("budget",), {}),
-    ("The paper's Table 4", ("Table 4", "depth to width"), {}),
-    ("One stage or two", ("stages",), {}),
-    ("What new operators start from", ("inheritance",), {}),
-    ("What the student learns", ("targets", "losses"), {}),
-    ("Which layers", ("layers",), {}),
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that are shown together.
+
+    Attributes:
+        title: the question.
+        groups: of the rows.
+        beside: rows of other groups that they are to be compared with, and what these are called here.
+        reading: what is to be said of them, by bench.
+    """
+
+    title: str
+    groups: tuple[str, ...]
+    beside: Mapping[str, str] = field(default_factory=dict)
+    reading: Mapping[str, str] = field(default_factory=dict)
+
+
+BLEND, HYENA = "all attention: Blend", "Table 4: Hyena-X, 100 %"
+MAMBA, NEW_MLP = "Table 4: Mamba-2, 100 %", "self-grafting: MLP, 100 %"
+
+COMPARISONS = (
+    Comparison("All attention replaced, and what training alone costs", ("all attention", "self-grafting")),
+    Comparison("The paper's Table 4", ("Table 4", "depth to width")),
+    Comparison("One stage or two", ("stages",), {BLEND: "Blend, both", HYENA: "Hyena-X, both"}),
+    Comparison(
+        "What new operators start from",
+        ("inheritance",),
+        {BLEND: "Blend, fitted", HYENA: "Hyena-X, fitted", MAMBA: "Mamba-2, fitted"},
+    ),
+    Comparison("What the student learns", ("targets",), {BLEND: "Blend, prediction and blocks"}),
+    Comparison("By what loss operators are distilled", ("losses",), {HYENA: "Hyena-X, L1", NEW_MLP: "MLP, L2"}),
+    Comparison("Quality against training samples", ("budget",)),
+    Comparison("Which half of the layers", ("layers",), {"Table 4: Hyena-X, 50 %": "Hyena-X, every second"}),
 )
-"""Title, groups of rows, and what is to be said of them by bench."""

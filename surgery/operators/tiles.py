@@ -145,7 +145,8 @@ def _attend(
         seen_TQS = F.pad(seen_TQS, (0, 0 if text is None else text[0].shape[1]), value=True)
         mask_XHQS = seen_TQS.repeat(len(q_BNE), 1, 1).unsqueeze(1)
     y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_XHQS)
-    return rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE))
+    y_BTQE: Tensor = rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE))
+    return y_BTQE
 
 
 class _Axis:

@@ -25,8 +25,9 @@ def study():
     import page
     import rows
     import study
+    import words
 
-    yield {"page": page, "rows": rows, "study": study}
+    yield {"page": page, "rows": rows, "study": study, "words": words}
     sys.path.remove(str(FOLDER))
 
 
@@ -62,7 +63,26 @@ def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
     page.main()
     text = (tmp_path / "study.md").read_text()
     assert f"| {row.name} | 1.00 ± 0.00 |" in text
+    assert "1 of 2 trainings" in text
+    assert "### Not run yet\n\n- all attention: Blend, seed 1\n" in text
     assert (tmp_path / "images" / "study-digits-0.png").exists()
+
+
+def test_the_page_compares_rows_across_groups(study):
+    page, words = study["page"], study["words"]
+    keys = {row.key for row in study["rows"].rows(8)}
+    groups = {row.group for row in study["rows"].rows(8)}
+    for comparison in words.COMPARISONS:
+        assert set(comparison.groups) <= groups
+        assert comparison.beside.keys() <= keys
+    made = [
+        page.Judged(*key.split(": "), 1.1, 0.1, 0.9, 1.0, 1.0, 1)
+        for key in ("stages: Blend, stage 1 only", words.BLEND)
+    ]
+    (stages,) = (each for each in words.COMPARISONS if each.groups == ("stages",))
+    assert [row.label for row in page.compared(stages, made)] == ["Blend, both", "Blend, stage 1 only"]
+    assert page.compared(stages, made[1:]) == []
+    assert page.published("Table 4", "Mamba-2, 100 %") == float("inf")
 
 
 def drawn(model, scheduler, *, steps, seed):
