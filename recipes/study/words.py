@@ -46,9 +46,9 @@ class Comparison:
 BLEND, HYENA = "all attention: Blend", "Table 4: Hyena-X, 100 %"
 MAMBA, NEW_MLP = "Table 4: Mamba-2, 100 %", "self-grafting: MLP, 100 %"
 
-FEW = """5,760 samples are 2 % of the 288,000 that the teacher was trained on. With half of its attention replaced the student
-is 1.19 times as far from the pictures as the teacher is, with all of it 1.28 times. Each is one training, so the difference
-between them may be one between trainings."""
+FEW = """5,760 samples are 2 % of the 288,000 that the teacher was trained on. With half of its attention replaced, the
+student is 1.19 times as far from the pictures as the teacher, with all of it 1.28 times. Each is one training, so the
+difference between them may be one between trainings."""
 
 COMPARISONS = (
     Comparison("All attention replaced, and what training alone costs", ("all attention", "self-grafting")),
