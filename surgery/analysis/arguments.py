@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from surgery.analysis.roles.primitives import inputs_of
-from surgery.recording.binding import binder, unbind
+from surgery.recording.binding import call_of, named
 from surgery.recording.paths import opened
 from surgery.recording.recording import Scope
 
@@ -16,15 +16,15 @@ from surgery.recording.recording import Scope
 def bound_arguments(scopes: Mapping[str, Scope], path: str, nodes: Sequence[fx.Node]) -> dict[str, Any]:
     """What `nodes` of the scope at `path` are called with, as nodes and constants.
 
-    Of a module by the names of its forward's parameters; of a function by position, "0", and by keyword; of several nodes
-    the one tensor that flows in, as "input", if it is one.
+    Of a module by the names of its forward's parameters, where that takes `*args` by position, "0", and by keyword, as of
+    a function; of several nodes the one tensor that flows in, as "input", if it is one.
     """
     if len(nodes) > 1:
         entering = dict.fromkeys(s for node in nodes for s in inputs_of(node) if s not in nodes and s.op != "get_attr")
         return {"input": next(iter(entering))} if len(entering) == 1 else {}
     node = nodes[0]
     if node.op == "call_module":
-        return binder(called_class(scopes, path, node))(*node.args, **node.kwargs)
+        return named(called_class(scopes, path, node), node.args, node.kwargs)
     return {str(position): value for position, value in enumerate(node.args)} | dict(node.kwargs)
 
 
@@ -37,12 +37,12 @@ def with_arguments(
         KeyError: the module takes no argument of that name.
     """
     cls = called_class(scopes, path, like)
-    bound = binder(cls)(*like.args, **like.kwargs)
+    bound = named(cls, like.args, like.kwargs)
     for name, value in new.items():
         if name not in bound:
             raise KeyError(name)
         bound[name] = value
-    return unbind(cls, bound, len(like.args))
+    return call_of(cls, bound, len(like.args))
 
 
 def called_class(scopes: Mapping[str, Scope], path: str, node: fx.Node) -> type[nn.Module]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from surgery.analysis.roles.primitives import SPLITS, is_layout, name_of
+from surgery.analysis.roles.primitives import SPLITS, is_layout, name_of, tensors
 from surgery.recording.guard import layout, require
 
 
@@ -34,6 +34,12 @@ def is_view(node: fx.Node) -> bool:
     return is_layout(node) or name_of(node) in SPLITS | {"size", "getattr"}
 
 
+def asks(node: fx.Node) -> bool:
+    """Whether `node` gives no tensor, and what it gives is for guards only, such as whether a gradient is needed."""
+    return bool(node.users) and not tensors(node) and not readers_of(node)
+
+
 def readers_of(node: fx.Node) -> list[fx.Node]:
-    """What reads `node`: no guards, and no views that nothing reads."""
-    return [user for user in node.users if not is_guard(user) and (not is_view(user) or readers_of(user))]
+    """What reads `node`: no guards, nothing that only asks for them, and no views that nothing reads."""
+    users = [user for user in node.users if not is_guard(user) and not asks(user)]
+    return [user for user in users if not is_view(user) or readers_of(user)]

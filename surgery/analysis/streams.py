@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from surgery.analysis.roles.primitives import shape_of, tensors
 from surgery.analysis.roles.structure import Structure
+from surgery.recording.binding import named, unbind
 from surgery.recording.recording import Recording
 from surgery.recording.signature import is_input
 from surgery.recording.torch_private import pytree
@@ -41,7 +42,7 @@ class Stream:
 def find_streams(structure: Structure, path: str) -> tuple[Stream, ...] | None:
     """The streams of the scope at `path`; None if some result goes on with no argument, or it is not clear with which."""
     recording = structure.flow.scopes[path].recordings[0]
-    entries = _entries(recording)
+    entries = _entries(structure.flow.scopes[path].module_class, recording)
     found = []
     for items, node in _results(recording):
         sources = structure.streams({(path, node)}, path)
@@ -53,11 +54,13 @@ def find_streams(structure: Structure, path: str) -> tuple[Stream, ...] | None:
     return tuple(found) if found and len(distinct) == len(found) else None
 
 
-def _entries(recording: Recording) -> dict[fx.Node, str]:
+def _entries(module_class: type[nn.Module], recording: Recording) -> dict[fx.Node, str]:
     """The placeholders that are arguments themselves, not items of one, by name."""
     placeholders = iter(recording.graph.find_nodes(op="placeholder"))
     leaves = [next(placeholders) if is_input(leaf) else None for leaf in recording.in_leaves]
-    arguments: dict[str, Any] = pytree.tree_unflatten(leaves, recording.in_spec)
+    bound: dict[str, Any] = pytree.tree_unflatten(leaves, recording.in_spec)
+    args, kwargs = unbind(module_class, bound, len(bound))
+    arguments = named(module_class, args, kwargs)
     return {node: name for name, node in arguments.items() if isinstance(node, fx.Node)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,30 @@ def _binder(forward: Function) -> Callable[..., dict[str, Any]]:
     exec(f"def forward{inspect.Signature(bare)}: return {{{names}}}", namespace)
     bind: Callable[..., dict[str, Any]] = namespace["forward"]
     return bind
+
+
+def named(module_class: type[torch.nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; those of `*args` by position, "1", and those of `**kwargs` by keyword."""
+    bound, found = binder(module_class)(*args, **kwargs), dict[str, Any]()
+    for position, (name, p) in enumerate(forward_signature(module_class).parameters.items()):
+        if p.kind is p.VAR_POSITIONAL:
+            found |= {str(number): value for number, value in enumerate(bound[name], position)}
+        else:
+            found |= bound[name] if p.kind is p.VAR_KEYWORD else {name: bound[name]}
+    return found
+
+
+def call_of(
+    module_class: type[torch.nn.Module], arguments: Mapping[str, Any], positional: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inverse of `named`, for a call with `positional` positional arguments."""
+    bound, rest = dict[str, Any](), dict(arguments)
+    for name, p in forward_signature(module_class).parameters.items():
+        if p.kind is p.VAR_POSITIONAL:
+            bound[name] = [rest.pop(number) for number in list(rest) if number.isdigit()]
+        else:
+            bound[name] = rest if p.kind is p.VAR_KEYWORD else rest.pop(name)
+    return unbind(module_class, bound, positional)
 
 
 def unbind(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -58,6 +58,10 @@ class Trace:
     def __deepcopy__(self, memo: Any) -> Trace:
         """Copies of a module share its recordings, which say themselves when they apply."""
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """No recordings: they rest on the user's code, which may be other code where the pickle is read."""
+        return {**vars(self), "scope": replace(self.scope, recordings=[])}
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record `module` on inputs, or with attributes, that no recording of its scope covers."""

@@ -56,7 +56,7 @@ def skeleton(model: nn.Module) -> nn.Module:
     """
     modules = dict(model.named_modules())
     for path, module in modules.items():
-        _refuse_computed(path, module)
+        _refuse_uncopied(path, module)
     with _MetaCopies():
         return _copied(
             model, _generators(modules.values()) | {id(t): _meta(t) for t in (*model.parameters(), *model.buffers())}
@@ -69,8 +69,10 @@ def _generators(modules: Iterable[nn.Module]) -> dict[int, Any]:
     return {id(value): value for value in values if isinstance(value, torch.Generator)}
 
 
-def _refuse_computed(path: str, module: nn.Module) -> None:
-    """Raise TraceError if a hook computes a tensor of `module` before each call; without hooks it would be constant."""
+def _refuse_uncopied(path: str, module: nn.Module) -> None:
+    """Raise TraceError if `module` is compiled, or if a hook computes a tensor of it, which would stay what it is."""
+    if hasattr(module, "_orig_mod"):
+        raise TraceError(f"module {path!r}: is made by torch.compile; rewrite the model first, and compile the student")
     if not module._forward_pre_hooks:
         return
     tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]

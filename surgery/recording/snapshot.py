@@ -27,7 +27,8 @@ class Snapshot:
         """Put everything back that has changed."""
         with torch.no_grad():
             for tensor, version, before in self._tensors:
-                if version is None or _version(tensor) != version:
+                # Batch norm writes its statistics without counting it as a change.
+                if version is None or _version(tensor) != version or not torch.equal(tensor, before):
                     tensor.copy_(before)
         for each, attributes in self._objects:
             vars(each).clear()

@@ -47,6 +47,9 @@ class Attributes:
         self._around: dict[Frame, dict[Global, Description]] = {}
         self._set_in: dict[tuple[int, str], Frame] = {}
         self._sets: dict[Frame, dict[tuple[str, str], Any]] = {}
+        self._made: dict[
+            int, nn.Module
+        ] = {}  # modules that a forward itself makes; their attributes are its own affair
 
     def state(self, frame: Frame) -> State:
         """What `frame` has read, with paths that start at its module."""
@@ -93,12 +96,13 @@ class Attributes:
     def watched(self) -> Iterator[None]:
         """While this context is open, reads and writes of module attributes are followed."""
         nn.Module.__getattribute__ = self._reader()  # type: ignore[assignment, method-assign]
-        set_attribute = nn.Module.__setattr__
+        set_attribute, start = nn.Module.__setattr__, nn.Module.__init__
         nn.Module.__setattr__ = self._writer(set_attribute)  # type: ignore[assignment, method-assign]
+        nn.Module.__init__ = self._maker(start)  # type: ignore[method-assign]
         try:
             yield
         finally:
-            nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign]
+            nn.Module.__setattr__, nn.Module.__init__ = set_attribute, start  # type: ignore[method-assign]
             del nn.Module.__getattribute__
 
     def _reader(self) -> Callable[[nn.Module, str], Any]:
@@ -133,9 +137,21 @@ class Attributes:
 
         return uncompiled(write)
 
+    def _maker(self, start: Callable[..., None]) -> Callable[..., None]:
+        """What takes the place of `nn.Module.__init__`."""
+
+        def make(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            if self._frame() is not None:
+                self._made[id(module)] = module
+            start(module, *args, **kwargs)
+
+        return uncompiled(make)
+
     def _note_set(self, frame: Frame, module: nn.Module, name: str, value: Any) -> None:
         """Remember that `frame` sets an attribute."""
         path = self._paths.get(id(module))
+        if id(module) in self._made:
+            return
         if path is None or not is_inside(path, frame.path):
             raise TraceError(f"the forward sets {name!r} of a {type(module).__name__}, which is not below it")
         before, *_ = self._reads.get(frame, {}).get((path, name), (MISSING,))

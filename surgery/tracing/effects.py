@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from surgery.recording.torch_private import BatchNormBase, DropoutBase
+from surgery.recording.torch_private import DropoutBase
 
 RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "rand", "randn", "randint", "randperm", "rand_like",
           "randn_like",
           "randint_like", "bernoulli", "multinomial", "normal", "poisson", "scaled_dot_product_attention"}  # fmt: skip
+RANDOM_MODULES = (DropoutBase, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 # Their results may share memory with their first argument.
 VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "transpose", "permute", "movedim",
          "swapaxes",
@@ -23,14 +24,24 @@ VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "tr
 def has_effects(node: fx.Node) -> bool:
     """Whether the call `node` changes an input of its graph or a tensor of the module, or may draw random numbers.
 
-    A call of an opened module is not told here. Dropout and batch norm count in eval mode too: the graph is the same.
+    Calls of modules are not told here.
     """
     if node.op == "call_module":
-        return issubclass(node.meta.get("module_class", nn.Module), (DropoutBase, BatchNormBase))
+        return False
     name = called_name(node)
     if name.strip("_") in RANDOM or name.startswith("random_"):
         return name != "scaled_dot_product_attention" or bool(node.kwargs.get("dropout_p"))
     return writes(name, node.kwargs) and _is_there_before(node.args[0])
+
+
+def may_have_effects(module: nn.Module) -> bool:
+    """Whether a module that is called as a whole may draw random numbers, or keep something, in any mode.
+
+    Dropout does, that of attention and recurrent layers too, and whatever has buffers, as batch norm and spectral norm
+    have. Eval mode makes no difference: the graph is the same.
+    """
+    draws = isinstance(module, RANDOM_MODULES) or bool(getattr(module, "dropout", 0.0))
+    return draws or next(module.buffers(), None) is not None
 
 
 def writes(name: str, kwargs: Mapping[str, Any]) -> bool:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import is_grad_enabled  # by this name nothing takes its place while a model is recorded
 
 from surgery.analysis.roles.primitives import is_attention
+from surgery.errors import TraceError
 from surgery.recording.calls import apply_function, run_scripted
 from surgery.recording.torch_private import set_grad_enabled
 from surgery.tracing.devices import OF_TYPE
@@ -41,6 +43,7 @@ COUNTED_PIECES = {
 OPAQUE = {apply_function, run_scripted}
 MODES = {set_grad_enabled}
 COVERED = {"dtype", "ndim"}  # of an input, by the signature
+NESTING = "_nested_tensor_from_mask_left_aligned"  # what nn.TransformerEncoder asks before it nests padded tokens
 GUARDED_METHODS = {"dim", "ndimension", "stride", "is_contiguous", "storage_offset"}
 
 
@@ -66,8 +69,14 @@ class FunctionRecorder:
 
     def _record(self, frame: Frame, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `record`."""
-        if getattr(func, "__name__", "") == "__get__":
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
             return self._read(frame, func.__self__.__name__, args[0], func)
+        if name == NESTING:
+            raise TraceError(
+                "nn.TransformerEncoder nests padded tokens where no gradient is asked for, and gives zeros for them; "
+                "make it with enable_nested_tensor=False"
+            )
         method = _method_name(func)
         if method in ("size", "numel", "nelement", "__len__"):
             return self._measure(frame, method, args, kwargs)
@@ -122,7 +131,7 @@ class FunctionRecorder:
     def _compute(self, frame: Frame, func: Any, method: str | None, args: Any, kwargs: Any) -> Any:
         """A call that computes: it becomes one node."""
         if func in MODES:  # who leaves a region sets the mode that was there before it: a constant of the recording
-            frame.guard(torch.is_grad_enabled, (), torch.is_grad_enabled(), "torch.is_grad_enabled()")
+            frame.guard(is_grad_enabled, (), is_grad_enabled(), "torch.is_grad_enabled()")
         refuse_generators(frame.generators, *args, *kwargs.values())
         result, flops = self._unrecorded(lambda: self._execute(frame, func, concrete(args), concrete(kwargs)))
         kind, target = ("call_method", method) if method else ("call_function", func)

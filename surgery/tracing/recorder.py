@@ -28,7 +28,7 @@ from surgery.recording.torch_private import pytree
 from surgery.tracing.attributes import Attributes
 from surgery.tracing.autocast import recorded_autocast
 from surgery.tracing.devices import Devices
-from surgery.tracing.effects import has_effects
+from surgery.tracing.effects import may_have_effects
 from surgery.tracing.fingerprint import call_key
 from surgery.tracing.flex import recorded_flex
 from surgery.tracing.frame import Frame
@@ -164,8 +164,12 @@ class Recorder(TorchFunctionMode):
             )
         node.meta["module_class"] = own_class(module)
         node.meta["params"] = self._count(module)
-        frame.has_effects = frame.has_effects or path is None or path in self._leaves or has_effects(node)
+        frame.has_effects = frame.has_effects or path is None or path in self._leaves or self._may_keep(module, path)
         return node
+
+    def _may_keep(self, module: nn.Module, path: str) -> bool:
+        """Whether a module that is called as a whole may have effects; what an opened one has is in its recording."""
+        return self._is_leaf(module, path) and may_have_effects(module)
 
     def _refuse_exchanged(self, module: nn.Module, path: str) -> None:
         """Raise TraceError if a module is called with other weights than its own, which a call of it would not tell."""

@@ -26,7 +26,7 @@ from surgery.recording.paths import relative
 from surgery.recording.recording import Recording, Scope
 from surgery.recording.skeleton import blank, skeleton
 from surgery.recording.state import changed
-from surgery.recording.torch_private import pytree
+from surgery.recording.torch_private import DisableTorchFunction, pytree
 from surgery.tracing.autocast import without_autocast
 from surgery.tracing.devices import Devices, standing_for
 from surgery.tracing.known_values import KnownValues
@@ -112,7 +112,7 @@ def _record(
             _cover(twin, args, kwargs)
     # Whoever watches what autograd saves (as checkpointing does) is to see nothing of the recording. What is saved is
     # detached: a result that its own function saves would keep itself alive.
-    unwatched = saved_tensors_hooks(lambda x: x.detach(), lambda x: x)
+    unwatched = saved_tensors_hooks(_detached, lambda x: x)
     try:
         with unwatched, OwnDraws(), patched_code(twin), standing_for(devices.main), recorder.recording():
             twin(*args, **kwargs)
@@ -126,6 +126,12 @@ def _record(
         for recording in scope.recordings:
             _require_unchanged(module, path, name, recording)
             known.add(recording)
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` without what it was computed by; no step of the forward, whoever saves it."""
+    with DisableTorchFunction():
+        return tensor.detach()
 
 
 def _cover(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import surgery
 from surgery.errors import GuardError, MatchError, RewriteError
 from surgery.operators import SumDeltas, ZeroJoin
 from surgery.rewriting import indices
 from surgery.rules import drop_blocks, duplicate_blocks, parallel_pairs, replace_attention, share_blocks
+from surgery.testing import check_rule
 from tests.compat import models
 from tests.rewriting.operators import Scale
 from tests.rules.students import FAMILIES, check_student, graph, output
@@ -82,6 +85,76 @@ def test_what_each_rule_computes():
     assert torch.equal(rewritten(duplicate_blocks(layers=indices(0)), 1.0, 2.0), X * one * one * two)
     assert torch.equal(rewritten(share_blocks(2), 1.0, 2.0), X * one * one)
     assert torch.equal(rewritten(share_blocks(2, average=True), 1.0, 3.0), X * two * two)
+
+
+CALLS = {
+    "plainly": lambda block, x: block(x),
+    "reentrant": lambda block, x: checkpoint(block, x, use_reentrant=True),
+    "not reentrant": lambda block, x: checkpoint(block, x, use_reentrant=False),
+    "where gradients are asked for": lambda block, x: block(x) if x.requires_grad else block(x + 0),
+}
+
+
+class Called(Plain):
+    """Calls its blocks in one of CALLS."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(1.0, 2.0, 3.0, 4.0)
+        self.way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = CALLS[self.way](block, x)
+        return x
+
+
+@pytest.mark.parametrize("way", CALLS)
+@pytest.mark.parametrize("rule", RULES)
+def test_however_blocks_are_called(way, rule):
+    given, plain = X.clone().requires_grad_(), surgery.rewrite(Called("plainly"), [RULES[rule]], {"x": X})
+    student = surgery.rewrite(Called(way), [RULES[rule]], {"x": given})
+    again = pickle.loads(pickle.dumps(student))
+    for x in (given, given.detach(), torch.ones(3, 1, 4)):
+        assert torch.equal(student(x), plain(x))
+        assert torch.equal(again(x), plain(x))
+        again = pickle.loads(pickle.dumps(again))
+    student(given).sum().backward()
+    assert all(p.grad is not None for p in student.parameters())
+
+
+class Packed(nn.Module):
+    """A block of two streams that takes all of its arguments together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = Inner(), Inner()
+
+    def forward(self, gain: float, *streams: torch.Tensor, **more: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = (*streams, *more.values())
+        return x + gain * self.one(y).mean(1, keepdim=True), y + self.two(x).mean(1, keepdim=True)
+
+
+class HoldsPacked(nn.Module):
+    def __init__(self, by_name: bool) -> None:
+        super().__init__()
+        self.blocks, self.by_name = nn.ModuleList(Packed() for _ in range(4)), by_name
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x, y = block(2.0, x, other=y) if self.by_name else block(2.0, x, y)
+        return torch.cat([x, y], 1)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_streams_among_arguments_that_are_taken_together(rule, by_name):
+    model, inputs = HoldsPacked(by_name), {"x": X, "y": torch.ones(2, 2, 4)}
+    check_rule(RULES[rule], model=model, inputs=inputs)
+    blocks = list(model.blocks)
+    if rule != "pairs":
+        student = surgery.rewrite(model, [RULES[rule]], inputs)
+        model.blocks = nn.ModuleList(blocks[:1] + blocks[2:] if rule == "drop" else blocks[:2] + blocks[1:])
+        torch.testing.assert_close(student(**inputs), model(**inputs))
 
 
 def test_a_copy_learns_by_itself():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import surgery
-from surgery.errors import MatchError
+from surgery.errors import MatchError, TraceError
 from surgery.operators import FullAttention, GroupedQueryAttention, HyenaX, SlidingWindow
 from surgery.rewriting import every
 from surgery.rules import drop_blocks, mlp_ratio, parallel_pairs, replace_attention
@@ -98,6 +98,17 @@ def test_torch_s_own_transformers(norm_first: bool, rule: Any) -> None:
     assert student.train()(**BOTH).isfinite().all()
     with torch.no_grad():  # where torch would take its fused kernels
         torch.testing.assert_close(student.eval()(**BOTH), student.train()(**BOTH))
+
+
+def test_padded_tokens_that_torch_s_encoder_would_nest_are_refused() -> None:
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 32, dropout=0.0, batch_first=True)
+    x, padded = torch.randn(2, TOKENS, WIDTH), torch.arange(TOKENS).expand(2, -1) > 2
+    given = {"src": x, "src_key_padding_mask": padded}
+    with pytest.raises(TraceError, match="make it with enable_nested_tensor=False"):
+        surgery.trace(nn.TransformerEncoder(layer, 2).eval(), given)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(surgery.trace(model, given).module()(**given), model(**given))
 
 
 @pytest.mark.parametrize(

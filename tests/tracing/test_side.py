@@ -89,7 +89,13 @@ def positions(self: Does, x: torch.Tensor) -> torch.Tensor:
     return x + torch.from_numpy(table)[:, None] + torch.as_tensor(np.arange(4) / x.shape[0])
 
 
+def makes_modules(self: Does, x: torch.Tensor) -> torch.Tensor:
+    (bias,) = nn.ParameterList([self.map.bias, self.map.weight])[:1]
+    return nn.Sequential(nn.Softmax(dim=-1), nn.Tanh())(x) + nn.LeakyReLU(0.5)(x) * bias
+
+
 RECORDED = [clips, lambda self, x: shares(x), checkpoints, asks_the_device, keeps_no_gradient, sums_up, positions]
+RECORDED += [makes_modules]
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.booleans())
 
 
@@ -114,6 +120,53 @@ def test_the_gradient_mode_is_left_as_it_is(then):
         assert not torch.is_grad_enabled()
     assert_same(model(x).requires_grad, traced(x).requires_grad)
     assert torch.is_grad_enabled()
+
+
+KEEPING = {
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+    "dropout of attention": lambda: nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True),
+    "dropout between layers": lambda: nn.GRU(4, 4, 2, dropout=0.5, batch_first=True),
+    "random slopes": nn.RReLU,
+    "batch norm": lambda: nn.BatchNorm1d(4),
+}
+
+
+class Branches(nn.Module):
+    """Calls a module of torch that draws random numbers or keeps something, and then asks for a size."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.inner = make()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        attends, given = isinstance(self.inner, nn.MultiheadAttention), x.mT
+        y = (
+            self.inner(given, given, given)
+            if attends
+            else self.inner(x if type(self.inner) is nn.BatchNorm1d else given)
+        )
+        y = y[0] if isinstance(y, tuple) else y
+        return y * 2 if x.shape[2] > 4 else y
+
+
+@pytest.mark.parametrize("keeping", KEEPING)
+@pytest.mark.parametrize("traced_in", [True, False])
+def test_what_a_module_of_torch_does_besides_is_done_once(keeping, traced_in):
+    model = Branches(KEEPING[keeping]).train(traced_in)
+    traced = surgery.trace(copy.deepcopy(model), {"x": torch.randn(2, 4, 3)}).module().train()
+    model.train()
+    for seed, tokens in enumerate((3, 6, 4, 5)):
+        x, results = torch.randn(2, 4, tokens), []
+        for each in (model, traced):
+            torch.manual_seed(seed)
+            results.append((each(x), torch.rand(2), each.state_dict()))
+        assert_same(*results)
+
+
+def test_a_compiled_module_is_refused():
+    model = nn.Sequential(nn.Linear(3, 3), torch.compile(nn.Linear(3, 3), backend="eager"))
+    with pytest.raises(TraceError, match=r"module '1': is made by torch\.compile"):
+        surgery.trace(model, {"input": torch.randn(1, 3)})
 
 
 def test_the_backward_of_an_autograd_function_is_its_own():

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from surgery.recording.binding import call_of
 from surgery.recording.skeleton import skeleton
+from surgery.recording.state import own_class
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.other_sizes import ToSize, at_each_size, is_mask
 from surgery.rewriting.replacement import Call, Copy, New, Rewiring
@@ -113,7 +115,8 @@ class _NewCalls(_Matched):
         bound = self.arguments(name)
         if call.like == name and all(are_alike(value, bound.get(key)) for key, value in given.items()):
             return self._resize(item.node.meta["val"])
-        return called(item.path, item.part.module_class, skeleton(item.module), (), self._like(call, given))
+        args, kwargs = call_of(own_class(item.module), self._like(call, given), len(item.node.args))
+        return called(item.path, item.part.module_class, skeleton(item.module), args, kwargs)
 
     def _like(self, call: Call, given: dict[str, Any]) -> dict[str, Any]:
         return given if call.like is None else {**self.arguments(call.like), **given}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from surgery.recording.binding import binder, unbind
+from surgery.recording.binding import call_of, named
 from surgery.recording.state import own_class
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.replacement import Call, Rewiring
@@ -76,7 +76,7 @@ class _Activations(Evaluator):
     def arguments(self, name: str) -> dict[str, Any]:
         """What the teacher's module was called with."""
         args, kwargs, _ = self._seen[name]
-        return binder(own_class(self._modules[name]))(*args, **kwargs)
+        return named(own_class(self._modules[name]), args, kwargs)
 
     def where(self, name: str) -> str:
         """Its class."""
@@ -109,5 +109,5 @@ class _Learnt(_Activations):
         if call.like is None:
             return module(**given)
         like, positional = own_class(self._modules[call.like]), len(self._seen[call.like][0])
-        args, kwargs = unbind(like, {**self.arguments(call.like), **given}, positional)
+        args, kwargs = call_of(like, {**self.arguments(call.like), **given}, positional)
         return module(*args, **kwargs)
