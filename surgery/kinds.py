@@ -48,7 +48,7 @@ class Kinded(Config):
         if Kinded in cls.__bases__:
             cls.known = {}
         elif "kind" not in (own := inspect.get_annotations(cls)):
-            name = f"{cls.__module__}.{cls.__qualname__}"
+            name = _name(cls)
             cls.__annotations__ = {**own, "kind": Literal[name]}
             cls.kind = name
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import name_of
 from surgery.analysis.small_run import SmallRun, evaluated, is_written
-from surgery.recording.paths import below
+from surgery.recording.paths import below, parent_and_name
 
 LARGEST = 1 << 26
 """Elements of a tensor that is not made any more."""
@@ -63,7 +63,7 @@ class _Fixed(SmallRun):
         return evaluated(node, args, kwargs)
 
     def _own(self, path: str) -> Tensor:
-        holder, _, name = path.rpartition(".")
+        holder, name = parent_and_name(path)
         tensor = getattr(self._model.get_submodule(holder), name)
         if isinstance(tensor, nn.Parameter):
             generator = torch.Generator().manual_seed(0)

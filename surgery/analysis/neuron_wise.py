@@ -18,7 +18,7 @@ from surgery.analysis.roles.flow import Flow, ScopedNode
 from surgery.analysis.roles.primitives import shape_of
 from surgery.analysis.small_run import SmallRun, evaluated, is_tensor, is_written
 from surgery.errors import AnalysisError, first_line
-from surgery.recording.paths import child_path
+from surgery.recording.paths import child_path, is_inside
 
 CHANGING = {"weight", "bias", "in_features", "out_features"}
 """Attributes of a linear map that depend on the number of neurons."""
@@ -54,14 +54,10 @@ def _require_unread(flow: Flow, layer: HiddenLayer) -> None:
     """Raise AnalysisError if a forward reads an attribute of a linear map: what it computes with it is not followed."""
     changing = {child_path(each.scope, each.node) for each in (*layer.ups, layer.down)}
     for path, scope in flow.scopes.items():
-        for below, name, _ in scope.recordings[0].state if any(_holds(path, each) for each in changing) else ():
+        for below, name, _ in scope.recordings[0].state if any(is_inside(each, path) for each in changing) else ():
             if name in CHANGING and ".".join((*filter(None, [path]), *below)) in changing:
                 where = path or "the model"
                 raise AnalysisError(f"{where} reads {name} of {'.'.join(below)}, which changes with its neurons")
-
-
-def _holds(path: str, inner: str) -> bool:
-    return not path or inner.startswith(f"{path}.")
 
 
 class _Numeric(SmallRun):

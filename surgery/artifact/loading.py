@@ -16,6 +16,7 @@ from surgery.artifact.weights import Slot, open_weights, read_header, read_tenso
 from surgery.errors import ArtifactError, first_line, in_one_line
 from surgery.kinds import preferring
 from surgery.operators import OperatorConfig
+from surgery.recording.paths import parent_and_name
 from surgery.recording.skeleton import without_weights
 from surgery.recording.state import own_class
 from surgery.rewriting.commit import record_of
@@ -155,7 +156,7 @@ def _fill(student: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put `tensors` into the student; buffers that are in no `state_dict` too."""
     weights = student.state_dict()
     for name in [name for name in tensors if name not in weights]:
-        path, _, buffer = name.rpartition(".")
+        path, buffer = parent_and_name(name)
         setattr(student.get_submodule(path), buffer, tensors.pop(name))
     student.load_state_dict(tensors, strict=True, assign=True)
     empty = next((n for n, t in (*student.named_parameters(), *student.named_buffers()) if t.is_meta), None)

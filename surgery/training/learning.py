@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from surgery.errors import RecipeError
+from surgery.recording.paths import is_inside
 from surgery.training.lora import ADAPTER
 
 BASE = ".base_layer"
@@ -54,7 +55,7 @@ def factors_of(
         for pattern, factor in given.items():
             if fnmatchcase(name.replace(BASE, ""), pattern):
                 return factor
-        if any(name.startswith(f"{path}.") for path in new):
+        if any(is_inside(name, path) for path in new):
             return 1.0
         return 0.0 if has_adapters and ADAPTER not in name else inherited
 

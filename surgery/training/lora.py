@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from surgery.config import Config
 from surgery.errors import RecipeError
 from surgery.parallel.whole import divided_like, is_divided
-from surgery.recording.paths import put
+from surgery.recording.paths import is_inside, put
 from surgery.store.order import seeded
 
 ADAPTER = ".lora_"
@@ -81,7 +81,7 @@ def layers_of(student: nn.Module, lora: LoRA, new: Collection[str]) -> list[str]
     inherited = [
         path
         for path, module in student.named_modules()
-        if type(module) is nn.Linear and not any(path == at or path.startswith(f"{at}.") for at in new)
+        if type(module) is nn.Linear and not any(is_inside(path, at) for at in new)
     ]
     for pattern in lora.targets:
         if not any(fnmatchcase(path, pattern) for path in inherited):

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from surgery.graph import ModelGraph
 from surgery.parallel.group import size
 from surgery.recording.copying import place
-from surgery.recording.paths import child_path, is_inside
+from surgery.recording.paths import child_path, is_inside, parent_and_name
 from surgery.recording.recording import Scope
 from surgery.recording.skeleton import without_weights
 from surgery.rewriting import Edit
@@ -65,7 +65,7 @@ def divide(
     shard(student, units, device)
     shard(teacher, units_of(graph.scopes, graph.layers), device)
     for name, its in shared.items():
-        path, _, leaf = name.rpartition(".")
+        path, leaf = parent_and_name(name)
         part = teacher.get_parameter(its).detach()
         setattr(student.get_submodule(path), leaf, nn.Parameter(part, requires_grad=False))
     with torch.no_grad():  # the first call has to be one of the whole, and out of inference mode

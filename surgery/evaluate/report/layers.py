@@ -9,6 +9,7 @@ from surgery.evaluate.plots import ACCENT, QUIET, Curve, Point, finite, line_cha
 from surgery.evaluate.report.html import LISTED, charts, figure, table, text
 from surgery.evaluate.report.losses import legend_of
 from surgery.evaluate.report.words import NOTHING, count, heading, percent
+from surgery.recording.paths import is_inside
 
 Edits = Sequence[Mapping[str, Any]]
 Records = Sequence[Mapping[str, Any]]
@@ -47,7 +48,7 @@ def _ends(losses: Records) -> dict[str, tuple[float, float]]:
 def _of_edit(edit: Mapping[str, Any], ends: Mapping[str, tuple[float, float]]) -> tuple[float, float] | None:
     """First and last loss of what an edit has to learn, summed."""
     places = (str(edit["path"]), *edit["path"].split(" + "))
-    found = [both for path, both in ends.items() if any(path == p or path.startswith(f"{p}.") for p in places)]
+    found = [both for path, both in ends.items() if any(is_inside(path, place) for place in places)]
     return (sum(first for first, _ in found), sum(last for _, last in found)) if found else None
 
 
