@@ -11,9 +11,15 @@ from surgery.artifact.saving import require_savable
 from surgery.errors import RecipeError
 from surgery.parallel.group import size
 from surgery.pipelines.times import Uniform
+from surgery.recipe import Recipe
 from surgery.rewriting.rule import Rule
 from surgery.run.prepare import Opened, Prepared
 from surgery.training.checkpoint import digest
+from surgery.training.config import StageConfig
+from surgery.training.distil import Distil
+from surgery.training.finetune import Finetune
+from surgery.training.held import require_packages
+from surgery.training.objective import NAMED
 from surgery.training.recorded import RecordedData
 from surgery.training.wired import WiredData
 
@@ -34,10 +40,15 @@ def check_run(prepared: Prepared) -> None:
     require_savable(prepared.teacher.model, prepared.plan.edits)
 
 
-def require_divisible() -> None:
+def require_divisible(recipe: Recipe) -> None:
     """Raise RecipeError if the weights of a run cannot be divided among its processes."""
     if size() == 1:
         raise RecipeError("--shard: one process alone divides nothing; add --gpus, or start several by torchrun")
+    for name, stage in _stages(recipe):
+        if stage.teacher_weights is not None:
+            raise RecipeError(
+                f"--shard: {name}.teacher_weights={stage.teacher_weights!r} is not divided; leave one out"
+            )
 
 
 def check_opened(opened: Opened) -> None:
@@ -45,8 +56,30 @@ def check_opened(opened: Opened) -> None:
     require_moderate(opened.recipe.model_dump(mode="json", exclude={"seed", "rules"}))
     if opened.recipe.evaluate is not None:
         opened.sampler.require(opened.recipe.evaluate)
+    _require_teacher(opened.recipe)
     _require_fitting_weights(opened)
     _require_what_is_recorded(opened)
+
+
+def _stages(recipe: Recipe) -> list[tuple[str, StageConfig]]:
+    """Those that are not left out, by name."""
+    stages: dict[str, StageConfig] = {"distil": recipe.distil, "finetune": recipe.finetune}
+    return [(name, stage) for name, stage in stages.items() if stage.steps]
+
+
+def _require_teacher(recipe: Recipe) -> None:
+    """A teacher in less memory is one that is learnt from, and not compiled."""
+    for name, stage in _stages(recipe):
+        how = stage.teacher_weights
+        if how is None:
+            continue
+        require_packages(how)
+        if isinstance(stage, Finetune) and stage.parts == NAMED["data"]:
+            raise RecipeError(
+                f"{name}.teacher_weights: nothing is learnt from the teacher; leave it out, or set a target"
+            )
+        if isinstance(stage, Distil) and stage.compile:
+            raise RecipeError(f"{name}.compile: a teacher with teacher_weights={how!r} is not compiled; leave one out")
 
 
 def _require_fitting_weights(prepared: Opened) -> None:

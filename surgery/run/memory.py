@@ -17,6 +17,7 @@ from surgery.training.distil import Distil
 from surgery.training.finetune import Finetune
 from surgery.training.imitate import imitable
 from surgery.training.lora import LoRA
+from surgery.training.objective import NAMED
 from surgery.training.rehearse import Rehearsal, StageMemory
 
 
@@ -72,7 +73,7 @@ def _need(prepared: Prepared, config: StageConfig, available: int, device: str) 
     memory = _rehearsed(prepared, config, device)
     if memory is None:
         return None
-    advice: list[tuple[str, int]] = []
+    advice: dict[str, tuple[str, int]] = {}
     total = memory.total
     for option in _options(config, device):
         if total <= available:
@@ -81,8 +82,10 @@ def _need(prepared: Prepared, config: StageConfig, available: int, device: str) 
         with_it = _rehearsed(prepared, tried, device)
         if with_it is not None and with_it.total < total:
             config, total = tried, with_it.total
-            advice.append((", ".join(f"{name}={value!r}" for name, value in option.items()), total))
-    return Need(memory, tuple(advice))
+            for name, value in option.items():  # it may take the place of another value
+                advice.pop(name, None)
+                advice[name] = f"{name}={value!r}", total
+    return Need(memory, tuple(advice.values()))
 
 
 def _rehearsed(prepared: Prepared, config: StageConfig, device: str) -> StageMemory | None:
@@ -97,7 +100,7 @@ def _rehearsed(prepared: Prepared, config: StageConfig, device: str) -> StageMem
 
 
 def _options(config: StageConfig, device: str) -> Iterator[dict[str, Any]]:
-    """What takes less memory; at first what changes nothing that is learnt."""
+    """What takes less memory; at first what changes nothing that is learnt, and takes little time."""
     if config.micro_batch != 1:
         yield {"micro_batch": 1}
     if isinstance(config, Finetune):
@@ -105,8 +108,16 @@ def _options(config: StageConfig, device: str) -> Iterator[dict[str, Any]]:
             yield {"checkpointing": True}
         if config.ema_device is None and torch.device(device).type != "cpu":
             yield {"ema_device": "cpu"}
-        if config.lora is None and config.inherited_lr:
-            yield {"lora": LoRA()}
+    if torch.device(device).type != "cpu":
+        yield from ways_to_hold(config)
+    if isinstance(config, Finetune) and config.lora is None and config.inherited_lr:
+        yield {"lora": LoRA()}
+
+
+def ways_to_hold(config: StageConfig) -> Iterator[dict[str, Any]]:
+    """How the teacher can take less memory than the recipe has it, if there is one to learn from; the fastest first."""
+    if config.teacher_weights is None and not (isinstance(config, Finetune) and config.parts == NAMED["data"]):
+        yield from ({"teacher_weights": how} for how in ("int8", "nf4", "offload"))
 
 
 def _available(device: str) -> int:

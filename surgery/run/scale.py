@@ -20,6 +20,7 @@ from surgery.recording.paths import is_inside
 from surgery.rewriting import Plan
 from surgery.rewriting.commit import commit
 from surgery.rewriting.planning import Recordings, prove
+from surgery.run.memory import ways_to_hold
 from surgery.tracing import trace
 from surgery.training.config import StageConfig
 from surgery.training.distil import Distil
@@ -33,6 +34,8 @@ FLOPS, USED = 989e12, 0.2
 with DiT-XL/2 (docs/gpu.md)."""
 IN_NODE, BETWEEN, NODE = 450e9, 50e9, 8
 """Bytes a second that an H100 sends to others in its node of so many (NVLink) and outside of it (400 Gb/s each)."""
+FROM_HOST = 64e9
+"""Bytes a second that it takes from the memory of its host (PCIe 5.0)."""
 AT_ONCE = 2
 """Blocks that are gathered at a time: the one that runs, and the next."""
 
@@ -47,7 +50,7 @@ class Setting:
         memory: bytes of each GPU.
         fits: whether they are as many as there are, or fewer.
         seconds: of all steps.
-        bound: what these are spent on, "operations" or "bytes" between GPUs, whichever takes longer; both go on at once.
+        bound: what these are spent on, "operations" or "bytes" between GPUs or from the host, whichever takes longer; both go on at once.
     """
 
     stage: str
@@ -83,7 +86,7 @@ class Scale:
 
     def _fitted(self, config: StageConfig, gpus: int, available: int) -> Setting | None:
         """The stage with the first settings that let it fit, or with all."""
-        taken: list[str] = []
+        taken: dict[str, str] = {}
         divided = False
         needed = self._needed(config, gpus, divided)
         if needed is None:
@@ -95,9 +98,11 @@ class Scale:
             less = self._needed(tried, gpus, divided or not change)
             if less is not None and less < needed:
                 config, needed, divided = tried, less, divided or not change
-                taken.append(words)
+                name = words.partition("=")[0]
+                taken.pop(name, None)  # it may take the place of another value
+                taken[name] = words
         seconds, bound = self._time(config, gpus, divided)
-        return Setting(_stage(config), tuple(taken), needed, needed <= available, seconds, bound)
+        return Setting(_stage(config), tuple(taken.values()), needed, needed <= available, seconds, bound)
 
     def _needed(self, config: StageConfig, gpus: int, divided: bool) -> int | None:
         """Bytes of each GPU."""
@@ -143,8 +148,14 @@ class Scale:
         computed = own * self._flops(config) / (FLOPS * USED)
         rate = IN_NODE if gpus <= NODE else BETWEEN
         moved = self._moved(config, own, divided) * (gpus - 1) / gpus / rate
+        if config.teacher_weights == "offload":
+            moved += math.ceil(own / (config.micro_batch or own)) * self._teacher_bytes / FROM_HOST
         bound = "operations" if computed >= moved else "bytes"
         return config.steps * max(computed, moved), bound
+
+    @property
+    def _teacher_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self._model.parameters())
 
     def _flops(self, config: StageConfig) -> float:
         """Of a sample in a step; a backward pass takes twice those of its forward pass."""
@@ -174,7 +185,10 @@ def _stage(config: StageConfig) -> str:
 
 
 def _options(config: StageConfig, gpus: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What takes less memory, at first what changes nothing that is learnt; the one without a change divides weights."""
+    """What takes less memory, at first what changes nothing that is learnt, and takes little time.
+
+    The one without a change divides weights.
+    """
     stage = _stage(config)
     if config.micro_batch != 1:
         yield f"{stage}.micro_batch=1", {"micro_batch": 1}
@@ -182,8 +196,9 @@ def _options(config: StageConfig, gpus: int) -> Iterator[tuple[str, dict[str, An
         yield "finetune.checkpointing=true", {"checkpointing": True}
     if gpus > 1:
         yield "--shard", {}
-    if isinstance(config, Finetune):
-        if config.ema_device is None:
-            yield "finetune.ema_device=cpu", {"ema_device": "cpu"}
-        if config.lora is None and config.inherited_lr:
-            yield "finetune.lora", {"lora": LoRA()}
+    if isinstance(config, Finetune) and config.ema_device is None:
+        yield "finetune.ema_device=cpu", {"ema_device": "cpu"}
+    if gpus == 1:  # they are not divided
+        yield from ((f"{stage}.teacher_weights={how['teacher_weights']}", how) for how in ways_to_hold(config))
+    if isinstance(config, Finetune) and config.lora is None and config.inherited_lr:
+        yield "finetune.lora", {"lora": LoRA()}

@@ -90,7 +90,7 @@ def apply(
     name = name or (str(recipe) if not isinstance(recipe, Recipe) else "recipe")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if shard:
-        require_divisible()
+        require_divisible(recipe)
     prepared = prepare(recipe, device, RunFolder(out).data, progress, divided=shard)
     check_run(prepared)
     with _clock() as seconds:

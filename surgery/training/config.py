@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from surgery.config import Config
 from surgery.pipelines.times import AnyDensity, Uniform
+from surgery.training.held import Held
 from surgery.training.optim import warmup_constant, warmup_cosine
 from surgery.training.source import Noising
 
@@ -28,6 +29,8 @@ class StageConfig(Config):
         times: how the times are spread that are trained on.
         checkpoint_every: steps from one checkpoint and held-out loss to the next.
         sample_every: steps from one grid of samples to the next, the first before any step; None draws none.
+        teacher_weights: holds the teacher in less memory while the student learns from it: in 8 bits ("int8") or 4 bits
+            ("nf4"), or in the host's memory ("offload"), see `surgery.training.held`. The student stays exact.
         compile: runs new operators, and what of the teacher is between them, or in stage 2 the student through
             `torch.compile`: faster steps, after minutes for a large model.
     """
@@ -43,6 +46,7 @@ class StageConfig(Config):
     times: AnyDensity = Uniform()
     checkpoint_every: PositiveInt = 50
     sample_every: PositiveInt | None = None
+    teacher_weights: Held | None = None
     compile: bool = False
 
     @property

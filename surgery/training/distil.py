@@ -29,6 +29,7 @@ from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.compiled import compiled, unwatched
 from surgery.training.config import StageConfig
+from surgery.training.held import held, set_aside
 from surgery.training.loop import Task, identity_of, together, train
 from surgery.training.optim import frozen_behaviour
 from surgery.training.record import LossRecord
@@ -50,6 +51,11 @@ class Distil(StageConfig):
     lr: PositiveFloat = 1e-3
     clip: PositiveFloat = 10.0
     library: Path | None = None
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether what of a student is not distilled waits in the host's memory; samples of it would need all."""
+        return self.teacher_weights is not None and self.sample_every is None
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,6 @@ def distil(
     """
     pairs = Pairs(teacher, student, sites)
     batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
-    with frozen_behaviour(teacher, student):
-        pairs.measure(batches.training(0))
     identity = identity_of(
         config,
         data,
@@ -144,8 +148,14 @@ def distil(
         clip_by=clip_by,
         log=log,
     )
-    with frozen_behaviour(teacher, student), compiled(pairs.parts if config.compile else ()):
-        return train(task, checkpoints, progress or SilentProgress())
+    with (
+        frozen_behaviour(teacher, student),
+        set_aside(student, used_by(sites), config.sets_aside),
+        held(teacher, config.teacher_weights),
+    ):
+        pairs.measure(batches.training(0))
+        with compiled(pairs.parts if config.compile else ()):
+            return train(task, checkpoints, progress or SilentProgress())
 
 
 def _validate(pairs: Pairs, batches: Source) -> float | None:
@@ -246,6 +256,11 @@ def _regression(path: str, output: Any, target: Any, loss: Loss) -> Tensor:
 
 def _precise(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def used_by(sites: Iterable[Site]) -> list[nn.Module]:
+    """What of the student is called or learns."""
+    return [module for site in sites for module in (*site.lesson.called, *site.lesson.modules)]
 
 
 def trainable(student: nn.Module, operators: list[nn.Module]) -> dict[str, nn.Parameter]:

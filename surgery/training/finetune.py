@@ -22,6 +22,7 @@ from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.config import StageConfig
 from surgery.training.ema import Ema
+from surgery.training.held import held
 from surgery.training.learning import rates, recomputing
 from surgery.training.loop import Task, identity_of, train
 from surgery.training.lora import LoRA, adapted, layers_of
@@ -116,7 +117,12 @@ def finetune(
         batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
         run: Any = torch.compile(student) if config.compile else student
         ema = Ema(learns.parameters, config.ema_decay, config.ema_device)
-        with closing(Objective.measured(config.parts, teacher, student, run, batches)) as objective:
+        identity = _identity(teacher, student, new, data, config, learns, seed)
+        blocks = config.parts.imitated(teacher, student, batches)
+        with (
+            held(teacher, config.teacher_weights),
+            closing(Objective(config.parts, teacher, student, run, blocks, batches)) as objective,
+        ):
             task = Task(
                 stage=STAGE,
                 config=config,
@@ -124,7 +130,7 @@ def finetune(
                 parameters=learns.parameters,
                 backward=partial(backward, objective, batches),
                 validate=partial(_validate, student, batches),
-                identity=_identity(teacher, student, new, data, config, learns, seed),
+                identity=identity,
                 ema=ema,
                 scales=learns.scales,
                 weight_decay=config.weight_decay,

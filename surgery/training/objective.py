@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, model_validator
@@ -32,6 +32,10 @@ class Target(Config):
             raise ValueError("all weights are 0, so nothing is learnt; give one")
         return self
 
+    def imitated(self, teacher: nn.Module, student: nn.Module, batches: Source) -> tuple[str, ...]:
+        """Paths of all blocks that can be imitated, if any are."""
+        return blocks_to_imitate(teacher, student, batches.training(0)[0].inputs) if self.blocks else ()
+
 
 TargetName = Literal["data", "teacher"]
 NAMED: dict[str, Target] = {"data": Target(teacher=0, blocks=0), "teacher": Target(data=0)}
@@ -46,7 +50,7 @@ class Objective:
         student: its student.
         run: what is called: the student, or its compiled form.
         blocks: paths of the blocks that are imitated, see `surgery.training.imitate`.
-        batch: what the teacher's variances are measured on; None takes all for 1.
+        batches: on the first of which the teacher's variances are measured; None takes all for 1.
     """
 
     def __init__(
@@ -56,23 +60,13 @@ class Objective:
         student: nn.Module,
         run: Callable[..., Any],
         blocks: Collection[str],
-        batch: Sequence[Forward] | None,
+        batches: Source | None,
     ) -> None:
         self._target, self._run = target, run
         imitates = bool(target.teacher or target.blocks)
-        self._imitation = Imitation(teacher, blocks, batch) if imitates else None
+        measured = batches.training(0) if imitates and batches is not None else None
+        self._imitation = Imitation(teacher, blocks, measured) if imitates else None
         self._watched = Watched(student, blocks)
-
-    @classmethod
-    def measured(
-        cls, target: Target, teacher: nn.Module, student: nn.Module, run: Callable[..., Any], batches: Source
-    ) -> Self:
-        """With all blocks that can be imitated, and the variances of the first batch."""
-        if not (target.teacher or target.blocks):
-            return cls(target, teacher, student, run, (), ())
-        batch = batches.training(0)
-        blocks = blocks_to_imitate(teacher, student, batch[0].inputs) if target.blocks else ()
-        return cls(target, teacher, student, run, blocks, batch)
 
     def loss(self, forward: Forward) -> Tensor:
         """That of one forward, a scalar."""

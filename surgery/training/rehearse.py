@@ -23,8 +23,9 @@ from surgery.recording.copying import copied, place
 from surgery.rewriting.commit import replaced_in
 from surgery.rewriting.edit import Edit, new_paths
 from surgery.training.config import StageConfig
-from surgery.training.distil import Distil, Pairs, sites_of
+from surgery.training.distil import Distil, Pairs, sites_of, used_by
 from surgery.training.finetune import STAGE, Finetune, backward, learning
+from surgery.training.held import on_device
 from surgery.training.learning import BASE
 from surgery.training.lora import adapted
 from surgery.training.objective import Objective
@@ -37,7 +38,7 @@ class StageMemory:
 
     Attributes:
         stage: "distil" or "finetune".
-        weights: of teacher and student, what they share once.
+        weights: of teacher and student, what they share once, as they are held.
         gradients: of what is trained.
         moments: of the optimizer, with weights that it keeps in float32 beside those in half precision.
         average: of the weights.
@@ -131,8 +132,17 @@ class Rehearsal:
         with self._copies() as (teacher, student, forward), frozen_behaviour(teacher, student):
             pairs = Pairs(teacher, student, sites_of(self._edits, teacher, student))
             optimizer = _optimizer(student, pairs.parameters, config)
-            held = _held(pairs.parameters, optimizer, lambda: pairs.losses([forward], backward=True))
-        return StageMemory(stage="distil", weights=_bytes(_weights(*self._real)), average=0, **held)
+            counted = _counted(pairs.parameters, optimizer, lambda: pairs.losses([forward], backward=True))
+        return StageMemory(stage="distil", weights=self._distilled_weights(config), average=0, **counted)
+
+    def _distilled_weights(self, config: Distil) -> int:
+        """Bytes of the weights that are on the device in stage 1."""
+        teacher, student = self._real
+        kept, more = on_device(teacher, config.teacher_weights)
+        is_host = next(student.parameters()).device.type == "cpu"
+        used = used_by(sites_of(self._edits, teacher, student))
+        models = used if config.sets_aside and not is_host else [student]
+        return _bytes([*kept, *_weights(*models)]) + more
 
     def finetune(self, config: Finetune, blocks: Sequence[str]) -> StageMemory:
         """The memory of stage 2, if it imitates the blocks at these paths wherever it imitates blocks."""
@@ -144,14 +154,15 @@ class Rehearsal:
         ):
             objective = Objective(config.parts, teacher, student, student, imitated, None)
             optimizer = _optimizer(student, learns.parameters, config, learns.scales, config.weight_decay)
-            held = _held(learns.parameters, optimizer, lambda: backward(objective, forward, 0))
+            counted = _counted(learns.parameters, optimizer, lambda: backward(objective, forward, 0))
             merged = sum(p.nbytes for name, p in student.named_parameters() if name.endswith(f"{BASE}.weight"))
-            weights = _bytes(_weights(*self._real)) + self._apart(learns.parameters)
-        held["update"] = max(held["update"], merged - held["gradients"] - held["moments"])
+            kept, more = on_device(self._real[0], config.teacher_weights)
+            weights = _bytes([*kept, *_weights(self._real[1])]) + more + self._apart(learns.parameters, kept)
+        counted["update"] = max(counted["update"], merged - counted["gradients"] - counted["moments"])
         average = sum(p.numel() * max(p.element_size(), 4) for p in learns.parameters.values())
         here = next(self._real[1].parameters()).device.type
         is_here = torch.device(config.ema_device or here).type == here
-        return StageMemory(stage=STAGE, weights=weights, average=average if is_here else 0, **held)
+        return StageMemory(stage=STAGE, weights=weights, average=average if is_here else 0, **counted)
 
     @contextmanager
     def _copies(self) -> Iterator[tuple[nn.Module, nn.Module, Rehearsed]]:
@@ -164,11 +175,10 @@ class Rehearsal:
         with mode:
             yield teacher, student, Rehearsed(inputs)
 
-    def _apart(self, parameters: Mapping[str, nn.Parameter]) -> int:
-        """Bytes of what is trained and shares the teacher's memory before."""
-        teacher, student = self._real
-        taken = {place(parameter) for parameter in teacher.parameters()}
-        shared = {name for name, parameter in student.named_parameters() if place(parameter) in taken}
+    def _apart(self, parameters: Mapping[str, nn.Parameter], kept: Iterable[Tensor]) -> int:
+        """Bytes of what is trained and shares the memory of what is `kept` of the teacher before."""
+        taken = {place(tensor) for tensor in kept}
+        shared = {name for name, parameter in self._real[1].named_parameters() if place(parameter) in taken}
         return sum(parameter.nbytes for name, parameter in parameters.items() if name in shared)
 
 
@@ -183,7 +193,9 @@ def _optimizer(
     return Optimizer(parameters, matrices, scales, weight_decay)
 
 
-def _held(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, step: Callable[[], object]) -> dict[str, int]:
+def _counted(
+    parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, step: Callable[[], object]
+) -> dict[str, int]:
     """Bytes of gradients, moments and activations in a step after the first."""
     with requiring_grad(parameters.values()), torch.autograd.set_multithreading_enabled(False):
         for parameter in parameters.values():

@@ -75,7 +75,7 @@ class Batch:
 
 def loss(teacher: nn.Module, student: nn.Module, target: Any) -> Tensor:
     target, batch = NAMED[target] if isinstance(target, str) else target, Batch(INPUTS)
-    objective = Objective.measured(target, teacher, student, student, batch)
+    objective = Objective(target, teacher, student, student, target.imitated(teacher, student, batch), batch)
     found = objective.loss(batch).detach()
     objective.close()
     return found
