@@ -7,7 +7,7 @@ L(g(z_t, t, c), f(z_t, t, c)), f being the teacher's operator. Both see the teac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,14 +148,21 @@ def distil(
         clip_by=clip_by,
         log=log,
     )
+    with _teaching(teacher, student, sites, config):
+        pairs.measure(batches.training(0))
+        with compiled(pairs.parts if config.compile else ()):
+            return train(task, checkpoints, progress or SilentProgress())
+
+
+@contextmanager
+def _teaching(teacher: nn.Module, student: nn.Module, sites: Sequence[Site], config: Distil) -> Iterator[None]:
+    """Prepares both models for the stage while the block runs."""
     with (
         frozen_behaviour(teacher, student),
         set_aside(student, used_by(sites), config.sets_aside),
         held(teacher, config.teacher_weights),
     ):
-        pairs.measure(batches.training(0))
-        with compiled(pairs.parts if config.compile else ()):
-            return train(task, checkpoints, progress or SilentProgress())
+        yield
 
 
 def _validate(pairs: Pairs, batches: Source) -> float | None:

@@ -115,14 +115,9 @@ def finetune(
     with adapted(student, config.lora, new, seed), learning(teacher, student, new, config) as learns:
         set_apart(learns.parameters, teacher)
         batches = data.source(student, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
-        run: Any = torch.compile(student) if config.compile else student
         ema = Ema(learns.parameters, config.ema_decay, config.ema_device)
         identity = _identity(teacher, student, new, data, config, learns, seed)
-        blocks = config.parts.imitated(teacher, student, batches)
-        with (
-            held(teacher, config.teacher_weights),
-            closing(Objective(config.parts, teacher, student, run, blocks, batches)) as objective,
-        ):
+        with _objective(teacher, student, batches, config) as objective:
             task = Task(
                 stage=STAGE,
                 config=config,
@@ -140,6 +135,18 @@ def finetune(
             records = train(task, checkpoints, progress or SilentProgress())
         ema.write_to_parameters()
     return records
+
+
+@contextmanager
+def _objective(teacher: nn.Module, student: nn.Module, batches: Source, config: Finetune) -> Iterator[Objective]:
+    """The loss, while the teacher is held as `config` says."""
+    run: Any = torch.compile(student) if config.compile else student
+    blocks = config.parts.imitated(teacher, student, batches)
+    with (
+        held(teacher, config.teacher_weights),
+        closing(Objective(config.parts, teacher, student, run, blocks, batches)) as objective,
+    ):
+        yield objective
 
 
 @dataclass(frozen=True)
