@@ -50,8 +50,8 @@ class Setting:
         memory: bytes of each GPU.
         fits: whether they are as many as there are, or fewer.
         seconds: of all steps.
-        bound: what these are spent on, "operations" or "bytes" between GPUs or from the host, whichever takes longer; both
-            go on at once.
+        bound: what these are spent on, "operations" or "bytes" between GPUs or from the host, whichever takes longer;
+            both go on at once.
     """
 
     stage: str
