@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from surgery.recording.kept import kept
+from surgery.recording.weak_cache import weakly_cached
 
 Function = Callable[..., Any]
 
 
-@kept
+@weakly_cached
 def _signature(forward: Function) -> inspect.Signature:
     """Kept for each forward, as `inspect.signature` is slow."""
     signature = inspect.signature(forward)
@@ -43,7 +43,7 @@ def binder(module_class: type[torch.nn.Module]) -> Callable[..., dict[str, Any]]
     return _binder(module_class.forward)
 
 
-@kept
+@weakly_cached
 def _binder(forward: Function) -> Callable[..., dict[str, Any]]:
     """Compiles what `binder` gives, once for each forward."""
     parameters = _signature(forward).parameters.values()

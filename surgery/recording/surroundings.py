@@ -14,7 +14,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from surgery.recording.describe import PLAIN, Describer, Description
-from surgery.recording.kept import kept
+from surgery.recording.weak_cache import weakly_cached
 
 STANDS_FOR = "_surgery_stands_for"
 """Names, in a function that takes the place of another one while a model is recorded, that other one."""
@@ -102,7 +102,7 @@ def _functions(value: Any) -> Iterator[FunctionType]:
         value = getattr(value, "__wrapped__", None) if isinstance(value, FUNCTIONS) else None
 
 
-@kept
+@weakly_cached
 def _globals(function: FunctionType) -> tuple[Global, ...]:
     """The globals that the code of `function` names and that can be changed to some effect."""
     space, module = function.__globals__, function.__globals__.get("__name__", "")

@@ -16,8 +16,8 @@ from surgery.run.found_recipe import recipe_text, require_writable
 from surgery.run.prepare import Opened, open_recipe
 from surgery.run.searcher import Searcher
 from surgery.search.candidates import chosen_rules, find_candidates
-from surgery.search.found import Found
 from surgery.search.plot import pareto_svg
+from surgery.search.result import SearchResult
 
 RESULT, FOUND_RECIPE, PLOT = "search.json", "recipe.py", "pareto.svg"
 
@@ -30,7 +30,7 @@ def search(
     device: str = "cpu",
     progress: Progress | None = None,
     source: Path | None = None,
-) -> Found:
+) -> SearchResult:
     """Choose edits among the rules of `recipe`, and leave a recipe that makes them in the folder `out`.
 
     Args:
@@ -76,7 +76,7 @@ def _judged(opened: Opened) -> Opened:
     return opened if opened.metrics else replace(opened, metrics=(metric,), samples=metric.usual_samples)
 
 
-def _notes(found: Found, folder: Path) -> list[str]:
+def _notes(found: SearchResult, folder: Path) -> list[str]:
     """What the written recipe says of itself."""
     best, column = found.best, found.columns[found.metric]
     shares = [f"{name} {best.cost[name] / limited.teacher:.3f}" for name, limited in found.budget.items()]

@@ -17,10 +17,10 @@ from surgery.run.prepare import Opened
 from surgery.run.shortlist import Shortlist, shortened
 from surgery.search.budget import CostName, Search
 from surgery.search.candidates import Candidate, chosen_rules, exclusions
-from surgery.search.found import Found, Judged, Limited, Option
 from surgery.search.harm import Distilled
 from surgery.search.latency import Latencies
 from surgery.search.problem import Chosen, Problem, least, optimum
+from surgery.search.result import Judged, Limited, Option, SearchResult
 from surgery.search.solutions import Solution, frontier, shortlisted
 from surgery.sensitivity import GraftLibrary
 
@@ -55,7 +55,7 @@ class Searcher:
         if "latency" not in self._names:
             self._problem(self._limits, self._teacher)
 
-    def run(self, name: str) -> Found:
+    def run(self, name: str) -> SearchResult:
         """All steps; what an earlier process has measured is read back instead."""
         teacher, limits = self._teacher, self._limits
         problem = self._problem(limits, teacher)
@@ -66,7 +66,7 @@ class Searcher:
         judged = [self._judged(each, problem, shortlist) for each in self._proven(problem, limits)]
         metric, columns = self._opened.metrics[0].name, shortlist.measuring.columns
         base = teacher[self._names[0]]
-        return Found(
+        return SearchResult(
             recipe=name,
             model=self._opened.recipe.model,
             budget={each: Limited(limit=limits[each], teacher=teacher[each]) for each in self._names},

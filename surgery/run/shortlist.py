@@ -15,8 +15,8 @@ from surgery.run.folder import RunFolder
 from surgery.run.measure import Measuring
 from surgery.run.prepare import Opened
 from surgery.search.candidates import Candidate
-from surgery.search.found import Value
 from surgery.search.harm import Distilled
+from surgery.search.result import Value
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.config import StageConfig
 from surgery.training.finetune import finetune, require_learnable

@@ -21,7 +21,7 @@ from surgery.operators import OperatorConfig
 from surgery.operators.backends.report import Device, Kernel, words
 from surgery.rewriting import Change, Edit, Plan, Skipped
 from surgery.run.memory import Memory
-from surgery.search.found import Found, Option
+from surgery.search.result import Option, SearchResult
 
 LISTED = 8
 """Differences of a run; there may be many more."""
@@ -43,7 +43,7 @@ def stage_table(metrics: Metrics) -> Table:
     return table
 
 
-def search_table(found: Found) -> Table:
+def search_table(found: SearchResult) -> Table:
     """The shortlist of a search: what each set is estimated to harm and to cost, and what it was worth when finetuned."""
     column = found.columns[found.metric]
     table = _table("", "found as", "edits", "estimated harm", *found.budget, column.title)

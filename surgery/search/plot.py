@@ -6,7 +6,7 @@ from html import escape
 
 from surgery.evaluate.plots import ACCENT, HEIGHT, QUIET, WIDTH, Curve, finite, line_chart
 from surgery.evaluate.report.words import heading
-from surgery.search.found import Found
+from surgery.search.result import SearchResult
 
 INK = "#1c1b19"
 MARGIN, HEAD, GAP, FOOT = 16, 34, 40, 30
@@ -18,7 +18,7 @@ svg{color-scheme:light}text{font:11.5px system-ui,sans-serif}.title{font-size:13
 """
 
 
-def pareto_svg(found: Found) -> str:
+def pareto_svg(found: SearchResult) -> str:
     """Estimated harm, and beside it the metric of the finetuned shortlist, over the first limited cost."""
     name, limited = next(iter(found.budget.items()))
     scale = 100 / limited.teacher

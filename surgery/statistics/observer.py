@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from surgery.errors import GuardError
 from surgery.recording.copying import copied
 from surgery.rewriting.commit import replaced_in
+from surgery.statistics.instrument import instrumented
 from surgery.statistics.layers import Layers
-from surgery.statistics.observed import observed
 from surgery.statistics.points import Points
 from surgery.statistics.sums import Sums
 from surgery.tracing import trace
@@ -69,7 +69,7 @@ class Observer:
                 self.sums.drop()
         graph = trace(self._model, arguments)
         points = Points(graph, arguments, self.sums, self._window)
-        return self._run(_Traced(sizes, Layers.of(graph), observed(graph, points)), arguments)
+        return self._run(_Traced(sizes, Layers.of(graph), instrumented(graph, points)), arguments)
 
     def _run(self, traced: _Traced, arguments: Mapping[str, Any]) -> Any:
         """What a traced form gives, which is then the first to be tried."""

@@ -16,9 +16,9 @@ from surgery.graph import ModelGraph, Operator
 from surgery.recording.paths import child_path, is_inside
 from surgery.statistics.activations import contribution, moments, similarity
 from surgery.statistics.attention import Layout, attention_figures
+from surgery.statistics.instrument import Point, See
 from surgery.statistics.layouts import Layouts
 from surgery.statistics.multihead import mask_of, queries_and_keys, why_unseen
-from surgery.statistics.observed import Point, See
 from surgery.statistics.sums import Sums
 
 SOFTMAX_ATTENTION = "scaled_dot_product_attention"

@@ -12,9 +12,9 @@ from unittest import mock
 
 import torch
 
-from surgery.recording.kept import kept
 from surgery.recording.one_thread import uncompiled
 from surgery.recording.torch_private import DisableTorchFunction
+from surgery.recording.weak_cache import weakly_cached
 from surgery.tracing.frame import Frame
 from surgery.tracing.sizes import is_recorded
 
@@ -58,6 +58,6 @@ def _is_idle(caller: FrameType) -> bool:
     return False
 
 
-@kept
+@weakly_cached
 def _instructions(code: CodeType) -> list[dis.Instruction]:
     return [step for step in dis.get_instructions(code) if step.opname not in SILENT]

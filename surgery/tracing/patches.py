@@ -21,9 +21,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from surgery.recording.kept import kept
 from surgery.recording.one_thread import here, is_this_thread
 from surgery.recording.surroundings import STANDS_FOR
+from surgery.recording.weak_cache import weakly_cached
 from surgery.tracing.sizes import Number, Ratio, Size, recorded_code
 
 
@@ -99,14 +99,14 @@ def patched_code(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@kept
+@weakly_cached
 def _asked_for(space: ModuleType) -> set[str]:
     """The builtins that the code of a Python module needs as they are; `int(x)` there is a bare number, and guarded."""
     source = _source(space)
     return {name for pattern in _ITSELF for name in pattern.findall(source)}
 
 
-@kept
+@weakly_cached
 def _asks_for_types(space: ModuleType) -> bool:
     """Whether code of a Python module asks what the type of a number is; sizes are bare there, and guarded."""
     return _TYPES.search(_source(space)) is not None

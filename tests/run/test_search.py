@@ -12,7 +12,7 @@ import pytest
 from surgery.cli import main
 from surgery.recipe import Recipe, load_recipe
 from surgery.run.search import search
-from surgery.search.found import Found
+from surgery.search.result import SearchResult
 
 RECIPE = """\
 from typing import Literal
@@ -56,8 +56,8 @@ def finished(recipe_file, tmp_path_factory) -> Path:
     return folder
 
 
-def found_in(folder: Path) -> Found:
-    return Found.model_validate_json((folder / "search.json").read_text())
+def found_in(folder: Path) -> SearchResult:
+    return SearchResult.model_validate_json((folder / "search.json").read_text())
 
 
 def test_what_is_found_keeps_the_budget_and_is_the_best_of_the_shortlist(finished):

@@ -39,7 +39,7 @@ class Point:
     before: bool = False
 
 
-def observed(graph: ModelGraph, points: Iterable[Point]) -> nn.Module:
+def instrumented(graph: ModelGraph, points: Iterable[Point]) -> nn.Module:
     """The traced model with `points` in it; its weights are shared, its outputs the same.
 
     Raises (when called):

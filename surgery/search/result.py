@@ -53,7 +53,7 @@ class Judged(Config):
     metrics: dict[str, Value]
 
 
-class Found(Config):
+class SearchResult(Config):
     """What a search found.
 
     Attributes:

@@ -11,7 +11,7 @@ Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
-def kept(make: Callable[[Asked], Answer]) -> Callable[[Asked], Answer]:
+def weakly_cached(make: Callable[[Asked], Answer]) -> Callable[[Asked], Answer]:
     """`make`, called once for each argument."""
     known: WeakKeyDictionary[Asked, Answer] = WeakKeyDictionary()
 
