@@ -9,7 +9,7 @@ HEAD = """# The study
 
 What of a trained diffusion transformer can be replaced, at which cost, and how it is best taught: the questions of
 "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340, here "the paper"), asked on two models that
-come with surgery. `make study` runs all rows on `digits-dit`, one after the other, and goes on where it stopped;
+come with surgery. `make study` runs all rows on `digits-dit`, two at a time, and goes on where it stopped;
 `python recipes/study/study.py --bench fashion` does it on `fashion-dit`, and `python recipes/study/page.py` writes this
 page from what there is.
 
