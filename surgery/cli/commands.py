@@ -40,6 +40,7 @@ def apply(
     gpus: Gpus = None,
     log: str | None = None,
     shard: Annotated[bool, Parameter(negative="")] = False,
+    log_dir: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: rewrite the model, distil, finetune, evaluate and save it.
@@ -55,13 +56,14 @@ def apply(
         gpus: Share the run among so many processes on this machine, one for each GPU, or all on the CPU.
         log: Where losses and metrics go too, besides the folder: tensorboard, wandb or trackio.
         shard: Divide the weights of teacher and student among these processes.
+        log_dir: Folder for what each of them but the first, which has the terminal, says.
         as_json: Print the result as JSON.
     """
     out = out or Path("runs") / recipe.stem
-    if starts_processes(gpus, device):
+    if starts_processes(gpus, device, log_dir):
         flags = {"--resume": resume, "--dry-run": dry_run, "--shard": shard, "--json": as_json}
         given = [flag for flag, is_set in flags.items() if is_set] + (["--log", log] if log else [])
-        return start("apply", recipe, out, set_, device, gpus, given)
+        return start("apply", recipe, out, set_, device, gpus, given, log_dir)
 
     from surgery.progress import RichProgress
     from surgery.run.memory import memory_of

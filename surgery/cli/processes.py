@@ -19,12 +19,14 @@ def default_device(gpus: int | None) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def starts_processes(gpus: int | None, device: str | None) -> bool:
+def starts_processes(gpus: int | None, device: str | None, log_dir: Path | None = None) -> bool:
     """Whether the command is to be repeated in processes of its own; they are told of each other by their environment.
 
     Raises:
-        RecipeError: there cannot be so many.
+        RecipeError: there cannot be so many, or logs of them are asked for and there are none.
     """
+    if log_dir is not None and "WORLD_SIZE" not in os.environ and (gpus or 1) == 1:
+        raise RecipeError("--log-dir: one process alone has the terminal; add --gpus, or leave it out")
     if gpus is None or "WORLD_SIZE" in os.environ:
         return False
     if gpus < 1:
@@ -39,7 +41,7 @@ def starts_processes(gpus: int | None, device: str | None) -> bool:
 
 def start(
     command: str, recipe: Path, out: Path, overrides: Sequence[str], device: str | None, gpus: int | None,
-    flags: Sequence[str] = (),
+    flags: Sequence[str] = (), log_dir: Path | None = None,
 ) -> None:  # fmt: skip
     """Run a command in as many processes.
 
@@ -51,4 +53,4 @@ def start(
     assert gpus is not None
     placed = [] if device is None else ["--device", device]
     settings = [part for override in overrides for part in ("--set", override)]
-    run_on(gpus, [command, str(recipe), "--out", str(out), *settings, *placed, *flags])
+    run_on(gpus, [command, str(recipe), "--out", str(out), *settings, *placed, *flags], log_dir)

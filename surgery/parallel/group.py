@@ -26,6 +26,8 @@ LONGEST_WAIT = timedelta(days=7)
 PATIENCE = 2.0
 """Seconds that a process which lost another one gives that to say why."""
 FAILURES = "failures"
+SPEAKS = "SURGERY_LOGS"
+"""The variable of the environment that, set, lets every process say what it does: the output of each has a file then."""
 LOST = "another process of this run has ended; repeat the command with --resume"
 
 _store: Store | None = None
@@ -55,7 +57,7 @@ def is_first() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that the environment tells of, while the block runs; all but the first are silent then."""
+    """Join the processes that the environment tells of, while the block runs; all but the first are silent, see `SPEAKS`."""
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or size() > 1:
         yield
         return
@@ -63,7 +65,7 @@ def joined() -> Iterator[None]:
 
     _join()
     try:
-        with _silent(not is_first()):
+        with _silent(not is_first() and SPEAKS not in os.environ):
             yield
     finally:
         dist.destroy_process_group()

@@ -9,12 +9,14 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from surgery.errors import ProcessError
+from surgery.parallel.group import SPEAKS
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -30,12 +32,22 @@ def _own_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_on(processes: int, arguments: Sequence[str]) -> None:
+def _logs(processes: int, folder: Path | None) -> DefaultLogsSpecs:
+    if folder is None:
+        os.environ.pop(SPEAKS, None)
+        return DefaultLogsSpecs()
+    os.environ[SPEAKS] = "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    return DefaultLogsSpecs(str(folder), redirects=dict.fromkeys(range(1, processes), Std.ALL))
+
+
+def run_on(processes: int, arguments: Sequence[str], log_dir: Path | None = None) -> None:
     """Run a command of `surgery` on so many processes.
 
     Args:
         processes: how many.
         arguments: of the command line.
+        log_dir: where each process but the first writes what it says, in a folder of its own; None lets them be silent.
 
     Raises:
         ProcessError: one has failed, and has said why unless it was killed; the others were ended.
@@ -45,7 +57,7 @@ def run_on(processes: int, arguments: Sequence[str]) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0,
+        rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=_logs(processes, log_dir),
     )  # fmt: skip
     try:
         with _own_handlers():

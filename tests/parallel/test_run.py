@@ -67,16 +67,21 @@ def test_the_command_line_starts_processes(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
     command = ["apply", str(write_recipe()), "--out", str(tmp_path / "run"), "--gpus", "2", "--json"]
-    assert main([*command, "--set", "evaluate=null"]) == 0
+    assert main([*command, "--set", "evaluate=null", "--log-dir", str(tmp_path / "logs")]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["stages"][-1]["stage"] == "finetuned"
     assert err.count("distil 6/6") == 1
     assert (tmp_path / "run" / "report.html").exists()
+    (other,) = (path for path in (tmp_path / "logs").rglob("stderr.log") if path.stat().st_size)
+    assert other.parent.name == "1"
+    assert "distil 6/6" in other.read_text()
 
 
 def test_too_few_processes_are_refused(capsys: pytest.CaptureFixture[str], write_recipe: Callable[..., Path]) -> None:
     assert main(["apply", str(write_recipe()), "--gpus", "0"]) == 2
     assert capsys.readouterr().err == "surgery: --gpus 0: name at least 1\n"
+    assert main(["apply", str(write_recipe()), "--log-dir", "logs"]) == 2
+    assert capsys.readouterr().err.startswith("surgery: --log-dir: one process alone has the terminal; add --gpus")
 
 
 @nightly
