@@ -57,7 +57,7 @@ def is_first() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that the environment tells of, while the block runs; all but the first are silent, see `SPEAKS`."""
+    """Join the processes that the environment tells of, while the block runs; all but the first are silent (`SPEAKS`)."""
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or size() > 1:
         yield
         return
