@@ -111,9 +111,11 @@ class Scale:
         held = self._held(config, min(own, config.micro_batch or own))
         if held is None:
             return None
-        kept = held.weights + held.gradients + held.moments + held.average
+        learnt = held.gradients + held.moments + held.average
         if not divided:
-            return kept + max(held.activations, held.update)
+            return held.weights + learnt + max(held.activations, held.update)
+        adapted = isinstance(config, Finetune) and config.lora is not None  # adapters are whole in each process
+        kept = held.weights + learnt * (gpus if adapted else 1)
         gathered = AT_ONCE * self._largest_block * (2 if held.gradients else 1)
         return math.ceil(kept / gpus) + max(held.activations + gathered, math.ceil(held.update / gpus))
 
