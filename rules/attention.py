@@ -85,7 +85,7 @@ class ReplaceAttention(Rule):
     def _more_than_plain(self, site: Site) -> str | None:
         """What the forward does besides projections and softmax(q k^T / sqrt(K)) v."""
         core = core_of(site)
-        masked = "a mask of its own" if core and core.argument("attn_mask") is not None else None
+        masked = "a mask of its own" if core and core.is_masked else None
         found = core and (core.special() or masked or core.between())
         if found:
             return f"has {found}, which {self.operator.kind} would lose"
@@ -142,7 +142,7 @@ class ReplaceAttention(Rule):
         """Why the operator's core does not fit where that of the attention is."""
         if not isinstance(self.operator, MixerConfig):
             return f"{self.operator.kind} mixes no tokens"
-        given = {name: core.traced(name) for name in PARAMETERS[:4]}
+        given = core.traced_values()
         try:
             with torch.device("meta"):
                 module = self.operator.core(_dims(core)).to(given["query"].dtype)
@@ -159,14 +159,16 @@ class ReplaceAttention(Rule):
 
     def _try_mask(self, core: SoftmaxAttention, given: dict[str, Any]) -> None:
         """Raise RewriteError if the core cannot use the mask that the forward itself makes: what it is, is known."""
-        mask = core.fixed("attn_mask")
-        if mask is None or given["query"].numel() > MOST_MASKED:
+        mask, hidden = core.fixed("attn_mask"), core.fixed("hidden")
+        if (mask is None and hidden is None) or given["query"].numel() > MOST_MASKED:
             return
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.float()
         zeros = {name: torch.zeros(given[name].shape, device="cpu") for name in PARAMETERS[:3]}
         assert isinstance(self.operator, MixerConfig)
         with OwnDraws():
             module = self.operator.core(_dims(core))
-        module(**zeros, attn_mask=mask if mask.dtype == torch.bool else mask.float())
+        module(**zeros, attn_mask=mask, hidden=hidden, fill=given.get("fill"))
 
 
 def replace_attention(

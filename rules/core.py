@@ -10,13 +10,15 @@ from typing import Any
 from torch import Tensor, fx
 
 from surgery.analysis.roles.primitives import is_linear, past_splits
-from surgery.analysis.written_out import WrittenOut
+from surgery.analysis.written_out import FILL, MASK, WrittenOut
 from surgery.graph.view import Key
 from surgery.rewriting.graphs.anchors import turns
 from surgery.rewriting.site import Item, Site, traced
 
 SOFTMAX_ATTENTION = "scaled_dot_product_attention"
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+HIDING = ("hidden", "fill")
+"""Of what is written out: where a key is hidden from a query, and the score that it gets there."""
 PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "enable_gqa": (None, False)}
 
 
@@ -26,7 +28,7 @@ class SoftmaxAttention:
 
     Attributes:
         items: what computes it, by name; "attention" is what gives the result.
-        given: for each of PARAMETERS that it is given, the name of an item, and of that one's argument.
+        given: for each of PARAMETERS and HIDING that it is given, the name of an item, and of that one's argument.
     """
 
     items: dict[str, Item]
@@ -58,9 +60,20 @@ class SoftmaxAttention:
         return self.items[item].graph.fixed(self.items[item].scope, node) if isinstance(node, fx.Node) else None
 
     def values(self) -> dict[str, str]:
-        """The tensors that it is called with, as a rewiring writes them."""
-        tensors = [name for name in PARAMETERS[:4] if self.argument(name) is not None]
-        return {parameter: "{}({})".format(*self.given[parameter]) for parameter in tensors}
+        """What a core is called with in its place, as a rewiring writes it."""
+        return {name: "{}({})".format(*self.given[name]) for name in self._for_core()}
+
+    def traced_values(self) -> dict[str, Any]:
+        """What that was when the model was traced."""
+        return {name: self.traced(name) for name in self._for_core()}
+
+    def _for_core(self) -> list[str]:
+        return [name for name in (*PARAMETERS[:4], *HIDING) if self.argument(name) is not None]
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether it has a mask, in either way."""
+        return self.argument("attn_mask") is not None or self.argument("hidden") is not None
 
     def special(self, causal: bool = False) -> str | None:
         """What makes it more than softmax(q k^T / sqrt(K)) v and a mask: dropout, a scale of its own, or a causal mask
@@ -135,7 +148,14 @@ def _from(site: Site, scope: str, made: WrittenOut) -> SoftmaxAttention:
     if made.bias is not None:
         factors["attn_mask"] = made.bias
     readers = {parameter: next(made.readers(factor)) for parameter, factor in factors.items()}
-    return SoftmaxAttention(
-        {name: Item(site.graph, (scope, node.name)) for node, name in names.items()},
-        {parameter: (names[node], argument) for parameter, (node, argument) in readers.items()},
-    )
+    given = {parameter: (names[node], argument) for parameter, (node, argument) in readers.items()}
+    if made.hiding is not None:
+        places = zip(HIDING, (MASK, FILL), strict=True)
+        given |= {name: (names[made.hiding], _written(made.hiding, place)) for name, place in places}
+    return SoftmaxAttention({name: Item(site.graph, (scope, node.name)) for node, name in names.items()}, given)
+
+
+def _written(node: fx.Node, place: tuple[int, str]) -> str:
+    """How `node` is given the argument at `place`: by name, or by position."""
+    position, name = place
+    return name if name in node.kwargs else str(position)

@@ -28,6 +28,12 @@ def bound_arguments(scopes: Mapping[str, Scope], path: str, nodes: Sequence[fx.N
     return {str(position): value for position, value in enumerate(node.args)} | dict(node.kwargs)
 
 
+def argument_of(node: fx.Node, place: tuple[int, str]) -> Any:
+    """What `node` is given by position or by name."""
+    position, name = place
+    return node.kwargs[name] if name in node.kwargs else node.args[position]
+
+
 def with_arguments(
     scopes: Mapping[str, Scope], path: str, like: fx.Node, new: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

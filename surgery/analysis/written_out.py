@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from surgery.analysis.arguments import argument_of
 from surgery.analysis.readers import readers_of
 from surgery.analysis.roles.primitives import (
     ADDS,
@@ -36,6 +37,9 @@ from surgery.analysis.small_run import evaluated
 SCALINGS = {"mul", "rmul", "div", "truediv", "transpose", "permute", "swapaxes", "mT", "getattr"}
 """What may stand between a factor and the product, besides layout: nothing that learns."""
 
+MASK, FILL = (1, "mask"), (2, "value")
+"""Where `masked_fill` takes what it hides, and the score that this gets."""
+
 QUERIES, KEYS = 3, 5
 SCORES = (1, 2, QUERIES, KEYS)
 MOST_SCORES = 1 << 16
@@ -51,6 +55,7 @@ class WrittenOut:
         nodes: what computes it from the factors, in execution order; the last gives the result.
         query, key, value: what makes the factors: (B, H, N, K) and twice (B, H, M, K), or (B H, N, K) and such.
         bias: what is added to the scores, of a shape that can be expanded to theirs; None if nothing is.
+        hiding: the `masked_fill` of scores, which hides keys from queries; None if there is none.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -58,6 +63,13 @@ class WrittenOut:
     key: fx.Node
     value: fx.Node
     bias: fx.Node | None = None
+    hiding: fx.Node | None = None
+
+    @property
+    def hidden(self) -> fx.Node | None:
+        """The boolean mask, true where a key is hidden."""
+        given = None if self.hiding is None else argument_of(self.hiding, MASK)
+        return given if isinstance(given, fx.Node) else None
 
     def readers(self, factor: fx.Node) -> Iterator[tuple[fx.Node, str]]:
         """Which of the nodes read `factor`, and by which position or name they do."""
@@ -87,25 +99,28 @@ def _at(result: fx.Node, nodes: Sequence[fx.Node], module_of: ModuleOf) -> Writt
             continue
         *_, scores = between
         bias = next(filter(None, map(_bias, between)), None)
+        hiding = next(filter(_hides, between), None)
         for first, second in itertools.permutations(factors_of(scores)):
             empty = [n for n in inputs_of(scores) if not inputs_of(n) and n.op == "call_function"]  # as baddbmm has
             for query_way, key_way in itertools.product(_ways_up(first), _ways_up(second)):
                 inner = {result, *between, *empty, *query_way[:-1], *key_way[:-1]}
-                made = WrittenOut(tuple(n for n in nodes if n in inner), query_way[-1], key_way[-1], value, bias)
+                made = WrittenOut(
+                    tuple(n for n in nodes if n in inner), query_way[-1], key_way[-1], value, bias, hiding
+                )
                 if _is_closed(made) and _fits(made) and _computes_attention(made, module_of):
                     return made
     return None
 
 
 def _up_to_product(weights: fx.Node) -> list[fx.Node] | None:
-    """From `weights` up to the product of queries and keys: one tensor at a time, that keeps its size, past one bias."""
+    """From `weights` up to the product of queries and keys: one tensor at a time, of one size, past one bias and mask."""
     way = [weights]
     while not is_product(way[-1]):
         sources = [source for source in _changed(way[-1]) if source is not _bias(way[-1])]
         if len(sources) != 1 or (shape_of(sources[0]) != shape_of(way[-1]) and not is_layout(way[-1])):
             return None
         way += sources
-    return way if len([node for node in way if _bias(node)]) < 2 else None
+    return way if all(len([n for n in way if test(n)]) < 2 for test in (_bias, _hides)) else None
 
 
 def _bias(node: fx.Node) -> fx.Node | None:
@@ -115,6 +130,11 @@ def _bias(node: fx.Node) -> fx.Node | None:
         return None
     odd = [each for each in added if shape_of(each) != shape_of(node) or not _is_scores(each)]
     return odd[0] if len(odd) == 1 else None
+
+
+def _hides(node: fx.Node) -> bool:
+    """Whether `node` gives some scores another value, whatever they are."""
+    return name_of(node) == "masked_fill"
 
 
 def _is_scores(node: fx.Node) -> bool:
@@ -137,8 +157,8 @@ def _ways_up(factor: fx.Node) -> list[list[fx.Node]]:
 
 
 def _changed(node: fx.Node) -> list[fx.Node]:
-    """The tensors that `node` computes with; of a cast not the one whose dtype it takes."""
-    return inputs_of(node)[:1] if is_layout(node) else inputs_of(node)
+    """The tensors that `node` computes with; of a cast not the one whose dtype it takes, nor a mask."""
+    return inputs_of(node)[:1] if is_layout(node) or _hides(node) else inputs_of(node)
 
 
 def _is_closed(made: WrittenOut) -> bool:
@@ -152,8 +172,11 @@ def _fits(made: WrittenOut) -> bool:
     if not all(any(made.readers(factor)) for factor in (made.query, made.key, made.value)):
         return False
     query, key, value = (shape_of(node) for node in (made.query, made.key, made.value))
+    scores = (*query[:-1], key[-2])
+    if not _fits_scores(made.hidden, scores) or (made.hiding and isinstance(argument_of(made.hiding, FILL), fx.Node)):
+        return False
     same = len(query) in (3, 4) and key == value and query[:-2] == key[:-2] and query[-1] == key[-1]
-    return same and shape_of(made.nodes[-1]) == query and _fits_scores(made.bias, (*query[:-1], key[-2]))
+    return same and shape_of(made.nodes[-1]) == query and _fits_scores(made.bias, scores)
 
 
 def _fits_scores(bias: fx.Node | None, scores: tuple[int, ...]) -> bool:
@@ -192,21 +215,31 @@ def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int]
         _random(node, (*heads, tokens), generator) * (2 if node is not made.value else 1)
         for node, tokens in ((made.query, queries), (made.key, keys), (made.value, keys))
     )
-    values, bias = {made.query: query, made.key: key, made.value: value}, None
+    values: dict[fx.Node, Any] = {made.query: query, made.key: key, made.value: value}
+    mask = torch.zeros(sizes, dtype=torch.float64, device="cpu")
     if made.bias is not None:
-        pairs = zip(reversed(shape_of(made.bias)), sizes[::-1], strict=False)
-        shape = [1 if size == 1 else full for size, full in pairs]
-        bias = torch.randn(shape[::-1], generator=generator).to(made.bias.meta["val"].dtype)
-        values[made.bias] = bias
+        values[made.bias] = _drawn_like(made.bias, sizes, generator).to(made.bias.meta["val"].dtype)
+        mask += values[made.bias]
+    if made.hiding is not None and made.hidden is not None:
+        fill = argument_of(made.hiding, FILL)
+        hidden = values[made.hidden] = _drawn_like(made.hidden, sizes, generator) > 0
+        hidden[..., :1] &= math.isfinite(fill)  # where no key is left, it gives NaN
+        mask = mask.masked_fill(hidden, fill)
     try:
         result, precise = _run(made, values, module_of, small)
     except Exception:  # whatever these nodes do at other sizes, it is not what is looked for
         return False
-    mask = None if bias is None else bias.double()
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), mask)
     if result.shape != expected.shape:
         return False
     return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)
+
+
+def _drawn_like(node: fx.Node, scores: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random numbers that are expanded to `scores` as `node` is to those of the trace."""
+    pairs = zip(reversed(shape_of(node)), reversed(scores), strict=False)
+    shape = [1 if size == 1 else full for size, full in pairs]
+    return torch.randn(shape[::-1], device="cpu", generator=generator)
 
 
 def _random(node: fx.Node, sizes: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, get_args
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -173,6 +174,8 @@ class MixerCore(BuiltByConfig, ABC):
         value: Tensor,
         attn_mask: Tensor | None = None,
         *,
+        hidden: Tensor | None = None,
+        fill: float = -torch.inf,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Mix (B, H, N, K) queries with (B, H, M, K) keys and values: (B, H, N, K).
@@ -184,12 +187,18 @@ class MixerCore(BuiltByConfig, ABC):
             key: its tokens are those of `value`.
             value: what is mixed.
             attn_mask: as in `scaled_dot_product_attention`, for cores that take one.
+            hidden: the other way to write it, true where a key is hidden from a query, which then has the score `fill`.
+            fill: minus infinity, or as good as that.
             grid: sizes whose product is N, for cores that use the layout of the tokens.
 
         Raises:
             RewriteError: there is a mask, or N is not M, and this operator has no use for that.
         """
         name = type(self).__name__
+        if hidden is not None:
+            attn_mask = torch.where(hidden, fill, query.new_zeros(1) if attn_mask is None else attn_mask)
+        if attn_mask is not None and attn_mask.dim() == 1:
+            attn_mask = attn_mask.expand(1, -1)
         if query.dim() == 3:
             mask = attn_mask.unsqueeze(1) if attn_mask is not None and attn_mask.dim() == 3 else attn_mask
             q, k, v = (tensor.unsqueeze(1) for tensor in (query, key, value))

@@ -96,7 +96,7 @@ class Points:
         for made in self._graph.written_out(scope):
             *_, result = made.nodes
             owner = self._owners.of(self._flow, (scope, result))
-            if owner is not None:
+            if owner is not None and made.hiding is None:
                 layout = self._layouts.of((scope, made.query), shape_of(made.query)[-2])
                 factors = (made.query, made.key, made.value, made.bias)
                 yield Point(scope, result, self._attention(owner, layout), factors, before=True)

@@ -80,9 +80,6 @@ ODD: dict[str, Step] = {
         ((q @ k.mT + m.bias * k[:, :, :, 0].unsqueeze(2)) / 8).softmax(-1) @ v
     ),
     "over queries": lambda q, k, v, m: (q @ k.mT * 8**-0.5).softmax(-2) @ v,
-    "causal": lambda q, k, v, m: (
-        (q @ k.mT * 8**-0.5).masked_fill(torch.ones(q.shape[2], k.shape[2]).triu(1).bool(), -math.inf).softmax(-1) @ v
-    ),
     "weights read": lambda q, k, v, m: _used_twice((q @ k.mT * 8**-0.5).softmax(-1), v),
     "no softmax": lambda q, k, v, m: (q @ k.mT * 8**-0.5).relu() @ v,
     "another scale of folded heads": folded(lambda q, k: torch.bmm(q, k.mT) / 8),

@@ -1,4 +1,4 @@
-"""Masks that a forward makes itself: an operator that cannot use one is refused while the plan is made."""
+"""Masks that a forward makes itself, or in attention that it writes out: who cannot use one is refused by the plan."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 import surgery
 from surgery.errors import MatchError
-from surgery.operators import LinearAttention, SlidingWindow
+from surgery.operators import FullAttention, HyenaX, LinearAttention, SlidingWindow
 from surgery.rules import replace_attention
+from surgery.testing import check_rule
 
 OF_PAIRS = {
     "made": lambda m, x: torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril(),
@@ -66,3 +67,69 @@ def test_a_mask_of_keys_is_for_all(mask):
     model, inputs, plan = planned(OF_KEYS[mask], LinearAttention())
     assert len(plan.edits) == 2
     assert surgery.rewrite(model, [replace_attention(LinearAttention())], inputs)(**inputs).isfinite().all()
+
+
+HIDES = {
+    "method": lambda s, hidden, m: s.masked_fill(hidden, -torch.inf),
+    "function": lambda s, hidden, m: torch.masked_fill(s, mask=hidden, value=torch.finfo(s.dtype).min),
+    "in place": lambda s, hidden, m: s.masked_fill_(hidden, float("-inf")),
+    "of what is seen": lambda s, hidden, m: s.masked_fill(~hidden.logical_not(), -torch.finfo(s.dtype).max),
+    "after a bias": lambda s, hidden, m: (s + m.bias[0, :1]).masked_fill(hidden, -torch.inf),
+    "before a bias": lambda s, hidden, m: s.masked_fill(hidden, -torch.inf) + m.bias[0, :1],
+}
+HIDES_OTHERWISE = {
+    "some weight is left": lambda s, hidden, m: s.masked_fill(hidden, -3.0),
+    "a score that is computed": lambda s, hidden, m: s.masked_fill(hidden, s.detach().mean()),
+    "after the softmax": lambda s, hidden, m: s.softmax(-1).masked_fill(hidden, 0.0),
+    "zeros": lambda s, hidden, m: s.masked_fill(hidden, 0.0),
+    "twice": lambda s, hidden, m: s.masked_fill(hidden, -torch.inf).masked_fill(hidden.flip(-1), -1e30),
+}
+
+
+class Written(Block):
+    """Writes its attention out; keys of padded tokens are hidden, or those after a query."""
+
+    def __init__(self, hide, causal: bool = False) -> None:
+        super().__init__(hide)
+        self.causal = causal
+        nn.init.normal_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (each.unflatten(2, (2, 8)).transpose(1, 2) for each in self.qkv(x).chunk(3, 2))
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        hidden = later if self.causal else (x[..., 0] > 0.5)[:, None, None]
+        y = self.mask(q @ k.mT * 8**-0.5, hidden, self).softmax(-1) @ v
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("hide", HIDES)
+def test_masked_fill_of_scores_is_a_mask(hide, causal):
+    model, inputs = nn.Sequential(Written(HIDES[hide], causal)).eval(), {"input": torch.randn(2, 5, 16)}
+    student = surgery.rewrite(model, [replace_attention(FullAttention(), inherit="exact")], inputs)
+    for x in (inputs["input"], torch.randn(3, 8, 16), torch.randn(1, 1, 16).clamp(max=0)):
+        torch.testing.assert_close(student(x), model(x), equal_nan=True)
+
+
+@pytest.mark.parametrize("hide", HIDES_OTHERWISE)
+def test_other_uses_of_masked_fill_are_no_mask(hide):
+    with pytest.raises(MatchError, match="does not compute softmax"):
+        surgery.plan(
+            nn.Sequential(Written(HIDES_OTHERWISE[hide])).eval(),
+            [replace_attention(FullAttention())],
+            {"input": torch.randn(2, 5, 16)},
+        )
+
+
+@pytest.mark.parametrize("operator", [LinearAttention(), HyenaX(kernel=3), SlidingWindow(window=1)])
+def test_what_is_hidden_reaches_nobody(operator):
+    model, inputs = nn.Sequential(Written(HIDES["function"])).eval(), {"input": torch.randn(2, 5, 16)}
+    rule = replace_attention(operator)
+    check_rule(rule, model=model, inputs=inputs)
+    student, (x,) = surgery.rewrite(model, [rule], inputs), inputs.values()
+    x[0, :, 0], x[0, 3, 0] = 0, 1
+    other = x.clone()
+    other[0, 3, 1:] += 9
+    torch.testing.assert_close(student(other)[0, :3], student(x)[0, :3])
+    with pytest.raises(MatchError, match="differs between queries"):
+        surgery.plan(nn.Sequential(Written(HIDES["function"], True)), [replace_attention(LinearAttention())], inputs)
