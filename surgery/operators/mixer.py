@@ -192,7 +192,8 @@ class MixerCore(BuiltByConfig, ABC):
             grid: sizes whose product is N, for cores that use the layout of the tokens.
 
         Raises:
-            RewriteError: there is a mask, or N is not M, and this operator has no use for that.
+            RewriteError: there is a mask, or N is not M, and this operator has no use for that; or there are other
+                heads than it has weights for.
         """
         name = type(self).__name__
         if hidden is not None:
@@ -206,6 +207,11 @@ class MixerCore(BuiltByConfig, ABC):
         if attn_mask is not None and not self.takes_mask:
             raise RewriteError(
                 f"{name}: is called with a mask, which it cannot use; exclude this attention from the rule"
+            )
+        if query.shape[1] != self.dims.heads and next(self.parameters(), None) is not None:
+            raise RewriteError(
+                f"{name}: has {query.shape[1]} heads where its weights are for {self.dims.heads}, as where samples are "
+                "heads too; exclude this attention from the rule"
             )
         if self.mixes_one_stream and query.shape[2] != key.shape[2]:
             raise RewriteError(

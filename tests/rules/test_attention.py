@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import surgery
-from surgery.errors import MatchError
+from surgery.errors import MatchError, RewriteError
 from surgery.operators import (
     TTT,
     Blend,
@@ -132,3 +133,25 @@ class Masked(torch.nn.Module):
 def test_self_attention_with_a_mask(operator, tokens, of_pairs):
     inputs = {"x": torch.randn(3, tokens, 16), "mask": torch.ones(3, tokens, dtype=torch.bool)}
     check_rule(replace_attention(operator), model=Masked(of_pairs).eval(), inputs=inputs)
+
+
+class SamplesAsHeads(nn.Module):
+    """Calls the heads of all samples the heads of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (t.unflatten(2, (2, 8)).transpose(1, 2).flatten(0, 1)[None] for t in self.qkv(x).chunk(3, 2))
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)[0].unflatten(0, (x.shape[0], 2))
+        return x + self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_weights_for_each_head_where_samples_are_heads():
+    model, inputs = nn.Sequential(SamplesAsHeads()).eval(), {"input": torch.randn(2, 5, 16)}
+    student = surgery.rewrite(model, [replace_attention(HyenaX(kernel=3))], inputs)
+    with pytest.raises(RewriteError, match="has 6 heads where its weights are for 4"):
+        student(torch.randn(3, 5, 16))
+    kept, x = surgery.rewrite(model, [replace_attention(FullAttention())], inputs), torch.randn(3, 5, 16)
+    torch.testing.assert_close(kept(x), model(x))
