@@ -47,13 +47,15 @@ class _Noting(ModelMetaclass):
 
 
 class Config(BaseModel, metaclass=_Noting):
-    """A frozen pydantic model that refuses unknown keys: base of each part of a recipe and of operator configs.
+    """A frozen pydantic model that refuses unknown keys and numbers that are not finite.
+
+    It is the base of each part of a recipe and of operator configs.
 
     Raises:
         ConfigError: for wrong values, one line each; while a recipe is being loaded they are collected instead.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @contextmanager

@@ -86,8 +86,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the recipe; its folder is importable while it runs.
-        overrides: `dotted.path=value` each, e.g. `distil.steps=10` or `rules.0.operator.kernel=8`; the value is JSON, or
-            else a string.
+        overrides: `dotted.path=value` each, e.g. `distil.steps=10`, `rules.0.operator.kernel=8` or
+            `data.call.height=512`; the value is JSON, or else a string.
 
     Raises:
         RecipeError: with a line for each thing that is wrong, naming file and line.
@@ -173,14 +173,20 @@ def _parse(text: str) -> tuple[list[str], Any]:
 
 
 def _set(part: Any, override: tuple[list[str], Any], text: str) -> Any:
-    """`part` (a config or a tuple) with the value at a dotted path replaced and checked."""
+    """`part` (a config, a list or keywords) with the value at a dotted path replaced and checked."""
     (name, *rest), value = override
-    if isinstance(part, tuple):
+    if isinstance(part, dict):
+        if rest and name not in part:
+            raise RecipeError(f"--set {text}: unknown key {name!r}{did_you_mean(name, part)}")
+        return {**part, name: _set(part[name], (rest, value), text) if rest else value}
+    if isinstance(part, tuple | list):
         if not (name.isdigit() and int(name) < len(part)):
             raise RecipeError(f"--set {text}: no item {name!r}; there are {len(part)}, counted from 0")
         items = list(part)
         items[int(name)] = _set(items[int(name)], (rest, value), text) if rest else value
-        return tuple(items)
+        return type(part)(items)
+    if part is None:
+        raise RecipeError(f"--set {text}: {name!r} is inside a value that is None; set that as a whole, as JSON")
     if not isinstance(part, Config):
         raise RecipeError(f"--set {text}: {name!r} is inside a value that has no parts")
     fields = type(part).model_fields

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +17,8 @@ SHOWN = 60
 VALUE = 40
 """The same of a value that is compared with another one."""
 LIST_ERRORS = {"list_type", "tuple_type", "sequence_str"}
+OF_THEIR_OWN = {"extra_forbidden", "missing", "unknown_kind", "union_tag_invalid", "value_error"}
+"""Types of errors that say more than of which type a value must be."""
 UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
 
 
@@ -33,10 +36,21 @@ class Invalid:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each error, e.g. `Distil: unknown key 'stepz', did you mean 'steps'?`."""
-    errors = [each for each in error.errors(include_url=False) if not _is_noted(each)]
-    words = {each["loc"][0]: _options(errors, each["loc"][0]) for each in errors if each["type"] == "literal_error"}
-    return list(dict.fromkeys(_describe(each, model, words) for each in errors))
+    """One line for each place that is wrong, e.g. `Distil: unknown key 'stepz', did you mean 'steps'?`.
+
+    Where a value may be of several types, pydantic names each type that it is not: these errors are one line, and none
+    where one of the types was entered and something inside it is wrong.
+    """
+    places: dict[tuple[Any, ...], list[Any]] = {}
+    for each in error.errors(include_url=False):
+        if not _is_noted(each):
+            places.setdefault(tuple(_place(model, each["loc"])), []).append(each)
+    entered = {
+        place
+        for place, errors in places.items()
+        if any(len(each["loc"]) > len(place) for each in errors) and any(_lies_in(other, place) for other in places)
+    }
+    return [_describe(place, errors, model) for place, errors in places.items() if place not in entered]
 
 
 def positional(model: type[BaseModel], value: object) -> str:
@@ -75,30 +89,73 @@ def _is_noted(error: Any) -> bool:
     return isinstance(error["input"], Invalid)
 
 
-def _options(errors: Iterable[Any], field: Any) -> list[str]:
-    """The words that a field may be, whichever alternatives of it name them."""
-    own = [each for each in errors if each["loc"][:1] == (field,) and each["type"] == "literal_error"]
-    return [word.strip("'") for each in own for word in re.split(", | or ", each["ctx"]["expected"])]
+def _lies_in(place: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
-def _describe(error: Any, model: type[BaseModel], options: Mapping[Any, list[str]]) -> str:
-    *parents, last = error["loc"] or ("",)
-    if error["type"] == "literal_error":
-        field, given = error["loc"][0], error["input"]
-        near = nearest(given, options[field]) if isinstance(given, str) else ""
-        return f"{model.__name__}.{field}: must be one of {', '.join(options[field])}, got {_short(given)}{near}"
+def _place(annotation: Any, where: Sequence[Any]) -> Iterator[Any]:
+    """The keys and numbers in `where`, without the names that pydantic has for the alternatives of a type."""
+    if not where:
+        return
+    first, *rest = where
+    types = _alternatives(annotation)
+    named = next((each for each in types if len(types) > 1 and _is_named(each, str(first))), None)
+    if named is not None:
+        yield from _place(named, rest)
+        return
+    yield first
+    part = types[0] if len(types) == 1 else None
+    if isinstance(part, type) and issubclass(part, BaseModel):
+        yield from _place(_annotation(part, first), rest)
+    else:
+        inner = get_args(part)
+        yield from _place(inner[-1 if get_origin(part) is dict else 0] if inner else None, rest)
+
+
+def _is_named(alternative: Any, text: str) -> bool:
+    name = (get_origin(alternative) or alternative).__name__
+    return re.search(rf"\b{name}\b", text, re.IGNORECASE) is not None
+
+
+def _annotation(model: type[BaseModel], field: Any) -> Any:
+    return model.model_fields[field].annotation if field in model.model_fields else None
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types that a value may be of, None left out."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        return [found for each in get_args(annotation) for found in _alternatives(each)]
+    return [] if annotation in (None, NoneType) else [annotation]
+
+
+def _describe(place: tuple[Any, ...], errors: Sequence[Any], model: type[BaseModel]) -> str:
+    *parents, last = place or ("",)
     where = ".".join(map(str, (model.__name__, *parents)))
+    name = f"{where}.{last}" if last != "" else where
+    error = next((each for each in errors if each["type"] in OF_THEIR_OWN), errors[0])
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key {last!r}{did_you_mean(str(last), _fields(model, parents))}"
     if error["type"] == "missing":
         return f"{where}: {last!r} is missing"
-    name = f"{where}.{last}" if last != "" else where
     if error["type"] == "unknown_kind":
         return f"{name}: {error['msg']}"
     if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
         tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
         return f"{name}: unknown kind {error['ctx']['tag']!r}{nearest(error['ctx']['tag'], tags)}"
-    return f"{name}: {_demand(error, model)}, got {_short(error['input'])}"
+    given, words = error["input"], _options(errors)
+    alternatives = [error] if error["type"] == "value_error" else [e for e in errors if e["type"] != "literal_error"]
+    demands = [f"must be one of {', '.join(words)}"] if words else []
+    first, *others = dict.fromkeys([*demands, *(_demand(each, model) for each in alternatives)])
+    demand = ", or ".join([first, *(each.removeprefix("must be ") for each in others)])
+    return f"{name}: {demand}, got {_short(given)}{nearest(given, words) if isinstance(given, str) else ''}"
+
+
+def _options(errors: Iterable[Any]) -> list[str]:
+    """The words that a value may be, whichever alternatives name them."""
+    named = [each["ctx"]["expected"] for each in errors if each["type"] == "literal_error"]
+    return [word.strip("'") for each in named for word in re.split(", | or ", each)]
 
 
 def _demand(error: Any, model: type[BaseModel]) -> str:
@@ -106,6 +163,8 @@ def _demand(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "model_type":
         name = error["ctx"]["class_name"]
         return f"must be {'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    if error["type"] == "path_type":
+        return "must be the path of a file"
     if error["type"] in LIST_ERRORS or error.get("ctx", {}).get("class") == "Sequence":
         return "must be a list"
     field = model.model_fields.get(error["loc"][0]) if len(error["loc"]) == 1 else None
@@ -118,9 +177,9 @@ def _demand(error: Any, model: type[BaseModel]) -> str:
 def _fields(model: Any, parents: Iterable[Any]) -> list[str]:
     """The fields of the part of `model` that `parents` lead to."""
     for parent in parents:
-        field = getattr(model, "model_fields", {}).get(parent)
-        model = field.annotation if field is not None else None
-    return list(getattr(model, "model_fields", {}))
+        parts = _alternatives(_annotation(model, parent)) if hasattr(model, "model_fields") else []
+        model = next((part for part in parts if hasattr(part, "model_fields")), None)
+    return [name for name in getattr(model, "model_fields", {}) if name != "kind"]
 
 
 def _short(value: Any) -> str:

@@ -22,7 +22,7 @@ from surgery.testing.strategies import rule_sets
 
 IMPORTS = """\
 from surgery.operators import HyenaX
-from surgery.recipe import Distil, Evaluate, Finetune, Recipe
+from surgery.recipe import Distil, Evaluate, Finetune, Generated, LogitNormal, Recipe
 from surgery.rewriting import every
 from surgery.rules import replace_attention
 """
@@ -94,7 +94,7 @@ MISTAKES = {
     "Finetune(steps=2.5)": "Finetune.steps: must be a valid integer, got 2.5",
     "every(0)": "Every.n: must be greater than 0, got 0",
     "every(0).no.such(thing=1)": "Every.n: must be greater than 0, got 0",
-    "replace_attention(HyenaX(size=1))": "HyenaX: unknown key 'size'; there are kind, kernel, causal",
+    "replace_attention(HyenaX(size=1))": "HyenaX: unknown key 'size'; there are kernel, causal",
     "replace_attention(HyenaX(), layers='all')": (f"ReplaceAttention.layers: must be one of {SELECTIONS}, got 'all'"),
     "replace_attention(HyenaX(), layers=HyenaX())": (
         f"ReplaceAttention.layers: must be one of {SELECTIONS}, got HyenaX(kind='hyena_x', "
@@ -104,6 +104,22 @@ MISTAKES = {
     "Recipe(model='m')": "Recipe: 'rules' is missing",
     "Recipe(model='m', rules='r')": "Recipe.rules: must be a list, got 'r'",
     "Recipe(model='m', rules=Distil())": "Recipe.rules: must be a list, got Distil(",
+    "Finetune(lr=float('inf'))": "Finetune.lr: must be a finite number, got inf",
+    "LogitNormal(mean=float('nan'))": "LogitNormal.mean: must be a finite number, got nan",
+    "Finetune(target='date')": (
+        "Finetune.target: must be one of data, teacher, or a Target, got 'date', did you mean 'data'?"
+    ),
+    "Finetune(target={'dat': 1})": "Finetune.target: unknown key 'dat', did you mean 'data'?",
+    "Finetune(target={'blocks': -1})": "Finetune.target.blocks: must be greater than or equal to 0, got -1",
+    "Finetune(lora={'rnk': 1})": "Finetune.lora: unknown key 'rnk', did you mean 'rank'?",
+    "Recipe(model='m', rules=[], data=3)": "Recipe.data: must be one of digits, or a Data, got 3",
+    "Recipe(model='m', rules=[], distil={'schedule': 'x'})": (
+        "Recipe.distil.schedule: must be one of cosine, constant, got 'x'"
+    ),
+    "Generated(prompts=3, samples=1, steps=1)": "Generated.prompts: must be a list, or the path of a file, got 3",
+    "Generated(prompts=['a', 2.5], samples=1, steps=1)": (
+        "Generated.prompts.1: must be a valid string, or a valid integer, got 2.5"
+    ),
 }
 
 
@@ -259,6 +275,19 @@ def test_overrides_take_json_or_text(folder: Path) -> None:
     assert (changed.model, changed.distil.steps, changed.seed) == ("a=b", 1, 2)
 
 
+def test_overrides_reach_into_keywords(folder: Path) -> None:
+    call = "{'height': 16, 'template': {'text': '{}', 'ids': [3, 4]}}"
+    text = f"recipe = Recipe(model='m', rules=[], data=Generated(prompts=['a'], samples=1, steps=1, call={call}))"
+    (folder / "call.py").write_text(IMPORTS + text)
+    overrides = ("data.call.width=24", "data.call.template.ids.1=5", "data.call.template.text=null", "data.prompts.0=b")
+    changed = load_recipe(folder / "call.py", overrides).data
+    assert changed.call == {"height": 16, "template": {"text": None, "ids": [3, 5]}, "width": 24}
+    assert changed.prompts == ("b",)
+    wrong = "data.call.templat.text=x"
+    expected = f"--set {wrong}: unknown key 'templat', did you mean 'template'?"
+    assert errors(folder / "call.py", IMPORTS + text, wrong) == [expected]
+
+
 @given(st.data(), st.sampled_from(["distil.steps", "finetune.batch_size", "evaluate.guidance", "rules.0.inherit"]))
 def test_a_misspelled_override_names_the_right_key(folder: Path, data: st.DataObject, key: str) -> None:
     parts = key.split(".")
@@ -274,6 +303,8 @@ def test_all_wrong_overrides_come_at_once(folder: Path) -> None:
         "distil.steps=-2": "Distil.steps: must be greater than or equal to 0, got -2",
         "seed=x": "Recipe.seed: must be a valid integer, got 'x'",
         "distil.steps.a=3": "'a' is inside a value that has no parts",
+        "finetune.lora.rank=3": "'rank' is inside a value that is None; set that as a whole, as JSON",
+        "finetune.lr=1e400": "Finetune.lr: must be a finite number, got inf",
         "rules.1.loss=l2": "no item '1'; there are 1, counted from 0",
         "rules.0.loss=l3": "ReplaceAttention.loss: must be one of l1, l2, huber, got 'l3'",
         "rules.0={}": "Recipe.rules.0: 'kind' is missing",

@@ -173,7 +173,7 @@ def inspect(
         svg: File to draw the graph into, blocks that are alike once.
         kernels: Show which optional kernels are installed, and which each operator uses on this machine; needs no model.
         presets: List the checkpoints whose configs come with surgery, which need no network to be planned for.
-        wiring: Show how the pipeline in the folder MODEL feeds its transformer, measured.
+        wiring: Show how the pipeline MODEL feeds its transformer, measured.
         call: With --wiring, a JSON file with keywords of the pipeline, for one sample; by default, a prompt or a class.
     """
     from dataclasses import asdict
@@ -185,7 +185,7 @@ def inspect(
     if model is None:
         raise RecipeError("inspect needs a model, e.g. digits-dit, or --kernels")
     if wiring:
-        return show_wiring(model, call)
+        return show_wiring(model, call, as_json)
 
     from surgery.files import write_atomically
     from surgery.graph.show.diagram import draw_model

@@ -52,14 +52,19 @@ def show_presets(as_json: bool) -> None:
     return None
 
 
-def show_wiring(folder: str, call: Path | None) -> None:
-    """How the pipeline in `folder` feeds its transformer, measured by a call with the keywords in a JSON file."""
+def show_wiring(model: str, call: Path | None, as_json: bool) -> None:
+    """How the pipeline called `model` feeds its transformer, measured by a call with the keywords in a JSON file."""
     from surgery.pipelines import measure
-    from surgery.pipelines.describe import wiring_view
+    from surgery.pipelines.describe import wiring_plain, wiring_view
     from surgery.pipelines.load import call_of, load_pipeline
+    from surgery.run.subject_to_analyze import pipeline_of
 
-    pipeline = load_pipeline(folder)
-    console().print(wiring_view(measure(pipeline, call_of(pipeline, call))))
+    pipeline = pipeline_of(model) or load_pipeline(model)
+    wiring = measure(pipeline, call_of(pipeline, call))
+    if as_json:
+        return print_json(wiring_plain(wiring))
+    console().print(wiring_view(wiring))
+    return None
 
 
 def prints_to_stderr() -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""A wiring for people."""
+"""A wiring for people, and as plain data."""
 
 from __future__ import annotations
 
@@ -18,22 +18,40 @@ from surgery.pipelines.tree import leaves
 from surgery.pipelines.wiring import Wiring
 
 
-def wiring_view(wiring: Wiring) -> RenderableType:
-    """A table of where each argument comes from, below what holds for all."""
-    table = RichTable("forward", "argument", "shape", "what it is", "samples along")
+def wiring_plain(wiring: Wiring) -> dict[str, Any]:
+    """Where each argument comes from, and what holds for all, as plain data."""
+    arguments = []
     for number, condition in enumerate(wiring.conditions):
         for path, leaf in leaves(condition.arguments).items():
             shape, what = _explained(wiring, number, path, leaf)
-            along = wiring.batching.dims.get(path, "list" if path.rpartition(".")[0] in wiring.batching.lists else "")
-            table.add_row(_branch_name(wiring, number), path, shape, what, str(along))
-        table.add_section()
-    schedule = wiring.schedule
+            along = wiring.batching.dims.get(path, "list" if path.rpartition(".")[0] in wiring.batching.lists else None)
+            own = {"argument": path, "shape": shape, "is": what, "samples_along": along}
+            arguments.append({"forward": _branch_name(wiring, number), **own})
+    return {
+        "pipeline": wiring.pipeline,
+        "latents": wiring.shape,
+        "scheduler": wiring.schedule.scheduler,
+        "positions": len(wiring.schedule),
+        "process": _process(wiring.schedule),
+        "arguments": arguments,
+        "model_output": f"{_factor(wiring.read.scale)}prediction{_guidance(wiring)}",
+        "one_by_one": wiring.batching.odd,
+    }
+
+
+def wiring_view(wiring: Wiring) -> RenderableType:
+    """A table of where each argument comes from, below what holds for all."""
+    plain, table = wiring_plain(wiring), RichTable("forward", "argument", "shape", "what it is", "samples along")
+    for number, row in enumerate(plain["arguments"]):
+        if number and row["forward"] != plain["arguments"][number - 1]["forward"]:
+            table.add_section()
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
     return Group(
-        f"{wiring.pipeline}: latents {wiring.shape}",
-        f"{schedule.scheduler} over {len(schedule)} positions: {_process(schedule)}",
+        f"{plain['pipeline']}: latents {plain['latents']}",
+        f"{plain['scheduler']} over {plain['positions']} positions: {plain['process']}",
         table,
-        f"model output: {_factor(wiring.read.scale)}prediction{_guidance(wiring)}",
-        *(f"samples run one by one: {reason}" for reason in wiring.batching.odd),
+        f"model output: {plain['model_output']}",
+        *(f"samples run one by one: {reason}" for reason in plain["one_by_one"]),
     )
 
 
@@ -43,17 +61,17 @@ def _branch_name(wiring: Wiring, number: int) -> str:
     return f"{'/'.join(dict.fromkeys(branch.models))}{role}"
 
 
-def _explained(wiring: Wiring, number: int, path: str, leaf: Any) -> tuple[str, str]:
+def _explained(wiring: Wiring, number: int, path: str, leaf: Any) -> tuple[tuple[int, ...] | None, str]:
     branch = wiring.branches[number]
     if path in branch.latents:
         affine = branch.latents[path]
-        return str(affine.shape), _from_latents(affine)
+        return tuple(affine.shape), _from_latents(affine)
     if path in branch.times:
         table = branch.times[path]
-        return str(table.shape), _from_time(table, wiring.schedule)
+        return tuple(table.shape), _from_time(table, wiring.schedule)
     if isinstance(leaf, Tensor):
-        return str(tuple(leaf.shape)), f"condition, {str(leaf.dtype).removeprefix('torch.')}"
-    return "", repr(leaf)
+        return tuple(leaf.shape), f"condition, {str(leaf.dtype).removeprefix('torch.')}"
+    return None, repr(leaf)
 
 
 def _from_latents(affine: Affine) -> str:

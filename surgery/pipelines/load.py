@@ -72,7 +72,7 @@ class PipelineFolder:
             self._index = json.loads((self.folder / INDEX).read_text())
         except (OSError, ValueError) as error:
             raise WiringError(
-                f"{folder} holds no {INDEX}: give a folder written by a pipeline's save_pretrained"
+                f"{self.folder} holds no {INDEX}: give a folder written by a pipeline's save_pretrained"
             ) from error
 
     @property

@@ -76,21 +76,31 @@ def analyzed(name: str, sampling: Sampling, call: Path | None = None, device: st
     """
     if is_run(name):
         return _of_run(RunFolder(name), sampling, call)
-    folder = _pipeline_folder(name)
-    if folder is not None:
-        pipeline = load_pipeline(folder).to(device)
-        component = denoiser_of(pipeline)
-        drawn = _drawn(_calls(pipeline, call, sampling), sampling)
-        return _of_pipeline(pipeline, component, drawn, getattr(pipeline, component))
-    for bench in (bench for bench in BENCHES if bench.model == name):
-        found = load_pretrained(name, device)
-        pipeline = bench.pipeline(found.model, found.scheduler)
+    pipeline = pipeline_of(name, device)
+    if pipeline is not None:
+        component, embedded = denoiser_of(pipeline), name in BUILT_IN
         all_classes = Calls({}, tuple(range(CLASSES)), LABELS, labels=True, steps=sampling.steps)
-        calls = all_classes if call is None else _calls(pipeline, call, sampling)
-        return _of_pipeline(pipeline, "transformer", _drawn(calls, sampling, joins=True), found.model)
+        calls = all_classes if embedded and call is None else _calls(pipeline, call, sampling)
+        drawn = _drawn(calls, sampling, joins=embedded)
+        return _of_pipeline(pipeline, component, drawn, getattr(pipeline, component))
     if call is not None:
         raise RecipeError(f"--call: {name} is no pipeline, so nothing takes keywords; leave it out")
     return _of_model(name, sampling, device)
+
+
+def pipeline_of(name: str, device: str = "cpu") -> Any | None:
+    """The pipeline called `name`: a folder, a hub id or a built-in name; None if there is none.
+
+    Raises:
+        SurgeryError: it cannot be loaded.
+    """
+    folder = _pipeline_folder(name)
+    if folder is not None:
+        return load_pipeline(folder).to(device)
+    for bench in (bench for bench in BENCHES if bench.model == name):
+        found = load_pretrained(name, device)
+        return bench.pipeline(found.model, found.scheduler)
+    return None
 
 
 def analyzed_subject(subject: Subject, sampling: Sampling) -> Analyzed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -159,7 +160,8 @@ def test_costs_are_counted():
     judged = context()
     assert Params().compute(judged) == 1
     assert Latency().compute(judged) > 0
-    assert SpeedUp().compute(judged) == pytest.approx(1, abs=0.9)
+    assert SpeedUp().compute(judged) == 1  # of the teacher over itself, whatever else the machine does
+    assert 0 < SpeedUp().compute(context(Scaled(2.0))) < math.inf
     assert Flops().compute(judged) >= 0
 
 

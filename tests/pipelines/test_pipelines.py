@@ -127,6 +127,14 @@ def test_wiring_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(name in shown for name in ("hidden_states", "class_labels", "transformer unconditional"))
 
 
+@pytest.mark.parametrize("model", ["digits-dit", "fashion-dit"])
+def test_wirings_of_built_in_models_are_json(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", model, "--wiring", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["process"] == "variance preserving, predicts epsilon"
+    assert {row["argument"]: row["is"] for row in shown["arguments"]}["hidden_states"] == "latents"
+
+
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path), "--wiring"]) == 1
     assert "model_index.json" in capsys.readouterr().err
