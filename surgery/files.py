@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from surgery.errors import SurgeryError
 
 
@@ -62,5 +64,5 @@ def sync(path: Path) -> None:
 
 def _reason(path: Path, error: OSError, size: int) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path.parent}: the disk is full, {path.name} needs {size / 1e6:.1f} MB; free some space and resume"
+        return f"{path.parent}: the disk is full, {path.name} needs {decimal(size)}; free some space and resume"
     return f"{path}: cannot be written ({error.strerror}); choose another folder"

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from rich.filesize import decimal
 
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.parallel.group import by_first, from_first, is_first, rank, size, to_first
@@ -192,7 +193,7 @@ class _Filling:
         left = self._manifest.sources - self.done
         size = (self._manifest.size + self._growing.contents.nbytes) / self.done * left
         duration = timedelta(seconds=round(seconds * left))
-        return f"{STAGE}: {left:,} samples to make, about {size / 1e6:,.1f} MB and {duration}"
+        return f"{STAGE}: {left:,} samples to make, about {decimal(round(size))} and {duration}"
 
     def keep(self, made: Sequence[Made]) -> None:
         """Keep the next samples, on the disk before long."""
@@ -227,7 +228,7 @@ class _Filling:
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise SurgeryError(
-                f"{self._folder}: at least {needed / 1e6:,.1f} MB are still to be written, and {free / 1e6:,.1f} MB "
+                f"{self._folder}: at least {decimal(round(needed))} are still to be written, and {decimal(free)} "
                 "are free; free some space, or take fewer or smaller samples"
             )
 

@@ -186,7 +186,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_rest_is_made(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 0, 10**4))
     source = Made(100, lambda number: Sample(torch.full((1000,), float(number)), None))
-    with pytest.raises(SurgeryError, match=r"at least 0\.4 MB are still to be written, and 0\.0 MB are free"):
+    with pytest.raises(SurgeryError, match=r"at least 396\.0 kB are still to be written, and 10\.0 kB are free"):
         fill(tmp_path, IDENTITY, source)
     assert source.asked == [0]
 
