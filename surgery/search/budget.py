@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Literal, Self, cast, get_args
 
@@ -52,7 +51,7 @@ class Budget(Config):
     def _is_an_amount(cls, given: Limit | None, field: ValidationInfo) -> Limit | None:
         if isinstance(given, str):
             _absolute(cast(CostName, field.field_name), given)
-        elif given is not None and not 0 < given < math.inf:
+        elif given is not None and given <= 0:
             raise ValueError("must be positive: 0.8 is four fifths of the teacher's")
         return given
 

@@ -60,7 +60,7 @@ def test_nothing_to_judge_by_leaves_what_the_models_cost(tiny_dit, tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_figure_that_is_not_finite_is_none(value, tiny_dit):
-    prepared = prepare(recipe(tiny_dit, Evaluate(metrics=[Answer(value=value)])))
+    prepared = prepare(recipe(tiny_dit, Evaluate(metrics=[Answer.model_construct(value=value)])))
     measuring = Measuring(prepared, SilentProgress())
     stage = measuring.measure("teacher", measuring.context("teacher", prepared.teacher.model), 0.0)
     assert stage.values["test_answer"] is None

@@ -36,7 +36,7 @@ def test_an_amount(name, given, limit):
     [
         ({}, "limits nothing"),
         ({"flops": 0}, "must be positive"),
-        ({"flops": float("nan")}, "must be positive"),
+        ({"flops": float("nan")}, "must be a finite number"),
         ({"latency": "12 GB"}, "is no amount; write a share such as 0.8, or '12 ms'"),
         ({"latency": "12"}, "is no amount"),
         ({"memory": "much"}, "is no amount; write a share such as 0.8, or '1.5 GB'"),
