@@ -49,6 +49,7 @@ def _run(number: int, count: int, store: Path, function: Callable[[], Any], end:
     if count > 1:
         held = dist.FileStore(str(store), count)
         dist.init_process_group("gloo", store=held, rank=number, world_size=count, timeout=timedelta(seconds=LONGEST))
+        dist.barrier()  # one that leaves before all are connected would break the others' connection
     try:
         found = function()
     except Exception as error:
