@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class PipelineSampler:
     holder: Holder
     component: str
     calls: Calls
+    _joined: dict[Sampling, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def prompts(self, samples: int) -> list[Prompt]:
         """See `Sampler`."""
@@ -58,7 +59,7 @@ class PipelineSampler:
         pipeline, drawn = self.holder.pipeline, list[Drawn]()
         with attribute_set(pipeline, self.component, model):
             size = settings.batch_size
-            if size > 1 and not self._joins(pipeline, settings, seed, range(min(2, count))):
+            if min(size, count) > 1 and not self._joins(pipeline, settings, seed):
                 size = 1
             batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
             for first in range(0, len(batches), processes()):
@@ -79,11 +80,17 @@ class PipelineSampler:
             return self.calls(numbers[0], steps=settings.steps, generator=generators[0], **guided)
         return self.calls.together(numbers, steps=settings.steps, generator=generators, **guided)
 
-    def _joins(self, pipeline: Any, settings: Sampling, seed: int, numbers: Sequence[int]) -> bool:
-        """Whether samples come out together as they do alone: they start from the same noise, to the same prediction."""
+    def _joins(self, pipeline: Any, settings: Sampling, seed: int) -> bool:
+        """Whether samples come out together as they do alone: tried once, with the first model that is drawn from."""
+        if settings not in self._joined:
+            self._joined[settings] = self._are_alike(pipeline, settings, seed)
+        return self._joined[settings]
+
+    def _are_alike(self, pipeline: Any, settings: Sampling, seed: int) -> bool:
+        """Whether two samples start from the same noise as they do alone, to the same prediction."""
         try:
-            both = first_step(pipeline, self._call(numbers, settings, seed))
-            alone = [first_step(pipeline, self._call([number], settings, seed)) for number in numbers]
+            both = first_step(pipeline, self._call(range(2), settings, seed))
+            alone = [first_step(pipeline, self._call([number], settings, seed)) for number in range(2)]
             # Where the scheduler has the latents twice, all samples come once before they come again.
             started = torch.equal(both.sample, torch.stack([one.sample for one in alone], 1).flatten(0, 1))
             expected = torch.stack([one.model_output for one in alone], 1).flatten(0, 1)

@@ -36,8 +36,9 @@ from surgery.wording import differing
 FORMAT = "surgery checkpoint 2"
 KEPT = 2
 """Checkpoints of a stage that stay."""
-FILE = 2**28
-"""Bytes of a process's tensors from which on it writes several files: each is put together in memory."""
+FILE, FILES = 2**24, 256
+"""Bytes of a process's tensors from which on it writes several files, as each is put together in memory, twice; of many
+bytes it writes about so many files, and a tensor is never divided."""
 
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # one process alone is no mistake
 
@@ -184,8 +185,9 @@ def _pack(state: TrainState) -> dict[str, Tensor]:
 
 def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """The number of the file of each tensor, from 1."""
-    ends = itertools.accumulate(own_part(tensor).nbytes for tensor in tensors.values())
-    return {name: 1 + end // FILE for name, end in zip(tensors, ends, strict=True)}
+    ends = [*itertools.accumulate(own_part(tensor).nbytes for tensor in tensors.values())]
+    size = max(FILE, ends[-1] // FILES)
+    return {name: 1 + end // size for name, end in zip(tensors, ends, strict=True)}
 
 
 def _unpack(stage: str, header: dict[str, Any], tensors: dict[str, Tensor], into: TrainState) -> TrainState:

@@ -7,15 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
 from surgery.errors import ArtifactError, TrainingError
-from surgery.training import sealed
+from surgery.training import checkpoint, sealed
 from surgery.training.checkpoint import CheckpointStore, TrainState
 from surgery.training.record import LossRecord
 from tests.training.tiny import same_bits
@@ -94,6 +96,21 @@ def test_views_of_one_storage_can_be_saved(tmp_path: Path) -> None:
     loaded = last(store, shared)
     assert loaded is not None
     assert equal(shared, loaded)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 40), st.integers(1, 8))
+def test_files_stay_small_and_are_few(sizes: list[int], file: int, files: int) -> None:
+    saved = TrainState(1, {str(i): torch.zeros(size, dtype=torch.uint8) for i, size in enumerate(sizes)})
+    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(checkpoint, FILE=file, FILES=files):
+        store = CheckpointStore(folder)
+        store.save("distil", saved, IDENTITY)
+        parts = [load_file(part) for part in sealed.parts_of(store.paths("distil")[0])]
+        loaded = last(store, saved)
+    held = [sum(tensor.nbytes for tensor in part.values()) for part in parts]
+    assert equal(saved, loaded)
+    assert max(held) < max(file, sum(held) // files) + max(sizes)
+    assert len(held) <= 2 * files + 1
 
 
 def files_of(store: CheckpointStore) -> list[Path]:
