@@ -26,6 +26,8 @@ import rows
 from machine import machine, save
 
 STAGES = ("distil", "finetune", "lora")
+HELD = ("distil int8", "distil nf4", "distil offload", "finetune offload")
+"""On a GPU also a stage with a teacher that takes less memory."""
 BATCH, BATCH_ON_GPU = 2, 16
 LIMIT = 60
 WIDTH = {"num_attention_heads": 12, "attention_head_dim": 64, "sample_size": 32, "patch_size": 2}
@@ -48,7 +50,10 @@ TINY = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "nor
 def config_of(stage: str, batch: int) -> Any:
     from surgery.recipe import Distil, Finetune, LoRA
 
+    stage, _, held = stage.partition(" ")
     common: dict[str, Any] = {"steps": 2, "batch_size": batch, "warmup": 0, "checkpoint_every": 2}
+    if held:
+        common |= {"teacher_weights": held} | ({"target": "teacher"} if stage == "finetune" else {})
     return Distil(**common) if stage == "distil" else Finetune(**common, lora=LoRA() if stage == "lora" else None)
 
 
@@ -95,13 +100,14 @@ def train(class_name: str, init: dict[str, Any], stage: str, device: str = "cpu"
     student = commit(graph, edits, shared=True)
     config, data = config_of(stage, batch), Given(inputs)
     rehearsal = Rehearsal(teacher, student, edits, inputs)
-    memory = rehearsal.distil(config) if stage == "distil" else rehearsal.finetune(config, ())
+    is_distil = stage.startswith("distil")
+    memory = rehearsal.distil(config) if is_distil else rehearsal.finetune(config, ())
     assert memory is not None
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(folder)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        if stage == "distil":
+        if is_distil:
             distil(teacher, student, sites_of(edits, teacher, student), data, config, seed=0, checkpoints=store)
         else:
             finetune(teacher, student, new_paths(edits), data, config, seed=0, checkpoints=store)
@@ -130,11 +136,12 @@ def resident(kind: str) -> int:
 
 def measured_on_gpu(file: Path, smoke: bool) -> None:
     """A row of every model and stage."""
-    for stage in STAGES:
+    stages = (*STAGES, *HELD)
+    for stage in stages:
         with rows.measured(file, LIMIT, benchmark="memory", model="", stage=stage):  # 64 MB stay with cuBLAS
             on_gpu("DiTTransformer2DModel", TINY, stage, BATCH)
     for name, (class_name, init) in MODELS.items():
-        for stage in STAGES:
+        for stage in stages:
             with rows.measured(file, LIMIT, benchmark="memory", model=name, stage=stage) as row:
                 row |= on_gpu(class_name, init, stage, BATCH if smoke else BATCH_ON_GPU)
 

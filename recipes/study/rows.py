@@ -80,6 +80,11 @@ class Row:
         """What it is called in the results."""
         return f"{self.group}: {self.name}"
 
+    @property
+    def updates(self) -> int:
+        """Of both stages."""
+        return self.distil + self.finetune
+
     def recipe(self, model: str, data: Any, seed: int, library: Path) -> Recipe:
         """The recipe that makes it; it is judged afterwards, by several draws.
 
@@ -106,7 +111,7 @@ def rows(blocks: int) -> list[Row]:
     """All of them for a model of so many blocks, the most important ones first."""
     whole, half, three_quarters = (published(part) for part in PARTS)
     return [
-        *hybrids(), *noise(), *whole, *depth(), *half, *stages(), *losses(), *inheritance(), *targets(), *budgets(),
+        *budgets(), *hybrids(), *noise(), *whole, *depth(), *half, *stages(), *losses(), *inheritance(), *targets(),
         *layers(blocks), *three_quarters,
     ]  # fmt: skip
 

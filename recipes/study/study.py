@@ -1,6 +1,6 @@
 """The study: what of an architecture can be replaced at which cost, by the rows of `rows.py`.
 
-    python recipes/study/study.py [--bench fashion] [--device cuda] [--jobs N] [--seeds N] [--out DIR] [--save FILE]
+    python recipes/study/study.py [--bench fashion] [--jobs cuda=3 --jobs cpu=12] [--seeds N] [--out DIR] [--save FILE]
 
 Each row is a run of its own in DIR, of a recipe that is trained but not judged; afterwards five draws of 1,000 samples
 are judged, as the teacher's draws from the same noise are, which are made once. The command may be interrupted
@@ -14,8 +14,8 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -44,12 +44,13 @@ BENCHES = {"digits": DIGITS, "fashion": FASHION_MNIST}
 
 @dataclass(frozen=True)
 class Study:
-    """Where and on what it is made."""
+    """Where and on what it is made; all is judged on one device, wherever a row is trained."""
 
     bench: str
     data: Path
     out: Path
     device: str
+    judged_on: str
     threads: int
 
     @property
@@ -59,13 +60,13 @@ class Study:
 
     def teacher(self) -> dict[str, Any]:
         """The figures of the teacher."""
-        pretrained = load_pretrained(self.subject.model, self.device)
-        return {"device": _name_of(self.device), **self.judged(pretrained.model, FLOOR)}
+        return {"device": _name_of(self.judged_on), **self.judged(load_pretrained(self.subject.model).model, FLOOR)}
 
     def judged(self, model: nn.Module, draws: int) -> dict[str, list[float]]:
-        """The Frechet distance and the class accuracy of each draw of a model, which is on the study's device."""
+        """The Frechet distance and the class accuracy of each draw of a model."""
         scheduler, judge = load_pretrained(self.subject.model).scheduler, self.subject.judge
-        judge.classifier.to(self.device)
+        judge.classifier.to(self.judged_on)
+        model.to(self.judged_on)
         frechet, accuracy = [], []
         for seed in range(draws):
             images, labels = evaluate_samples(model, scheduler, steps=STEPS, seed=seed)
@@ -97,14 +98,16 @@ class Study:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; gives the number of rows that failed."""
     options = _options(arguments)
-    study = Study(options.bench, options.data, options.out, options.device, max(1, options.threads // options.jobs))
+    places = [device for device, jobs in options.jobs or [("cpu", 1)] for _ in range(jobs)]
+    threads = max(1, options.threads // len(places))
+    study = Study(options.bench, options.data, options.out, places[0], places[0], threads)
     study.out.mkdir(parents=True, exist_ok=True)
     blocks = len(load_pretrained(study.subject.model).model.transformer_blocks)
     chosen = [row for row in rows(blocks) if not options.only or any(part in row.key for part in options.only)]
     asked = [(row, seed) for seed in range(options.seeds) for row in chosen]
     failed = 0
     _kept(study.out / "teacher.json", study.teacher)
-    for done in _done(study, asked, options.jobs, options.minutes):
+    for done in _done(study, asked, places, options.minutes):
         failed += not done
         _save(study.out, asked, options.save or study.out / "results.json")
     return failed
@@ -115,8 +118,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--bench", choices=BENCHES, default="digits")
     parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of Fashion-MNIST (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder (default: %(default)s)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=1, help="rows at a time (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=_jobs, action="append", metavar="DEVICE=N", help="rows at a time (default: cpu=1)"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="of training (default: %(default)s)")
     parser.add_argument("--only", action="append", help="rows whose name contains this, or another one that is given")
     parser.add_argument("--minutes", type=float, default=LONGEST / 60, help="after which rows are given up")
@@ -125,11 +129,21 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _done(study: Study, asked: list[tuple[Row, int]], jobs: int, minutes: float) -> Iterator[bool]:
+def _jobs(text: str) -> tuple[str, int]:
+    device, _, number = text.partition("=")
+    return device, int(number)
+
+
+def _done(study: Study, asked: list[tuple[Row, int]], places: Sequence[str], minutes: float) -> Iterator[bool]:
     """Do the rows, several at a time, until all are done or the time is over; gives for each whether it went well."""
     end = time.monotonic() + 60 * minutes
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        results = pool.imap_unordered(partial(_one, study), asked)
+    context = multiprocessing.get_context("spawn")
+    free = context.SimpleQueue()
+    for place in places:
+        free.put(place)
+    taken = context.Array("b", len(asked))
+    with context.Pool(len(places), _settle, (free, taken)) as pool:
+        results = pool.imap_unordered(partial(_next, study, asked), range(len(asked)))
         for number in range(1, len(asked) + 1):
             try:
                 done, said = results.next(max(0.0, min(end - time.monotonic(), LONGEST)))
@@ -138,6 +152,26 @@ def _done(study: Study, asked: list[tuple[Row, int]], jobs: int, minutes: float)
                 return
             print(f"{number}/{len(asked)}  {said}", flush=True)
             yield done
+
+
+_HERE: dict[str, Any] = {}
+"""Of a process that does rows: its "place", a device, and which rows are "taken"."""
+
+
+def _settle(free: Any, taken: Any) -> None:
+    """Begin as a process that does rows."""
+    _HERE.update(place=free.get(), taken=taken)
+
+
+def _next(study: Study, asked: list[tuple[Row, int]], _: int) -> tuple[bool, str]:
+    """Do the first row that nobody has taken; on the slower devices, the first of the shortest."""
+    place, taken = _HERE["place"], _HERE["taken"]
+    with taken.get_lock():
+        left = [number for number, is_taken in enumerate(taken) if not is_taken]
+        slow = place != study.judged_on
+        number = min(left, key=lambda number: asked[number][0].updates if slow else 0)
+        taken[number] = True
+    return _one(replace(study, device=place), asked[number])
 
 
 def _one(study: Study, asked: tuple[Row, int]) -> tuple[bool, str]:

@@ -27,7 +27,7 @@ from surgery.store.order import seeded
 SAMPLES, STEPS = 1000, 25
 """Of the protocol."""
 PORTION = 50
-"""Samples that are drawn at a time: what lies between the layers of more does not fit a processor's cache."""
+"""Samples that a processor draws at a time: what lies between the layers of more does not fit its cache."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def evaluate_samples(
     labels = torch.arange(samples) % CLASSES
     pipeline = DigitsPipeline(model, scheduler)
     pipeline.set_progress_bar_config(disable=True)
+    portions = torch.split(torch.arange(samples), PORTION if next(model.parameters()).device.type == "cpu" else samples)
     drawn = [
         pipeline(
             labels[portion].tolist(),
@@ -155,6 +156,6 @@ def evaluate_samples(
             generator=[seeded(seed, "sample", number) for number in portion],
             output_type="latent",
         ).images
-        for portion in torch.split(torch.arange(samples), PORTION)
+        for portion in portions
     ]
     return torch.cat(drawn).float().cpu(), labels

@@ -47,7 +47,7 @@ def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "FLOOR", 6)
     blend = next(row for row in study["rows"].rows(8) if row.key == "all attention: Blend")
     row = replace(blend, distil=0, finetune=1)
-    made = run.Study("digits", tmp_path, tmp_path, "cpu", 1)
+    made = run.Study("digits", tmp_path, tmp_path, "cpu", "cpu", 1)
     run._kept(tmp_path / "teacher.json", made.teacher)
     done, said = run._one(made, (row, 0))
     assert done, said
