@@ -8,13 +8,14 @@ a recipe are reported together.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, dataclass_transform, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from surgery.errors import ConfigError
 from surgery.wording import Invalid, describe, positional
@@ -47,7 +48,7 @@ class _Noting(ModelMetaclass):
 
 
 class Config(BaseModel, metaclass=_Noting):
-    """A frozen pydantic model that refuses unknown keys and numbers that are not finite.
+    """A frozen pydantic model that refuses unknown keys, numbers that are not finite, and True and False for a number.
 
     It is the base of each part of a recipe and of operator configs.
 
@@ -56,6 +57,49 @@ class Config(BaseModel, metaclass=_Noting):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mark_truths(cls, values: Any) -> Any:
+        numbers = _numbers_of(cls) if isinstance(values, dict) else ()
+        return {**values, **{name: _marked(values[name]) for name in numbers if name in values}} if numbers else values
+
+
+class _Truth:
+    """Stands for True or False where a number is asked for: pydantic would take them for 1 and 0, and refuses this."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        marked = [_marked(each) for each in value]
+        return value if all(a is b for a, b in zip(marked, value, strict=True)) else marked
+    if isinstance(value, dict):
+        return {key: _marked(each) for key, each in value.items()}
+    return _Truth(value) if isinstance(value, bool) else value
+
+
+@cache
+def _numbers_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields that are numbers, or hold some, and no truth values."""
+    types = {name: [*_types_in(field.annotation)] for name, field in model.model_fields.items()}
+    return tuple(name for name, found in types.items() if (int in found or float in found) and bool not in found)
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """The types that a value, or what it holds, may be of; what is called holds none."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from map(type, parts)
+    elif origin is Callable or not parts:
+        yield annotation
+    else:
+        yield from (found for part in parts for found in _types_in(part))
 
 
 @contextmanager

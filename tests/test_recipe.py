@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +117,9 @@ MISTAKES = {
     "Recipe(model='m', rules=[], distil={'schedule': 'x'})": (
         "Recipe.distil.schedule: must be one of cosine, constant, got 'x'"
     ),
+    "Distil(steps=True)": "Distil.steps: must be a valid integer, got True",
+    "Finetune(rates={'*': False})": "Finetune.rates.*: must be a valid number, got False",
+    "Recipe(model='m', rules=[], distil={'lr': True})": "Recipe.distil.lr: must be a valid number, got True",
     "Generated(prompts=3, samples=1, steps=1)": "Generated.prompts: must be a list, or the path of a file, got 3",
     "Generated(prompts=['a', 2.5], samples=1, steps=1)": (
         "Generated.prompts.1: must be a valid string, or a valid integer, got 2.5"
@@ -215,6 +219,21 @@ def test_outside_of_a_recipe_a_wrong_call_raises(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             Distil(steps=-1)
         errors(tmp_path / "r.py", "1 / 0")
+
+
+def classes(base: type[Config]) -> Iterator[type[Config]]:
+    for each in base.__subclasses__():
+        yield each
+        yield from classes(each)
+
+
+def test_no_number_of_any_config_is_true_or_false() -> None:
+    for model in {found for found in classes(Config) if found.__module__.startswith("surgery.")}:
+        for name in (name for name, field in model.model_fields.items() if field.annotation in (int, float)):
+            for value in (True, False):
+                with pytest.raises(ValidationError) as error:
+                    model.model_validate({name: value})
+                assert (name,) in [each["loc"] for each in error.value.errors() if repr(each["input"]) == repr(value)]
 
 
 def test_each_recipe_has_its_own_modules_and_leaves_no_trace(tmp_path: Path) -> None:

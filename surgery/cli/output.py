@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +69,36 @@ def show_wiring(model: str, call: Path | None, as_json: bool) -> None:
     return None
 
 
-def prints_to_stderr() -> AbstractContextManager[Any]:
-    """Lets what a recipe prints go to stderr: stdout holds the result alone."""
-    return redirect_stdout(sys.stderr)
+@contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """Lets what a recipe prints go to stderr, as stdout holds the result alone, and what libraries log there go once."""
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
+        for handler in _handlers():
+            handler.addFilter(once := _Once())
+            stack.callback(handler.removeFilter, once)
+        yield
+
+
+class _Once(logging.Filter):
+    """Passes a message of a logger once: a pipeline that is driven often repeats its warnings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.name, record.getMessage()
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new
+
+
+def _handlers() -> list[logging.Handler]:
+    """Those by which the libraries of pipelines write to stderr."""
+    import diffusers  # noqa: F401  # which adds its handler
+    import transformers  # noqa: F401
+
+    return [*logging.getLogger("diffusers").handlers, *logging.getLogger("transformers").handlers]
 
 
 def print_json(content: Any) -> None:

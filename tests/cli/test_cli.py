@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 import surgery
 from surgery.cli import main
+from surgery.cli.output import prints_to_stderr
 from surgery.training.checkpoint import digest
 from tests.nightly import nightly
 
@@ -260,3 +263,16 @@ def test_a_reader_that_stops_early_is_no_error():
     command = f"{sys.executable} -m surgery inspect --kernels --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 1)
+
+
+def test_what_libraries_say_again_is_said_once_a_command():
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("diffusers").addHandler(handler)
+    for _ in range(2):
+        with prints_to_stderr():
+            for message in ("no bs4", "no ftfy", "no bs4"):
+                logging.getLogger("diffusers.a_pipeline").warning(message)
+    logging.getLogger("diffusers").removeHandler(handler)
+    assert said.getvalue().split("\n") == ["no bs4", "no ftfy"] * 2 + [""]
+    assert not handler.filters
