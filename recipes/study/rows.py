@@ -33,6 +33,8 @@ from surgery.rules import alternate, mlp_ratio, parallel_pairs, replace_attentio
 UPDATES, DISTILLED, BATCH, KEPT_EVERY = 420, 100, 32, 60
 BUDGETS = (5_760, 14_400, 28_800, 57_600)
 """Samples: 2, 5, 10 and 20 % of the 288,000 that `digits-dit` was trained on."""
+SEEDS = 3
+"""Of the trainings with these."""
 PARTS: dict[int, Selection] = {100: all_layers(), 50: every(2), 75: three_of_four()}
 NEAR = NeighbourhoodAttention(window=5)
 FAR = LinearAttention(features="learned", centre=True, depthwise=3, axes=2)
@@ -66,6 +68,7 @@ class Row:
         rules: what is done to the teacher.
         distil, finetune: updates of each stage.
         settings: of the finetuning, besides those of all rows.
+        seeds: trainings that it is to have, each from another seed.
     """
 
     group: str
@@ -74,6 +77,7 @@ class Row:
     distil: int = DISTILLED
     finetune: int = UPDATES - DISTILLED
     settings: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 1
 
     @property
     def key(self) -> str:
@@ -132,7 +136,7 @@ def noise() -> list[Row]:
 def budgets() -> list[Row]:
     """Quality against the samples that a student is trained on, all of them in stage 2."""
     return [
-        Row("budget", f"{name}, {samples:,} samples", (fitted(BLEND, chosen),), 0, samples // BATCH)
+        Row("budget", f"{name}, {samples:,} samples", (fitted(BLEND, chosen),), 0, samples // BATCH, seeds=SEEDS)
         for samples in BUDGETS
         for name, chosen in (("all attention", None), ("half of it", every(2)))
     ]

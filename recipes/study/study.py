@@ -104,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     study.out.mkdir(parents=True, exist_ok=True)
     blocks = len(load_pretrained(study.subject.model).model.transformer_blocks)
     chosen = [row for row in rows(blocks) if not options.only or any(part in row.key for part in options.only)]
-    asked = [(row, seed) for seed in range(options.seeds) for row in chosen]
+    seeds = {row.key: max(row.seeds, options.seeds) for row in chosen}
+    asked = [(row, seed) for seed in range(max(seeds.values())) for row in chosen if seed < seeds[row.key]]
     failed = 0
     _kept(study.out / "teacher.json", study.teacher)
     for done in _done(study, asked, places, options.minutes):
@@ -121,7 +122,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=_jobs, action="append", metavar="DEVICE=N", help="rows at a time (default: cpu=1)"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="of training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="of training, at least (default: %(default)s)")
     parser.add_argument("--only", action="append", help="rows whose name contains this, or another one that is given")
     parser.add_argument("--minutes", type=float, default=LONGEST / 60, help="after which rows are given up")
     parser.add_argument("--save", type=Path, help="JSON file for the results")
