@@ -3,7 +3,7 @@
 Source: "Gated Delta Networks: Improving Mamba2 with Delta Rule" (arXiv 2412.06464). Here gates follow from a token's key
 instead of the token, so that the same core stands in attention of any kind.
 
-Shape legend: B batch, H heads, N tokens, K features of a head, E = H K, X = B * H, or twice that both ways.
+Shape legend: B batch, H heads, N tokens, K features of a head, E = H K, X = B * H.
 """
 
 from __future__ import annotations
@@ -75,11 +75,9 @@ class GatedDeltaCore(DecayingCore):
         beta_BHN = (head_dot(k_BHNK, self.beta_weight) + self.beta_bias.to(log_BHN.dtype).unsqueeze(1)).sigmoid()
         unit = (F.normalize(x.to(log_BHN.dtype), dim=3, eps=1e-6) for x in (q_BHNK, k_BHNK))
         sequences = [x.flatten(0, 1) for x in (*unit, v_BHNK.to(log_BHN.dtype), beta_BHN, log_BHN)]
-        if self.causal:
-            y_XNK = gated_delta_rule(*sequences)
-        else:
-            forth, back = gated_delta_rule(*(torch.cat([x, x.flip(1)]) for x in sequences)).chunk(2)
-            y_XNK = forth + back.flip(1)
+        y_XNK = gated_delta_rule(*sequences)
+        if not self.causal:
+            y_XNK = y_XNK + gated_delta_rule(*sequences, backwards=True)
         return y_XNK.view(v_BHNK.shape).to(v_BHNK.dtype)
 
 

@@ -21,13 +21,14 @@ from typing_extensions import override
 
 from surgery.errors import RewriteError
 from surgery.operators.backends import kernel
+from surgery.operators.chunks import tokens_at_once
 from surgery.operators.convolution import FilterBackend, TokenConvolution
 from surgery.operators.dims import MixerDims
 from surgery.operators.mixer import MixerConfig, SequenceMixer
 from surgery.operators.projections import projections_of
 from surgery.operators.scan_core import DecayingCore, at_least_single, log_rates, step_bias
 from surgery.operators.softmax import finite
-from surgery.operators.state_space import SEGMENT, Segment, State, from_left, from_right, state_space
+from surgery.operators.state_space import CHUNK, Segment, State, from_left, from_right, state_space
 
 
 class Mamba2(MixerConfig):
@@ -140,8 +141,9 @@ class Mamba2Mixer(SequenceMixer):
         results: list[Tensor] = []
         waiting: list[tuple[Segment, Tensor, Tensor, Tensor]] = []
         state: State = None
-        for start in range(0, x_BND.shape[1], SEGMENT):
-            gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, start, start + SEGMENT)
+        size = tokens_at_once(x_BND, x_BND.shape[1], CHUNK)
+        for start in range(0, x_BND.shape[1], size):
+            gate_BNE, x_BNHP, b_BNS, c_BNS, step_BNH = self._enter(x_BND, start, start + size)
             step_BNH = F.softplus(step_BNH.to(at_least_single(x_BND)) + self.dt_bias)
             log_BNH = -step_BNH * self.A_log.to(step_BNH.dtype).exp()
             segment = Segment.of(x_BNHP * step_BNH.unsqueeze(3).to(x_BNHP.dtype), log_BNH, b_BNS, c_BNS)

@@ -5,13 +5,13 @@ model and the rate of each token; "ViT3: Unlocking Test-Time Training in Vision"
 and "Test-Time Training Done Right" (arXiv 2505.23884), for what keeps its weights from growing.
 
 Shape legend: B batch, H heads, N tokens, K features of a head, E = H K, C tokens of a chunk, P matrices (K, K) of an
-inner model, X = B, or twice that both ways.
+inner model, X = B H.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
+from surgery.operators.chunks import in_chunks, in_segments, states
 from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
 from surgery.operators.mixer import MixerConfig
@@ -94,54 +95,92 @@ class TTTCore(ScanCore):
         exact = at_least_single(v_BHNK)
         q, k = (F.normalize(x.to(exact), dim=3, eps=1e-6) for x in (q_BHNK, k_BHNK))
         rate_BHN = F.softplus(head_dot(k_BHNK, self.rate_weight) + self.rate_bias.to(exact).unsqueeze(1))
-        sequences = [q, k, v_BHNK.to(exact), rate_BHN.unsqueeze(3)]
-        if self.causal:
-            return self._pass(*sequences).to(v_BHNK.dtype)
-        forth, back = self._pass(*(torch.cat([x, x.flip(2)]) for x in sequences)).chunk(2)
-        return (forth + back.flip(2)).to(v_BHNK.dtype)
+        sequences = [x.flatten(0, 1) for x in (q, k, v_BHNK.to(exact), rate_BHN.unsqueeze(3))]
+        y_XNK = self._pass(*sequences)
+        if not self.causal:
+            y_XNK = y_XNK + self._pass(*sequences, backwards=True)
+        return y_XNK.view(v_BHNK.shape).to(v_BHNK.dtype)
 
-    def _pass(self, q_XHNK: Tensor, k_XHNK: Tensor, v_XHNK: Tensor, rate_XHN1: Tensor) -> Tensor:
-        """From the first chunk to the last: (X, H, N, K)."""
-        size = self.chunk if self.causal else min(self.chunk, q_XHNK.shape[2])
-        weights = first = self.inner.to(q_XHNK.dtype).unbind(0)
-        results = []
-        for q, k, v, rate in zip(
-            *(torch.split(x, size, 2) for x in (q_XHNK, k_XHNK, v_XHNK, rate_XHN1 / size)), strict=True
-        ):
-            taught = [rate * slope for slope in slopes(k, v, weights)]
-            learned = [weight - k.mT @ slope for weight, slope in zip(weights, taught, strict=True)]
-            if len(first) > 1:
-                learned = [_as_long_as(weight, old) for weight, old in zip(learned, first, strict=True)]
-            if self.causal:
-                seen = (q @ k.mT).tril()
-                results.append(_model(*(q @ w - seen @ slope for w, slope in zip(weights, taught, strict=True))))
-            else:
-                results.append(_model(*(q @ weight for weight in learned)))
-            weights = tuple(learned)
-        return torch.cat(results, 2)
+    def _pass(self, *sequences: Tensor, backwards: bool = False) -> Tensor:
+        """From the first chunk to the last, or from the last to the first: (X, N, K)."""
+        heads, tokens = self.inner.shape[1], sequences[0].shape[1]
+        size = self.chunk if self.causal else min(self.chunk, tokens)
+        missing = -tokens % size
+        # Chunks are full but for the one that comes last.
+        padding = (0, 0, missing, 0) if backwards else (0, 0, 0, missing)
+        first_PXKK = self.inner.to(sequences[0].dtype).repeat(1, len(sequences[0]) // heads, 1, 1)
+        one = linear_scan if len(first_PXKK) == 1 else partial(gated_scan, first=first_PXKK)
+        y_XNK = in_segments(
+            partial(one, size=size, causal=self.causal, backwards=backwards),
+            [F.pad(x, padding) if missing else x for x in sequences],
+            torch.cat(first_PXKK.unbind(0), 2),
+            size,
+            backwards=backwards,
+        )
+        return y_XNK[:, padding[2] : padding[2] + tokens]
 
 
 class TTTMixer(CoreMixer):
     """Test-time training between projections."""
 
 
-def slopes(k_XHCK: Tensor, v_XHCK: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of |f(k) - v|^2 / 2 with respect to k W, for each matrix W (X, H, K, K) of f: (X, H, C, K)."""
-    mapped, *gates = (k_XHCK @ weight for weight in weights)
-    error = _model(mapped, *gates) - v_XHCK
-    if not gates:
-        return [error]
-    gate = gates[0]
+def linear_scan(
+    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, weight: Tensor, *, size: int, causal: bool, backwards: bool
+) -> tuple[Tensor, Tensor]:
+    """What f(x) = x W makes of the queries (X, N, K), and the W that they leave.
+
+    A step of gradient descent, W - k^T rate (k W - v), is linear in W, so the W of all chunks follow from `states`.
+
+    Args:
+        q, k, v: (X, N, K), of whole chunks.
+        rate: (X, N, 1).
+        weight: (X, K, K), the W to start from.
+        size: C.
+        causal: whether a token is read with what those up to itself have taught.
+        backwards: from the last chunk to the first.
+    """
+    q, k, v, rate = (in_chunks(x, size) for x in (q, k, v, rate / size))
+    taught = (rate * k).mT
+    kept = torch.eye(k.shape[3], dtype=k.dtype, device=k.device) - taught @ k
+    before, after = states(kept, taught @ v, weight, torch.matmul, backwards=backwards)
+    y = q @ before - (q @ k.mT).tril() @ (rate * (k @ before - v)) if causal else q @ after
+    return y.flatten(1, 2), after[:, 0 if backwards else -1]
+
+
+def gated_scan(
+    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, weights: Tensor,
+    *, first: Tensor, size: int, causal: bool, backwards: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What f(x) = (x W) * silu(x U) makes of the queries, as `linear_scan`; W and U stand side by side, (X, K, 2 K).
+
+    What rests on the chunk before stays in a loop.
+    """
+    q, k, v, rate = (in_chunks(x, size) for x in (q, k, v, rate / size))
+    length = torch.linalg.vector_norm(torch.cat([first[0], first[1]], 2), dim=1, keepdim=True)
+    found, slopes = [weights], []
+    steps = list(zip(k.unbind(1), v.unbind(1), (rate * k).mT.unbind(1), strict=True))
+    for k_m, v_m, taught_m in reversed(steps) if backwards else steps:
+        slopes.append(_slopes(k_m @ found[-1], v_m))
+        learned = torch.baddbmm(found[-1], taught_m, slopes[-1], alpha=-1)
+        found.append(F.normalize(learned, dim=1) * length)
+    if causal:
+        seen = (q @ k.mT).tril() @ (rate * torch.stack(slopes, 1))
+        y = _gated(q @ torch.stack(found[:-1], 1) - seen)
+    else:
+        y = _gated(q @ torch.stack(found[:0:-1] if backwards else found[1:], 1))
+    return y.flatten(1, 2), found[-1]
+
+
+def _slopes(mapped_XCJ: Tensor, v_XCK: Tensor) -> Tensor:
+    """The gradient of |f(k) - v|^2 / 2 with respect to k W and k U side by side: (X, C, 2 K)."""
+    mapped, gate = mapped_XCJ.chunk(2, -1)
     share = gate.sigmoid()
-    return [error * F.silu(gate), error * mapped * share * (1 + gate * (1 - share))]
+    silu = gate * share
+    error = torch.addcmul(-v_XCK, mapped, silu)
+    return torch.cat([error * silu, error * mapped * torch.addcmul(silu + share, silu, -share)], -1)
 
 
-def _as_long_as(weight: Tensor, first: Tensor) -> Tensor:
-    """A matrix whose columns have the lengths of those of `first`."""
-    length: Tensor = torch.linalg.vector_norm(first, dim=-2, keepdim=True)
-    return F.normalize(weight, dim=-2) * length
-
-
-def _model(mapped: Tensor, *gates: Tensor) -> Tensor:
-    """f, given its input times each of its matrices."""
-    return mapped * F.silu(gates[0]) if gates else mapped
+def _gated(mapped: Tensor) -> Tensor:
+    """f, given its input times both of its matrices."""
+    mapped, gate = mapped.chunk(2, -1)
+    return mapped * F.silu(gate)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from surgery.errors import RewriteError
 from surgery.operators import FullAttention, Mamba2, MixerDims, dims_of, operator_from_data
-from surgery.operators.state_space import CHUNK, SEGMENT, state_space
+from surgery.operators.chunks import SEGMENT
+from surgery.operators.state_space import CHUNK, state_space
 from tests.nightly import examples
 from tests.operators.parity import all_dims, assert_parity, assert_receptive_field, build, tokens
 from tests.operators.twins import affine, filtered
@@ -90,7 +91,7 @@ def test_a_token_sees_all_tokens_or_if_causal_the_earlier_ones(
 def test_strong_decay_over_segments_stays_finite(causal: bool, dtype: torch.dtype) -> None:
     """Steps that forget all at once, and steps that forget nothing, beside one another."""
     torch.manual_seed(0)
-    length = SEGMENT + 2 * CHUNK + 2
+    length = SEGMENT["cpu"] + 2 * CHUNK + 2
     x, b, c = (torch.randn(1, length, *rest).to(dtype) for rest in ((2, 4), (3,), (3,)))
     log = -torch.tensor([0.0, 1e-6, 1e3, 1e6])[torch.randint(4, (1, length, 2))]
     log[:, 100:-100, 0] = 0.0
@@ -122,7 +123,7 @@ def test_tokens_in_segments_give_what_all_at_once_do(
     mixer = Mamba2(head_dim=2, kernel=kernel, causal=causal).build(DIMS).double()
     x = torch.randn(2, 3 * CHUNK + 5, DIMS.dim, dtype=torch.float64)
     whole = mixer(x)
-    monkeypatch.setattr("surgery.operators.mamba.SEGMENT", CHUNK)
+    monkeypatch.setitem(SEGMENT, "cpu", CHUNK)
     torch.testing.assert_close(mixer(x), whole, rtol=1e-12, atol=1e-12)
 
 
