@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from typing import NoReturn
 
 import cyclopts
 
@@ -22,13 +27,34 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: those of the process by default.
 
     Returns:
-        the exit status: 0 done, 1 failed, 2 usage or invalid recipe, 3 no match.
+        the exit status: 0 done, 1 failed, 2 usage or invalid recipe, 3 no match, 128 more than the signal that ended it.
     """
-    with joined():
+    with joined(), _terminable():
         status, message = _run(arguments)
     for line in message.splitlines():
         print(f"surgery: {line}", file=sys.stderr)
     return status
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, by which a scheduler of jobs or a container ends what it has started."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end a command as Ctrl-C does; a process that shares a run may wait for another, and ends at once."""
+    if current_thread() is not main_thread() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str] | None) -> tuple[int, str]:
@@ -39,8 +65,9 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         return _failed(str(error), 2)
     except SurgeryError as error:
         return _failed(str(error), error.exit_status, error)
-    except KeyboardInterrupt:
-        return _failed("interrupted; a run goes on if its command is repeated with --resume", 130)
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        return _failed("interrupted; a run goes on if its command is repeated with --resume", 128 + number)
     except (MemoryError, OverflowError) as error:
         return _failed(f"a number is too large ({str(error) or type(error).__name__}); choose a smaller one", 1)
     except BrokenPipeError:

@@ -276,3 +276,13 @@ def test_what_libraries_say_again_is_said_once_a_command():
     logging.getLogger("diffusers").removeHandler(handler)
     assert said.getvalue().split("\n") == ["no bs4", "no ftfy"] * 2 + [""]
     assert not handler.filters
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_a_line(capsys, tmp_path, number):
+    recipe = write(tmp_path, f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    before = signal.getsignal(number)
+    status, _, err = run(capsys, "apply", recipe, "--out", tmp_path / "run")
+    assert status == 128 + number
+    assert only_line(err) == "interrupted; a run goes on if its command is repeated with --resume"
+    assert signal.getsignal(number) is before
