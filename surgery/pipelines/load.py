@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,14 @@ INDEX = "model_index.json"
 SIMPLE: dict[str, Any] = {"prompt": "a photograph", "class_labels": [0]}
 
 
-def load_pipeline(folder: str | Path, **given: Any) -> Any:
+def load_pipeline(folder: str | Path, dtype: torch.dtype = torch.float32, **given: Any) -> Any:
     """The pipeline that diffusers saved in `folder`, with the components that are `given` instead of its own.
+
+    Args:
+        folder: holds its index.
+        dtype: of all components; left to itself, diffusers takes text encoders in that of their files and the rest in
+            single precision, which does not run.
+        **given: components.
 
     Raises:
         WiringError: there is none, or it cannot be loaded.
@@ -32,8 +39,8 @@ def load_pipeline(folder: str | Path, **given: Any) -> Any:
     if not (Path(folder) / INDEX).is_file():
         raise WiringError(f"{folder} holds no {INDEX}: give a folder written by a pipeline's save_pretrained")
     try:
-        with _without_bars():
-            return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **given)
+        with _quiet():
+            return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype, **given)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise WiringError(f"the pipeline in {folder} cannot be loaded: {error}") from error
 
@@ -65,7 +72,7 @@ class PipelineFolder:
             WiringError: the folder holds no pipeline.
         """
         self.folder, self._device = Path(folder), device
-        self._options = {} if dtype == torch.float32 else {"torch_dtype": dtype}
+        self._dtype = dtype
         self._taken: dict[str, Any] = {}
         self._pipeline: Any = None
         try:
@@ -79,7 +86,7 @@ class PipelineFolder:
     def pipeline(self) -> Any:
         """The whole pipeline, on the device."""
         if self._pipeline is None:
-            self._pipeline = load_pipeline(self.folder, **self._options, **self._taken).to(self._device)
+            self._pipeline = load_pipeline(self.folder, self._dtype, **self._taken).to(self._device)
         return self._pipeline
 
     def take(self, name: str, device: str | None = None) -> Any:
@@ -117,14 +124,15 @@ class PipelineFolder:
         component = getattr(diffusers, class_name, None)
         if component is None:
             raise WiringError(f"{self.folder}: {name} is a {class_name}, which is no class of diffusers")
-        options = self._options if issubclass(component, nn.Module) else {}
-        found = component.from_pretrained(str(self.folder / name), local_files_only=True, **options)
+        options = {"torch_dtype": self._dtype} if issubclass(component, nn.Module) else {}
+        with _quiet():
+            found = component.from_pretrained(str(self.folder / name), local_files_only=True, **options)
         return found.to(device or self._device) if isinstance(found, nn.Module) else found
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """No bars of other libraries beside those of a run."""
+def _quiet() -> Iterator[None]:
+    """No bars of other libraries beside those of a run, nor that newer ones call `torch_dtype` by another name."""
     import diffusers
     import transformers
 
@@ -132,7 +140,9 @@ def _without_bars() -> Iterator[None]:
     for each in shown:
         each.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*torch_dtype", FutureWarning)
+            yield
     finally:
         for each in shown:
             each.enable_progress_bar()

@@ -13,12 +13,14 @@ import surgery
 from surgery.cli import main
 from surgery.errors import RecipeError
 from surgery.operators import HyenaX
+from surgery.pipelines.load import load_pipeline
 from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rewriting import indices
 from surgery.rules import replace_attention
 from surgery.run.subject_to_analyze import Sampling, analyzed
 from surgery.store.order import seeded
 from tests.compat import pipelines
+from tests.run.twins import built, saved
 from tests.statistics import direct
 
 
@@ -54,6 +56,13 @@ def test_keywords_are_for_pipelines_only(tiny_dit, tmp_path):
 def test_the_same_seed_gives_the_same_figures(capsys):
     first, second = (run(capsys, "digits-dit", "--steps", "1", "--json") for _ in range(2))
     assert first == second
+
+
+def test_a_pipeline_saved_in_half_precision_runs(tmp_path):
+    load_pipeline(saved(tmp_path / "single", "PixArtSigmaPipeline")).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    pipe, (_, call) = load_pipeline(tmp_path / "half"), built("PixArtSigmaPipeline")
+    assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.float32
+    assert len(pipe(**call, num_inference_steps=1).images) == 1
 
 
 @pytest.fixture(scope="module")
