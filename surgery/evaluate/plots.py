@@ -25,7 +25,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y), x not negative, drawn as a line, as faint points or as rings, in a CSS colour."""
+    """Points (x, y), x not negative, drawn as a line, as faint points or as rings, in a CSS colour.
+
+    A line of a single point is a ring.
+    """
 
     points: Sequence[Point]
     colour: str
@@ -181,10 +184,10 @@ def _x_grid(x: _Axis, title: str) -> str:
 def _draw(curve: Curve, x: _Axis, y: _Axis) -> str:
     at = [(f"{x(a):.1f}", f"{y(b):.1f}") for a, b in curve.points]
     colour = escape(curve.colour)
-    if curve.kind == "line":
+    if curve.kind == "line" and len(at) > 1:
         path = "L".join(f"{a} {b}" for a, b in at)
-        return f'<path class="line" stroke="{colour}" d="M{path}"/>' if at else ""
+        return f'<path class="line" stroke="{colour}" d="M{path}"/>'
     # A stroke of length zero with round caps is a dot: one path for all of them.
     dots = "".join(f"M{a} {b}h0" for a, b in at)
     rings = "".join(f'<circle class="ring" stroke="{colour}" cx="{a}" cy="{b}" r="3.5"/>' for a, b in at)
-    return rings if curve.kind == "rings" else f'<path class="faint" stroke="{colour}" d="{dots}"/>'
+    return rings if curve.kind != "faint" else f'<path class="faint" stroke="{colour}" d="{dots}"/>'

@@ -14,7 +14,7 @@ main{max-width:62rem;margin:0 auto;padding:clamp(2.5rem,8vw,6rem) clamp(1.1rem,4
 header{max-width:44rem}
 .over{margin:0 0 .9rem;color:var(--accent);font-size:.8rem;font-weight:600;letter-spacing:.08em;text-transform:uppercase}
 h1{margin:0;font:600 clamp(1.8rem,5vw,2.6rem)/1.15 var(--serif);letter-spacing:-.012em;overflow-wrap:anywhere;text-wrap:balance}
-.verdict{margin:1.4rem 0 0;font:1.25rem/1.55 var(--serif);text-wrap:pretty}
+.verdict{margin:1.4rem 0 0;font:1.25rem/1.55 var(--serif);text-wrap:pretty;overflow-wrap:anywhere}
 section{margin-top:clamp(3rem,7vw,4.75rem)}
 h2{margin:0 0 .9rem;font:600 1.35rem/1.3 var(--serif)}
 h2+.note{margin:-.6rem 0 1.3rem}
@@ -35,7 +35,9 @@ th.n,td.n{text-align:right}
 td s{color:var(--soft);text-decoration-thickness:1px}
 .to{color:var(--soft)}
 figure{margin:0;min-width:0}
-figcaption b{font-weight:600}
+figcaption b{font-weight:600;overflow-wrap:anywhere}
+/* A row's name may be that of a folder, without a place to break; figures beside it stay whole. */
+.name{display:inline-block;min-width:8rem;max-width:18rem;white-space:normal;overflow-wrap:anywhere}
 .grids{display:grid;grid-template-columns:repeat(4,1fr);gap:1.6rem 1.1rem}
 @media (max-width:46rem){.grids{grid-template-columns:1fr 1fr}}
 .grids figure{position:static;display:block;width:auto;height:auto;margin:0;border:0;padding:0;overflow:visible;background:none;color:inherit}
@@ -43,7 +45,7 @@ figcaption b{font-weight:600}
 .grids img{display:block;width:100%;height:auto;border-radius:3px;background:var(--wash)}
 /* Where the screen has fewer pixels than the picture, dropping some would break the digits. */
 @media (min-resolution:1.9dppx){.grids img{image-rendering:pixelated}}
-.grids figcaption{display:grid;grid-template-columns:1fr auto;margin-top:.55rem;font-size:.9375rem;line-height:1.45}
+.grids figcaption{display:grid;grid-template-columns:1fr auto;column-gap:.5rem;margin-top:.55rem;font-size:.9375rem;line-height:1.45}
 .grids small{grid-column:1/-1}
 /* A picture that is pressed lies on the right of the screen, the teacher's on the left: the first one of all. */
 .grids:has(:popover-open)::before{content:"";position:fixed;z-index:1;inset:0;background:var(--paper)}
@@ -71,8 +73,8 @@ ul{margin:0;padding:0;list-style:none}
 .legend li{display:flex;align-items:baseline;gap:.55rem;line-height:1.65}
 .legend i{flex:none;width:.9rem;height:.2rem;border-radius:1px;align-self:center;background:currentColor}
 .legend i.o{width:.6rem;height:.6rem;margin:0 .15rem;border:.1rem solid;border-radius:50%;background:none}
-.legend code{overflow-wrap:anywhere}
-.legend .n{margin-left:auto}
+.legend li{overflow-wrap:anywhere}
+.legend .n{margin-left:auto;white-space:nowrap}
 .drawing{margin:.4rem 0 2.2rem;padding-bottom:.4rem}
 .drawing svg{display:block;max-width:none;height:auto}
 details+details{border-top:1px solid var(--hair)}
@@ -86,11 +88,11 @@ footer{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;margin-top:clamp(3rem,7vw,4.
 .status{margin:1.2rem 0 0;color:var(--accent);font-weight:500}
 figure>.note{margin:.7rem 0 0;line-height:1.5}
 .charts+.box,.charts+details,.box+.charts{margin-top:2.4rem}
-.notes,.facts{display:grid;grid-template-columns:auto 1fr;gap:.35rem 1.2rem;margin:1.3rem 0 0;font-size:.875rem;line-height:1.5;color:var(--soft)}
+.notes,.facts{display:grid;grid-template-columns:fit-content(45%) 1fr;gap:.35rem 1.2rem;margin:1.3rem 0 0;font-size:.875rem;line-height:1.5;color:var(--soft)}
 .facts{font-size:.9375rem}
 .facts+.facts{margin-top:1.3rem;padding-top:1.3rem;border-top:1px solid var(--hair)}
 dt{color:var(--ink)}
-dd{margin:0;overflow-wrap:anywhere}
+dt,dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:40rem){
 .notes,.facts{grid-template-columns:1fr;gap:0}
 dd+dt{margin-top:.5rem}
@@ -118,6 +120,7 @@ table{font-size:10.5px}
 th{font-size:9.5px}
 th+th,td+td{padding-left:.7rem}
 th,td,td.n,td:first-child{white-space:normal;overflow-wrap:anywhere}
+.name{max-width:12rem}
 .grids{grid-template-columns:repeat(4,1fr)}
 .charts{grid-template-columns:1fr 1fr}
 .drawing svg{max-width:100%}

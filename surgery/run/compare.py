@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from surgery.artifact import is_artifact
-from surgery.errors import SurgeryError
+from surgery.errors import RecipeError, SurgeryError
 from surgery.evaluate.comparison import TEACHER, Comparison, Group, Member, Spread
 from surgery.evaluate.report.words import columns_of, headline
 from surgery.evaluate.results import Metrics
@@ -27,7 +27,12 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
 
     Raises:
         ArtifactError: a folder holds no run, or a file of it is damaged.
+        RecipeError: a folder is named twice, which would count as two seeds.
     """
+    places = [Path(folder).resolve() for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise RecipeError(f"{folders[number]}: is named twice; leave one of them out")
     recipes = [_with_defaults(RunFolder(folder).recipe()) for folder in folders]
     members = [_member(str(folder), recipe) for folder, recipe in zip(folders, recipes, strict=True)]
     alike: dict[str, list[int]] = {}

@@ -147,13 +147,17 @@ class RunFolder:
         """The resolved recipe.
 
         Raises:
-            ArtifactError: the folder is that of no run, or the file is damaged.
+            ArtifactError: the folder is that of no run, be it that of a search, or the file is damaged.
         """
         if not is_run(self.path):
             raise ArtifactError(f"{self.path}: holds no run; name a folder that surgery apply has written")
         recipe = {name: value for name, value in self.read_json(RECIPE).items() if name != IDENTITY}
         if "model" not in recipe:
             raise self.altered(RECIPE, "it names no model")
+        if recipe.get("search"):
+            raise ArtifactError(
+                f"{self.path}: holds a search, no run; apply the recipe that it has found, and name that run"
+            )
         return recipe
 
     def metrics(self) -> Metrics:

@@ -70,7 +70,7 @@ def planned(recipe: Path, settings: Sequence[str], seeds: int) -> list[Planned]:
         seeds: how many of them, counted from the recipe's.
 
     Raises:
-        RecipeError: a setting or a value is wrong; there is a line for each.
+        RecipeError: a setting or a value is wrong, there is a line for each; or two combinations are the same run.
     """
     if seeds < 1:
         raise RecipeError(f"--seeds {seeds}: name at least 1")
@@ -89,7 +89,18 @@ def planned(recipe: Path, settings: Sequence[str], seeds: int) -> list[Planned]:
             runs.append(Planned(folder_of(named), named, first.model_copy(update={"seed": seed})))
     if lines:
         raise RecipeError("\n".join(dict.fromkeys(lines)))
+    _require_different(runs)
     return runs
+
+
+def _require_different(runs: Sequence[Planned]) -> None:
+    """Refuse values that are the same in other words: their runs would count as two seeds of one."""
+    known: dict[str, Planned] = {}
+    for run in runs:
+        before = known.setdefault(run.recipe.model_dump_json(), run)
+        if before is not run:
+            one, other = (", ".join(each.overrides) for each in (before, run))
+            raise RecipeError(f"--set: {one} and {other} are the same run; leave one of them out")
 
 
 def sweep(recipe: Path, runs: Sequence[Planned], out: Path, *, resume: bool, device: str, progress: Progress) -> Swept:

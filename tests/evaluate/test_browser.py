@@ -36,7 +36,7 @@ ENLARGED = """
 def pages(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     metrics = json.loads((trained_run / "metrics.json").read_text())
-    wide = folder / "wide"
+    wide = folder / f"finetune.target=teacher,{'rules.0.operator.window=5,' * 3}seed=0"  # as a sweep names its runs
     wide.mkdir()
     for file in ("recipe.json", "plan.json", "losses.json", "graph.svg"):
         (wide / file).write_text((trained_run / file).read_text())

@@ -257,6 +257,8 @@ def test_smoothing_and_thinning_stay_within_the_values(values):
 @example([1e8, 1e-300])
 def test_any_losses_can_be_drawn_inside_the_frame(values):
     points = finite(enumerate(values))
+    line = line_chart([Curve(points, "#000000")], "step", "loss", "y")
+    assert (line.count('class="line"'), line.count("<circle")) == (len(points) > 1, len(points) == 1)
     drawing = line_chart([Curve(points, "#000000", "rings")], "step", "loss", "y")
     frame = Balanced()
     frame.feed(drawing)

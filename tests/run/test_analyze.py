@@ -59,7 +59,9 @@ def test_the_same_seed_gives_the_same_figures(capsys):
 
 
 def test_a_pipeline_saved_in_half_precision_runs(tmp_path):
-    load_pipeline(saved(tmp_path / "single", "PixArtSigmaPipeline")).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    load_pipeline(saved(tmp_path / "single", "PixArtSigmaPipeline")).to(torch.bfloat16).save_pretrained(
+        tmp_path / "half"
+    )
     pipe, (_, call) = load_pipeline(tmp_path / "half"), built("PixArtSigmaPipeline")
     assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.float32
     assert len(pipe(**call, num_inference_steps=1).images) == 1

@@ -112,5 +112,8 @@ def test_what_is_no_run_is_one_line(trained_run, tmp_path, capsys):
         assert (
             f"surgery: {wrong}: holds no run; name a folder that surgery apply has written\n" == capsys.readouterr().err
         )
+    twice = f"{trained_run}/../{trained_run.name}"
+    assert main(["compare", str(trained_run), twice]) == 2
+    assert capsys.readouterr().err == f"surgery: {twice}: is named twice; leave one of them out\n"
     assert main(["compare"]) == 2
     assert "compare needs folders of runs" in capsys.readouterr().err

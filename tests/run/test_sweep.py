@@ -77,6 +77,8 @@ def test_every_combination_has_every_seed(recipe_file):
         (["distil.steps"], 1, "write it as name=value,value"),
         (["seed=1,2"], 3, "leave one of them out"),
         ([], 0, "--seeds 0: name at least 1"),
+        (["distil.lr=1e-3,0.001"], 1, "distil.lr=1e-3, seed=3 and distil.lr=0.001, seed=3 are the same run"),
+        (["distil.lr=1e-3,1e-4", "distil.lr=0.1"], 1, "are the same run; leave one of them out"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(recipe_file, settings, seeds, words):

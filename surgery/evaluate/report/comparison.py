@@ -67,7 +67,7 @@ def _results(comparison: Comparison) -> str:
     rows = []
     for group in comparison.groups:
         seeds = f"<br><small>{_seeds(group)}</small>"
-        row = [text(group.name) + seeds, text((group.stage or NOTHING).capitalize())]
+        row = [_named(group) + seeds, text((group.stage or NOTHING).capitalize())]
         for name, column in comparison.columns.items():
             row.append(text(spread_words(group.at(group.stage, name), column.unit)))
             if name == comparison.first:
@@ -75,6 +75,10 @@ def _results(comparison: Comparison) -> str:
         rows.append(row)
     meanings = definitions((heading(column.title), text(column.note)) for column in comparison.columns.values())
     return table(head, rows, 2, "results") + meanings
+
+
+def _named(group: Group) -> str:
+    return f'<span class="name">{text(group.name)}</span>'
 
 
 def _seeds(group: Group) -> str:
@@ -89,7 +93,7 @@ def _stages(comparison: Comparison) -> str:
     name, unit = comparison.first, comparison.columns[comparison.first].unit
     head = ["Run", *(stage.capitalize() for stage in comparison.stages)]
     rows = [
-        [text(group.name), *(text(spread_words(group.at(stage, name), unit)) for stage in comparison.stages)]
+        [_named(group), *(text(spread_words(group.at(stage, name), unit)) for stage in comparison.stages)]
         for group in comparison.groups
     ]
     return table(head, rows, 1, "stages")
