@@ -16,6 +16,8 @@ SHOWN = 60
 """More characters than this of a wrong value are not shown."""
 VALUE = 40
 """The same of a value that is compared with another one."""
+DIGEST = re.compile("[0-9a-f]{64}")
+"""They say nothing to a person."""
 LIST_ERRORS = {"list_type", "tuple_type", "sequence_str"}
 OF_THEIR_OWN = {"extra_forbidden", "missing", "unknown_kind", "union_tag_invalid", "value_error"}
 """Types of errors that say more than of which type a value must be."""
@@ -75,14 +77,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The keys whose values differ, and both values: `seed (1 there, 2 here)`; nothing if none does."""
+    """The keys whose values differ, and both values unless they are digests: `images, seed (1 there, 2 here)`."""
 
-    def shown(value: Any) -> str:
-        text = "none" if value is None else str(value)
-        return text if len(text) <= VALUE else f"{text[: VALUE - 3]}..."
+    def shown(key: str) -> str:
+        values = ["none" if each.get(key) is None else str(each[key]) for each in (found, wanted)]
+        if all(DIGEST.fullmatch(value) for value in values):
+            return key
+        there, here = (value if len(value) <= VALUE else f"{value[: VALUE - 3]}..." for value in values)
+        return f"{key} ({there} there, {here} here)"
 
     keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    return ", ".join(f"{key} ({shown(found.get(key))} there, {shown(wanted.get(key))} here)" for key in keys)
+    return ", ".join(map(shown, keys))
 
 
 def _is_noted(error: Any) -> bool:

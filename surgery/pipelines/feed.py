@@ -112,8 +112,11 @@ def stored_feed(folder: Path, identity: Mapping[str, str]) -> Feed | None:
         calls = Calls(**{**content["calls"], "prompts": tuple(content["calls"]["prompts"])})
         wirings = tuple(Wiring.load(folder / WIRINGS / str(number)) for number in range(content["wirings"]))
         recorded = None if content["recorded"] is None else Recorded(**content["recorded"])
+    except WiringError as error:
+        raise WiringError(f"{error}: delete {folder}, and make it again") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WiringError(f"{folder / FEED}: cannot be read ({error}); delete {folder}, and make it again") from error
+        why = getattr(error, "strerror", None) or error
+        raise WiringError(f"{folder / FEED}: cannot be read ({why}); delete {folder}, and make it again") from error
     return Feed(calls, wirings, samples, recorded)
 
 

@@ -55,7 +55,8 @@ def load(folder: Path) -> dict[str, Any]:
         tensors = tensors_from(content)
         loaded = put_together(whole["wiring"], lambda number: tensors[str(number)], KINDS)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise WiringError(f"{folder}: no wiring can be read there ({error}): measure it anew") from error
+        why = getattr(error, "strerror", None) or error
+        raise WiringError(f"{folder}: no wiring can be read there ({why}): measure it anew") from error
     if not isinstance(loaded, dict):
         raise WiringError(f"{folder / 'wiring.json'} holds no wiring: measure it anew")
     return loaded

@@ -179,7 +179,7 @@ def test_what_has_changed_since_is_named(made, pixart, monkeypatch):
         (pixart / "transformer" / "config.json", "{", "{ ", "model"),
     ):
         before = edit(path, old, new)
-        refused(asked, run, rf"it differs in {name} \(")
+        refused(asked, run, rf"it differs in {name};")
         path.write_text(before)
     monkeypatch.setattr("surgery.run.subject.version", lambda _: "0.1")
     refused(asked, run, r"it differs in diffusers \(.* there, 0\.1 here\)")
@@ -192,10 +192,12 @@ def test_damage_is_named_and_a_run_of_other_files_kept_apart(made, tmp_path):
     shard.write_bytes(content[:-9])
     refused(asked, run, f"{shard.name}: truncated or altered")
     shard.write_bytes(content)
-    feed = edit(run / "data" / "feed.json", "{", "")
-    with pytest.raises(surgery.errors.WiringError, match=r"feed\.json: cannot be read"):
-        surgery.apply(asked, run)
-    (run / "data" / "feed.json").write_text(feed)
+    for name, words in (("feed.json", r"feed\.json: cannot be read .*; delete"), ("wirings/0/wiring.json", "anew: delete")):
+        path = run / "data" / name
+        text = edit(path, "{", "")
+        with pytest.raises(surgery.errors.WiringError, match=words):
+            surgery.apply(asked, run)
+        path.write_text(text)
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(RecipeError, match="holds other files"):
         cache(asked, tmp_path, "cpu", SilentProgress())
