@@ -68,8 +68,12 @@ class WrittenOut:
     @property
     def hidden(self) -> fx.Node | None:
         """The boolean mask, true where a key is hidden."""
-        given = None if self.hiding is None else argument_of(self.hiding, MASK)
-        return given if isinstance(given, fx.Node) else None
+        return None if self.hiding is None else argument_of(self.hiding, MASK)
+
+    @property
+    def fill(self) -> Any:
+        """The score that a hidden key gets."""
+        return None if self.hiding is None else argument_of(self.hiding, FILL)
 
     def readers(self, factor: fx.Node) -> Iterator[tuple[fx.Node, str]]:
         """Which of the nodes read `factor`, and by which position or name they do."""
@@ -173,7 +177,7 @@ def _fits(made: WrittenOut) -> bool:
         return False
     query, key, value = (shape_of(node) for node in (made.query, made.key, made.value))
     scores = (*query[:-1], key[-2])
-    if not _fits_scores(made.hidden, scores) or (made.hiding and isinstance(argument_of(made.hiding, FILL), fx.Node)):
+    if not _fits_scores(made.hidden, scores) or isinstance(made.fill, fx.Node):
         return False
     same = len(query) in (3, 4) and key == value and query[:-2] == key[:-2] and query[-1] == key[-1]
     return same and shape_of(made.nodes[-1]) == query and _fits_scores(made.bias, scores)
@@ -220,11 +224,10 @@ def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int]
     if made.bias is not None:
         values[made.bias] = _drawn_like(made.bias, sizes, generator).to(made.bias.meta["val"].dtype)
         mask += values[made.bias]
-    if made.hiding is not None and made.hidden is not None:
-        fill = argument_of(made.hiding, FILL)
+    if made.hidden is not None:
         hidden = values[made.hidden] = _drawn_like(made.hidden, sizes, generator) > 0
-        hidden[..., :1] &= math.isfinite(fill)  # where no key is left, it gives NaN
-        mask = mask.masked_fill(hidden, fill)
+        hidden[..., :1] &= math.isfinite(made.fill)  # where no key is left, it gives NaN
+        mask = mask.masked_fill(hidden, made.fill)
     try:
         result, precise = _run(made, values, module_of, small)
     except Exception:  # whatever these nodes do at other sizes, it is not what is looked for

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Filled = tuple[Tensor, float]
+"""A boolean tensor that is expanded to scores, and what these are where it is true."""
+
 AT_ONCE = 1 << 22
 """Weights that are held at a time; those of one query for all heads of a batch, if these are more."""
 
@@ -41,6 +44,7 @@ def attention_figures(
     key: Tensor,
     mask: Tensor | None = None,
     *,
+    filled: Filled | None = None,
     causal: bool = False,
     scale: float | None = None,
     window: int | None = None,
@@ -52,6 +56,7 @@ def attention_figures(
         query: (..., N, K).
         key: (..., M, K), of as many heads, or of fewer that groups of the queries' share.
         mask: as `scaled_dot_product_attention` takes it.
+        filled: where scores are another number, and that number, which comes after the mask.
         causal: whether query i sees the keys up to i only.
         scale: 1 / sqrt(K) by default.
         window: k of the locality, see `window_of`.
@@ -67,7 +72,7 @@ def attention_figures(
     queries, keys = query.shape[-2], key.shape[-2]
     near = _Near(queries, keys, window or window_of(queries), layout, query.device)
     entropy, on_key = 0.0, torch.zeros(query.shape[:-2].numel(), keys, dtype=torch.float64, device=query.device)
-    for rows, weights_GRM in attention_weights(query, key, mask, causal=causal, scale=scale):
+    for rows, weights_GRM in attention_weights(query, key, mask, filled=filled, causal=causal, scale=scale):
         entropy -= float(torch.special.xlogy(weights_GRM, weights_GRM).sum())
         on_key += weights_GRM.sum(1)
         near.add(rows, weights_GRM)
@@ -81,8 +86,9 @@ def attention_figures(
 
 
 def attention_weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, *, causal: bool = False, scale: float | None = None
-) -> Iterator[tuple[slice, Tensor]]:
+    query: Tensor, key: Tensor, mask: Tensor | None, *,
+    filled: Filled | None = None, causal: bool = False, scale: float | None = None,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
     """The weights of a few queries at a time, (G, R, M) in float64, and which queries these are.
 
     A query that sees no key has no weights but zeros.
@@ -91,6 +97,7 @@ def attention_weights(
     query_GNK = query.reshape(-1, queries, features).double() * (features**-0.5 if scale is None else scale)
     key_GKM = key.reshape(-1, keys, features).double().transpose(1, 2)
     seen = None if mask is None else mask.expand(*heads, queries, keys)
+    covered = None if filled is None else filled[0].expand(*heads, queries, keys)
     step = max(1, AT_ONCE // (len(query_GNK) * keys))
     for start in range(0, queries, step):
         rows = slice(start, min(start + step, queries))
@@ -98,6 +105,8 @@ def attention_weights(
         if seen is not None:
             part = seen[..., rows, :].reshape(scores_GRM.shape)
             scores_GRM = scores_GRM.masked_fill(~part, -math.inf) if part.dtype == torch.bool else scores_GRM + part
+        if filled is not None and covered is not None:
+            scores_GRM = scores_GRM.masked_fill(covered[..., rows, :].reshape(scores_GRM.shape), filled[1])
         if causal:
             scores_GRM = scores_GRM.masked_fill(_after(rows, keys, query.device), -math.inf)
         # Of a query that sees nothing torch gives no numbers here, and zeros in its attention.

@@ -15,7 +15,7 @@ from surgery.analysis.roles.primitives import inputs_of, is_module, name_of, sha
 from surgery.graph import ModelGraph, Operator
 from surgery.recording.paths import child_path, is_inside
 from surgery.statistics.activations import contribution, moments, similarity
-from surgery.statistics.attention import Layout, attention_figures
+from surgery.statistics.attention import Filled, Layout, attention_figures
 from surgery.statistics.instrument import Point, See
 from surgery.statistics.layouts import Layouts
 from surgery.statistics.multihead import mask_of, queries_and_keys, why_unseen
@@ -96,10 +96,11 @@ class Points:
         for made in self._graph.written_out(scope):
             *_, result = made.nodes
             owner = self._owners.of(self._flow, (scope, result))
-            if owner is not None and made.hiding is None:
+            if owner is not None:
                 layout = self._layouts.of((scope, made.query), shape_of(made.query)[-2])
                 factors = (made.query, made.key, made.value, made.bias)
-                yield Point(scope, result, self._attention(owner, layout), factors, before=True)
+                filled = {"filled": (made.hidden, made.fill)} if made.hiding else {}
+                yield Point(scope, result, self._attention(owner, layout), factors, filled, before=True)
 
     def _residuals(self) -> Iterator[Point]:
         """For each operator, the next addition to the stream that it takes part in."""
@@ -147,12 +148,13 @@ class Points:
     def _attention(self, path: str, layout: Layout | None) -> See:
         def see(
             query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-            is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+            is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, filled: Filled | None = None,
         ) -> None:  # fmt: skip
             del value, dropout_p, enable_gqa
             found = attention_figures(
-                query, key, attn_mask, causal=is_causal, scale=scale, window=self._window, layout=layout
-            )
+                query, key, attn_mask,
+                filled=filled, causal=is_causal, scale=scale, window=self._window, layout=layout,
+            )  # fmt: skip
             for name, number in found.items():
                 self._sums.add(path, name, number, query.shape[:-2].numel())
 

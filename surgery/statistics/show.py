@@ -45,6 +45,7 @@ def analysis_view(found: Mapping[str, Any]) -> Group:
         view.add_row(*row)
     lines = [Text(f"{name.replace('_', ' ')}: {COLUMNS[name]}", "dim") for name in _present(found["layers"])]
     lines.append(Text("attention adds, MLP adds: the same as contribution, of what these operators add", "dim"))
+    lines += [Text(line) for line in _missing(found["layers"])]
     return Group(view, *lines, Text(f"run by {found['driven_by']}", "dim"))
 
 
@@ -63,7 +64,8 @@ def analysis_page(found: Mapping[str, Any]) -> str:
     layers = found["layers"]
     shown = [{"layer": layer["layer"], **{name: layer.get(name) for name in _present(layers)}} for layer in layers]
     plots = charts(analysis_figures(shown, COLUMNS))
-    content = section("Figures of each layer", table_of(layers)) + section("Over the layers", plots)
+    missing = " ".join(_missing(layers))
+    content = section("Figures of each layer", table_of(layers), text(missing)) + section("Over the layers", plots)
     return document(
         f"Analysis of {found['model']}", "Analysis", f"<p class=note>Run by {text(found['driven_by'])}.</p>", content
     )
@@ -84,6 +86,32 @@ def _rows(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[st
         words = ("" if value is None else f"{value:.3f}" for value in figures)
         rows.append((str(layer["layer"]), layer["path"], *words))
     return [*(name.replace("_", " ") for name in names), *ADDED.values()], rows
+
+
+def _missing(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each kind of figure that layers do not have, with the reason."""
+
+    def silent(layer: Mapping[str, Any]) -> bool:
+        return any(o["role"].endswith("attention") and "entropy" not in o for o in layer["operators"])
+
+    def gridless(layer: Mapping[str, Any]) -> bool:
+        return layer.get("locality") is not None and not any(layer.get(f"locality_{n}d") for n in (2, 3))
+
+    def unstreamed(layer: Mapping[str, Any]) -> bool:
+        return layer.get("contribution") is None
+
+    reasons = {
+        silent: "attention without figures, as no softmax of queries and keys was seen in it",
+        gridless: "no locality on a grid, as it cannot be told which one the tokens lie on",
+        unstreamed: "no contribution and similarity, as it cannot be told which inputs the block adds to",
+    }
+    without = {reason: [str(each["layer"]) for each in layers if lacks(each)] for lacks, reason in reasons.items()}
+    lines = [
+        f"Layer{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {reason}."
+        for reason, numbers in without.items()
+        if numbers
+    ]
+    return lines if layers else ["No layers were found: blocks that are alike, one after the other."]
 
 
 def _added(layer: Mapping[str, Any], role: str) -> float | None:

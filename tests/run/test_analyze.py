@@ -18,6 +18,7 @@ from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rewriting import indices
 from surgery.rules import replace_attention
 from surgery.run.subject_to_analyze import Sampling, analyzed
+from surgery.statistics.show import analysis_page
 from surgery.store.order import seeded
 from tests.compat import pipelines
 from tests.run.twins import built, saved
@@ -46,6 +47,23 @@ def test_a_bare_transformer_runs_on_made_up_inputs(capsys, tiny_dit, tmp_path):
     assert written["forwards"] == 2
     page = (tmp_path / "analysis.html").read_text()
     assert page.count("<svg") == page.count("</svg>") > 4
+
+
+def test_what_has_no_figures_is_said():
+    seen = {"path": "a", "role": "self_attention", "entropy": 1.0}
+    whole = {"path": "b", "locality": 0.5, "locality_2d": 0.5, "entropy": 1.0, "contribution": 0.1, "operators": [seen]}
+    unseen = {**whole, "locality": None, "operators": [{"path": "a", "role": "self_attention"}]}
+    gridless, unstreamed = {**whole, "locality_2d": None}, {**whole, "contribution": None}
+
+    def page(*layers):
+        numbered = [{**layer, "layer": n} for n, layer in enumerate(layers)]
+        return analysis_page({"model": "m", "driven_by": "d", "layers": numbered})
+
+    words = ("attention without figures", "no locality on a grid", "no contribution and similarity")
+    assert not any(each in page(whole) for each in words)
+    found = page(gridless, unseen, unstreamed, gridless)
+    assert all(f"{n}: {each}" in found for n, each in zip(("Layer 1", "Layers 0, 3", "Layer 2"), words, strict=True))
+    assert "No layers were found" in page()
 
 
 def test_keywords_are_for_pipelines_only(tiny_dit, tmp_path):

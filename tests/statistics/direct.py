@@ -13,12 +13,21 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-def weights(query: Tensor, key: Tensor, mask: Tensor | None = None, causal: bool = False, scale: float | None = None):
-    """softmax(scale q k^T + mask), (..., N, M)."""
+def weights(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    filled: tuple[Tensor, float] | None = None,
+):
+    """softmax(scale q k^T + mask), (..., N, M), after some scores were filled."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.einsum("...nk,...mk->...nm", query.double(), key.double()) * scale
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.double()
+    if filled is not None:
+        scores = torch.where(filled[0], filled[1], scores)
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
     return scores.softmax(-1)

@@ -33,16 +33,21 @@ def mask_of(kind: str, seed: int, batch: int, queries: int, keys: int) -> torch.
 @given(
     seed=st.integers(0, 10**6), batch=st.integers(1, 3), heads=st.integers(1, 3), queries=st.integers(1, 12),
     keys=st.integers(1, 12), kind=masks, causal=st.booleans(), window=st.integers(1, 6), at_once=st.integers(1, 60),
-    scale=st.sampled_from([None, 0.3]), same=st.booleans(),
+    scale=st.sampled_from([None, 0.3]), same=st.booleans(), fill=st.sampled_from([None, -math.inf, -2.0]),
 )  # fmt: skip
-def test_figures_equal_the_formulas(seed, batch, heads, queries, keys, kind, causal, window, at_once, scale, same):
+def test_figures_equal_the_formulas(
+    seed, batch, heads, queries, keys, kind, causal, window, at_once, scale, same, fill
+):
     keys = queries if same else keys
     query, key = draw(seed, batch, heads, queries, 4), draw(seed + 1, batch, heads, keys, 4)
     mask = mask_of(kind, seed + 2, batch, queries, keys)
+    covered = draw(seed + 3, batch, 1, 1, keys) > 0
+    covered[..., 0] &= fill != -math.inf
+    filled = None if fill is None else (covered, fill)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "AT_ONCE", at_once)
-        found = attention_figures(query, key, mask, causal=causal, scale=scale, window=window)
-    expected = direct.figures(direct.weights(query, key, mask, causal, scale), key, window)
+        found = attention_figures(query, key, mask, filled=filled, causal=causal, scale=scale, window=window)
+    expected = direct.figures(direct.weights(query, key, mask, causal, scale, filled), key, window)
     assert found == pytest.approx(expected, abs=1e-9)
 
 

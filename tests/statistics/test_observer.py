@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from statistics import fmean
 
@@ -104,6 +105,27 @@ def test_attention_that_is_written_out(model):
     layer = observed(model, batch).layers()[0]
     q, k, _ = model.blocks[0].attn.qkv(batch["x"]).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
     expected = direct.figures(direct.weights(q, k, batch["bias"]), k, 1)
+    assert {name: layer[name] for name in SHOWN} == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fill", [-math.inf, -1e9])
+def test_scores_that_are_filled_have_the_figures_of_the_formulas(model, fill):
+    """Written out under `masked_fill`; of a query whose keys are all hidden a low number makes them all alike."""
+
+    class Filled(Written):
+        def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            scores = (q @ k.transpose(-1, -2) * 4**-0.5).masked_fill(bias > 0.5, fill)
+            return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    for block in model.blocks:
+        block.attn.__class__ = Filled
+    batch = inputs(1)
+    batch["bias"][0] = 0.0 if math.isinf(fill) else 1.0
+    layer = observed(model, batch).layers()[0]
+    q, k, _ = model.blocks[0].attn.qkv(batch["x"]).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    expected = direct.figures(direct.weights(q, k, filled=(batch["bias"] > 0.5, fill)), k, 1)
     assert {name: layer[name] for name in SHOWN} == pytest.approx(expected, abs=1e-6)
 
 
