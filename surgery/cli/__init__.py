@@ -15,7 +15,7 @@ import cyclopts
 from surgery.cli import runs, searches  # noqa: F401  # their commands are there then
 from surgery.cli.commands import app
 from surgery.errors import LostError, ProcessError, SurgeryError
-from surgery.parallel.group import LOST, has_lost, joined, speaks_of_failure
+from surgery.parallel.group import INTERRUPTED, LOST, has_lost, joined, speaks_of_failure
 
 __all__ = ["app", "main"]
 
@@ -67,7 +67,7 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         return _failed(str(error), error.exit_status, error)
     except KeyboardInterrupt as error:
         number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
-        return _failed("interrupted; a run goes on if its command is repeated with --resume", 128 + number)
+        return _failed(INTERRUPTED, 128 + number)
     except (MemoryError, OverflowError) as error:
         return _failed(f"a number is too large ({str(error) or type(error).__name__}); choose a smaller one", 1)
     except BrokenPipeError:

@@ -28,6 +28,7 @@ PATIENCE = 2.0
 FAILURES = "failures"
 SPEAKS = "SURGERY_LOGS"
 """The variable of the environment that, set, lets every process say what it does: the output of each has a file then."""
+INTERRUPTED = "interrupted; a run goes on if its command is repeated with --resume"
 LOST = "another process of this run has ended; repeat the command with --resume"
 
 _store: Store | None = None

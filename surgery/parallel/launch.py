@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from surgery.errors import ProcessError
-from surgery.parallel.group import SPEAKS
+from surgery.parallel.group import INTERRUPTED, SPEAKS
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -53,8 +53,8 @@ def run_on(processes: int, arguments: Sequence[str], log_dir: Path | None = None
         ProcessError: one has failed, and has said why unless it was killed; the others were ended.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=_logs(processes, log_dir),
@@ -63,7 +63,8 @@ def run_on(processes: int, arguments: Sequence[str], log_dir: Path | None = None
         with _own_handlers():
             elastic_launch(config, sys.executable)("-m", "surgery", *arguments)
     except SignalException as error:
-        raise ProcessError("", 128 + error.sigval) from error
+        said = error.sigval == signal.SIGINT  # by the first process, which gets it too
+        raise ProcessError("" if said else INTERRUPTED, 128 + error.sigval) from error
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode >= 0:

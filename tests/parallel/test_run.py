@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 import surgery
 from surgery.cli import main
@@ -91,6 +93,23 @@ def test_a_mistake_gets_one_line_and_its_exit_status(
     (tmp_path / "other").touch()
     assert main(["apply", str(write_recipe()), "--out", str(tmp_path), "--gpus", "2"]) == 2
     assert capfd.readouterr().err == f"surgery: {tmp_path}: holds other files; choose another --out\n"
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, ["interrupted; a run goes on"]), (signal.SIGINT, [])])
+def test_a_signal_gets_one_line_from_the_process_that_starts_the_others_or_from_the_first_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    write_recipe: Callable[..., Path],
+    number: signal.Signals,
+    said: list[str],
+) -> None:
+    def ended(*_: Any) -> None:
+        raise SignalException("", number)
+
+    monkeypatch.setattr("surgery.parallel.launch.elastic_launch", lambda *_: ended)
+    assert main(["apply", str(write_recipe()), "--gpus", "2"]) == 128 + number
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("surgery: ")[:26] for line in lines] == said
 
 
 def test_one_process_divides_nothing(capsys: pytest.CaptureFixture[str], write_recipe: Callable[..., Path]) -> None:
