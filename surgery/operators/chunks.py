@@ -80,7 +80,7 @@ def states(
     *,
     backwards: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """What enters each chunk (B, M, ...) and leaves it, if chunk m turns a state S into kept_m S + added_m.
+    """What enters each chunk (B, M, ...) and leaves the last, if chunk m turns a state S into kept_m S + added_m.
 
     Where steps are not cheap, their number grows with the logarithm of M: two chunks in a row make one, half as many are
     gone through, and what is between follows from those.
@@ -90,36 +90,39 @@ def states(
         added: (B, M, ...), what it adds.
         first: (B, ...), what enters the first chunk, or the last.
         times: how `kept` multiplies, `torch.mul` or `torch.matmul`.
-        backwards: from the last chunk to the first.
+        backwards: from the last chunk to the first, which the last state leaves then.
     """
     if steps_are_cheap(first):
-        found = _one_by_one(kept, added, first, times, backwards)
-    elif backwards:
-        found = _halved(kept.flip(1), added.flip(1), first, times).flip(1)
-    else:
-        found = _halved(kept, added, first, times)
-    return (found[:, 1:], found[:, :-1]) if backwards else (found[:, :-1], found[:, 1:])
+        return _one_by_one(kept, added, first, times, backwards=backwards)
+    if not backwards:
+        return _halved(kept, added, first, times)
+    entered, last = _halved(kept.flip(1), added.flip(1), first, times)
+    return entered.flip(1), last
 
 
-def _one_by_one(kept: Tensor, added: Tensor, first: Tensor, times: Times, backwards: bool = False) -> Tensor:
-    """The states at all ends of chunks: (B, M + 1, ...)."""
-    found = [first]
+def _one_by_one(
+    kept: Tensor, added: Tensor, first: Tensor, times: Times, *, backwards: bool = False
+) -> tuple[Tensor, Tensor]:
     steps = list(zip(kept.unbind(1), added.unbind(1), strict=True))
+    entered, state = [], first
     for kept_m, added_m in reversed(steps) if backwards else steps:
-        found.append(STEP[times](added_m, kept_m, found[-1]))
-    return torch.stack(found[::-1] if backwards else found, 1)
+        entered.append(state)
+        state = STEP[times](added_m, kept_m, state)
+    return torch.stack(entered[::-1] if backwards else entered, 1), state
 
 
-def _halved(kept: Tensor, added: Tensor, first: Tensor, times: Times) -> Tensor:
-    """As `_one_by_one`."""
+def _halved(kept: Tensor, added: Tensor, first: Tensor, times: Times) -> tuple[Tensor, Tensor]:
     if kept.shape[1] <= LOOP:
         return _one_by_one(kept, added, first, times)
     early_kept, early_added = kept[:, 0::2], added[:, 0::2]
     late_kept, late_added = kept[:, 1::2], added[:, 1::2]
-    pairs, odd = late_kept.shape[1], early_kept.shape[1]
-    even_states = _halved(
+    pairs = late_kept.shape[1]
+    early_entered, last = _halved(
         times(late_kept, early_kept[:, :pairs]), late_added + times(late_kept, early_added[:, :pairs]), first, times
     )
-    odd_states = early_added + times(early_kept, even_states[:, :odd])
-    woven = torch.stack([even_states[:, :odd], odd_states], 2).flatten(1, 2)
-    return torch.cat([woven, even_states[:, odd:]], 1)
+    late_entered = early_added[:, :pairs] + times(early_kept[:, :pairs], early_entered)
+    entered = torch.stack([early_entered, late_entered], 2).flatten(1, 2)
+    if early_kept.shape[1] > pairs:
+        entered = torch.cat([entered, last.unsqueeze(1)], 1)
+        last = early_added[:, -1] + times(early_kept[:, -1], last)
+    return entered, last

@@ -62,12 +62,12 @@ def _scan(
     written_XMCK, erased_XMCK = solved_XMCC @ (beta * v), solved_XMCC @ (read_XMC1 * stored_XMCK)
     kept_XMKC = (k * (total_XM11 - upto_XMC1).exp2()).mT
     fading_XMKK = total_XM11.exp2() * torch.eye(k.shape[3], dtype=k.dtype, device=k.device)
-    entered_XMKK, left_XMKK = states(
+    entered_XMKK, last_XKK = states(
         fading_XMKK - kept_XMKC @ erased_XMCK, kept_XMKC @ written_XMCK, state_XKK, torch.matmul, backwards=backwards
     )
     new_XMCK = written_XMCK - erased_XMCK @ entered_XMKK
     y_XMCK = (read_XMC1 * q) @ entered_XMKK + (q @ k.mT * decay_XMCC) @ new_XMCK
-    return y_XMCK.flatten(1, 2)[:, :tokens], left_XMKK[:, 0 if backwards else -1]
+    return y_XMCK.flatten(1, 2)[:, :tokens], last_XKK
 
 
 def _decays(upto_XMC1: Tensor, backwards: bool) -> Tensor:

@@ -154,6 +154,6 @@ def _across(
     kept_BM1H1 = total_BM1H.exp2().unsqueeze(4)
     if state_BSHP is None:
         state_BSHP = kept_BM1H1.new_zeros(len(added_BMSHP), *added_BMSHP.shape[2:])
-    entered_BMSHP, left_BMSHP = states(kept_BM1H1, added_BMSHP, state_BSHP, torch.mul, backwards=backwards)
+    entered_BMSHP, last_BSHP = states(kept_BM1H1, added_BMSHP, state_BSHP, torch.mul, backwards=backwards)
     read_BMQHP = (segment.c @ entered_BMSHP.flatten(3).to(dtype)).view(x_BMQHP.shape)
-    return read_BMQHP * read_BMQH.unsqueeze(4).to(dtype), left_BMSHP[:, 0 if backwards else -1]
+    return read_BMQHP * read_BMQH.unsqueeze(4).to(dtype), last_BSHP

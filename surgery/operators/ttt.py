@@ -96,22 +96,27 @@ class TTTCore(ScanCore):
         q, k = (F.normalize(x.to(exact), dim=3, eps=1e-6) for x in (q_BHNK, k_BHNK))
         rate_BHN = F.softplus(head_dot(k_BHNK, self.rate_weight) + self.rate_bias.to(exact).unsqueeze(1))
         sequences = [x.flatten(0, 1) for x in (q, k, v_BHNK.to(exact), rate_BHN.unsqueeze(3))]
-        y_XNK = self._pass(*sequences)
-        if not self.causal:
-            y_XNK = y_XNK + self._pass(*sequences, backwards=True)
+        if self.causal:
+            y_XNK = self._pass(*sequences)
+        elif len(self.inner) == 1:
+            y_XNK = self._pass(*sequences) + self._pass(*sequences, backwards=True)
+        else:
+            # It goes from chunk to chunk, which takes as long for one pass as for two at once.
+            forth, back = self._pass(*(torch.cat([x, x.flip(1)]) for x in sequences)).chunk(2)
+            y_XNK = forth + back.flip(1)
         return y_XNK.view(v_BHNK.shape).to(v_BHNK.dtype)
 
     def _pass(self, *sequences: Tensor, backwards: bool = False) -> Tensor:
-        """From the first chunk to the last, or from the last to the first: (X, N, K)."""
+        """From the first chunk to the last, or a linear model from the last to the first: (X, N, K)."""
         heads, tokens = self.inner.shape[1], sequences[0].shape[1]
         size = self.chunk if self.causal else min(self.chunk, tokens)
         missing = -tokens % size
         # Chunks are full but for the one that comes last.
         padding = (0, 0, missing, 0) if backwards else (0, 0, 0, missing)
         first_PXKK = self.inner.to(sequences[0].dtype).repeat(1, len(sequences[0]) // heads, 1, 1)
-        one = linear_scan if len(first_PXKK) == 1 else partial(gated_scan, first=first_PXKK)
+        scan = partial(linear_scan, backwards=backwards) if len(first_PXKK) == 1 else gated_scan
         y_XNK = in_segments(
-            partial(one, size=size, causal=self.causal, backwards=backwards),
+            partial(scan, size=size, causal=self.causal),
             [F.pad(x, padding) if missing else x for x in sequences],
             torch.cat(first_PXKK.unbind(0), 2),
             size,
@@ -142,42 +147,51 @@ def linear_scan(
     q, k, v, rate = (in_chunks(x, size) for x in (q, k, v, rate / size))
     taught = (rate * k).mT
     kept = torch.eye(k.shape[3], dtype=k.dtype, device=k.device) - taught @ k
-    before, after = states(kept, taught @ v, weight, torch.matmul, backwards=backwards)
-    y = q @ before - (q @ k.mT).tril() @ (rate * (k @ before - v)) if causal else q @ after
-    return y.flatten(1, 2), after[:, 0 if backwards else -1]
+    before, last = states(kept, taught @ v, weight, torch.matmul, backwards=backwards)
+    if causal:
+        y = q @ before - (q @ k.mT).tril() @ (rate * (k @ before - v))
+    elif backwards:
+        y = q @ torch.cat([last.unsqueeze(1), before[:, :-1]], 1)
+    else:
+        y = q @ torch.cat([before[:, 1:], last.unsqueeze(1)], 1)
+    return y.flatten(1, 2), last
 
 
 def gated_scan(
-    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, weights: Tensor,
-    *, first: Tensor, size: int, causal: bool, backwards: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, weights: Tensor, *, size: int, causal: bool
+) -> tuple[Tensor, Tensor]:
     """What f(x) = (x W) * silu(x U) makes of the queries, as `linear_scan`; W and U stand side by side, (X, K, 2 K).
 
     What rests on the chunk before stays in a loop.
     """
     q, k, v, rate = (in_chunks(x, size) for x in (q, k, v, rate / size))
-    length = torch.linalg.vector_norm(torch.cat([first[0], first[1]], 2), dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(weights, dim=1, keepdim=True)
     found, slopes = [weights], []
-    steps = list(zip(k.unbind(1), v.unbind(1), (rate * k).mT.unbind(1), strict=True))
-    for k_m, v_m, taught_m in reversed(steps) if backwards else steps:
-        slopes.append(_slopes(k_m @ found[-1], v_m))
+    for k_m, less_m, taught_m in zip(k.unbind(1), (-v).unbind(1), (rate * k).mT.unbind(1), strict=True):
+        slopes.append(_slopes(k_m @ found[-1], less_m))
         learned = torch.baddbmm(found[-1], taught_m, slopes[-1], alpha=-1)
         found.append(F.normalize(learned, dim=1) * length)
     if causal:
         seen = (q @ k.mT).tril() @ (rate * torch.stack(slopes, 1))
         y = _gated(q @ torch.stack(found[:-1], 1) - seen)
     else:
-        y = _gated(q @ torch.stack(found[:0:-1] if backwards else found[1:], 1))
+        y = _gated(q @ torch.stack(found[1:], 1))
     return y.flatten(1, 2), found[-1]
 
 
-def _slopes(mapped_XCJ: Tensor, v_XCK: Tensor) -> Tensor:
-    """The gradient of |f(k) - v|^2 / 2 with respect to k W and k U side by side: (X, C, 2 K)."""
+def _slopes(mapped_XCJ: Tensor, less_XCK: Tensor) -> Tensor:
+    """The gradient of |f(k) - v|^2 / 2 with respect to k W and k U side by side: (X, C, 2 K).
+
+    Args:
+        mapped_XCJ: these two products.
+        less_XCK: -v.
+    """
     mapped, gate = mapped_XCJ.chunk(2, -1)
     share = gate.sigmoid()
     silu = gate * share
-    error = torch.addcmul(-v_XCK, mapped, silu)
-    return torch.cat([error * silu, error * mapped * torch.addcmul(silu + share, silu, -share)], -1)
+    error = torch.addcmul(less_XCK, mapped, silu)
+    # The derivative of silu: silu + share (1 - silu).
+    return torch.cat([error * silu, error * mapped * torch.lerp(silu, silu.new_ones(()), share)], -1)
 
 
 def _gated(mapped: Tensor) -> Tensor:
