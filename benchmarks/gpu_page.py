@@ -51,8 +51,8 @@ saved student. All at the same time, so seconds are those of a busy machine."""
 GROWTH = """## Operators against full attention
 
 Whole mixers with projections, D = 1,152, 16 heads, one sample, forward only: milliseconds, best of several. Full
-attention is `scaled_dot_product_attention`. "-" was not done after 45 seconds, compilation included: the scans of
-Mamba-2, TTT and the delta rule are loops over chunks, which a compiler unrolls."""
+attention is `scaled_dot_product_attention`. "-" was not done after 45 seconds, compilation included: where
+a scan goes from chunk to chunk, a compiler writes all of these steps down."""
 STUDENT = """## Students against their teachers
 
 A forward at full size, in milliseconds; compiled is each block by itself. PixArt-Sigma gets Hyena-X, for which the paper
