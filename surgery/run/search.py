@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,5 +88,5 @@ def _notes(found: SearchResult, folder: Path) -> list[str]:
         f"Predicted cost, as a share of the teacher's: {', '.join(shares)}.",
         f"{heading(column.title)} after a short finetuning: {value} (teacher {teachers}).",
         "",
-        f"surgery apply {folder / FOUND_RECIPE}",
+        f"surgery apply {shlex.quote(str(folder / FOUND_RECIPE))}",
     ]

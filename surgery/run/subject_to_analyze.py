@@ -21,7 +21,7 @@ from surgery.pipelines.calls import Calls, calls_of
 from surgery.pipelines.drive import attribute_set
 from surgery.pipelines.load import INDEX, call_of, from_hub, load_pipeline
 from surgery.run.finished import subject_of
-from surgery.run.folder import RECIPE, RunFolder, is_run
+from surgery.run.folder import RunFolder, is_run
 from surgery.run.subject import Subject
 from surgery.statistics.driven import denoiser_of, observe_calls, observe_inputs
 from surgery.statistics.observer import Observer
@@ -112,9 +112,10 @@ def analyzed_subject(subject: Subject, sampling: Sampling) -> Analyzed:
 
 def _of_run(folder: RunFolder, sampling: Sampling, call: Path | None) -> Analyzed:
     """The student of a run, in the pipeline of its recipe."""
+    recipe = folder.recipe()
     if not surgery.artifact.is_artifact(folder.model):
         raise ArtifactError(f"{folder.path}: holds a run that has no model yet; finish it with --resume")
-    subject = subject_of(folder, folder.read_json(RECIPE))
+    subject = subject_of(folder, recipe)
     sampler, pipeline = subject.sampler, subject.sampler.holder.pipeline
     calls = sampler.calls if call is None else _calls(pipeline, call, sampling)
     drawn = _drawn(calls, sampling, subject.data.joins_samples)

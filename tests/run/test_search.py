@@ -175,8 +175,9 @@ def test_another_recipe_in_the_folder_is_refused(finished, recipe_file, capsys, 
 
 
 def test_a_search_is_no_run(finished, capsys):
-    assert main(["compare", str(finished)]) == 1
-    assert "holds a search, no run; apply the recipe that it has found" in capsys.readouterr().err
+    for command in ("compare", "analyze"):
+        assert main([command, str(finished)]) == 1
+        assert "holds a search, no run; apply the recipe that it has found" in capsys.readouterr().err
 
 
 def test_latency_is_measured_once_for_each_kind_of_edit(recipe_file, tmp_path, capsys):
