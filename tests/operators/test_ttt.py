@@ -78,6 +78,7 @@ def naive(weights: Mapping[str, Tensor], x_BND: Tensor, dims: MixerDims, config:
 @examples(8)
 @given(inners, st.integers(1, 4), st.booleans(), all_dims, st.integers(1, 9), st.integers(0, 99))
 @example("gated", 3, False, DIMS, 8, 0)
+@example("linear", 3, False, DIMS, 8, 0)
 @example("linear", 3, True, DIMS, 8, 0)
 def test_equals_the_naive_twin(inner: str, chunk: int, causal: bool, dims: MixerDims, length: int, seed: int) -> None:
     config = TTT(inner=inner, chunk=chunk, kernel=2, causal=causal)
