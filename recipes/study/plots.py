@@ -10,6 +10,8 @@ PAPER, INK, SOFT, HAIR, BLUE = "#fcfcfb", "#2b2b2b", "#6b6b6b", "#dedede", "#2f6
 EDGE = 5.0
 """What the paper has above it is an arrow there."""
 TICKS = (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+CROWDED = 3.0
+"""An axis that goes as far has no room for two ticks so near each other."""
 
 
 def draw(rows: Sequence[Any], floor: float, path: Path) -> None:
@@ -41,7 +43,7 @@ def _axes(panel: Any, rows: Sequence[Any], floor: float) -> None:
     least = min(1 - 3 * floor, *(row.ratio - 2 * row.error for row in rows))
     panel.set_xscale("log")
     panel.set_xlim(0.97 * max(least, 0.5), max(most, 1.3))
-    ticks = [tick for tick in TICKS if tick <= max(most, 1.3)]
+    ticks = [tick for tick in TICKS if tick <= max(most, 1.3) and (tick != 1.1 or most < CROWDED)]
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.minorticks_off()
     panel.set_yticks([-height for height in range(len(rows))], [row.label for row in rows])

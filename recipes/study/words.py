@@ -34,33 +34,66 @@ class Comparison:
         title: the question.
         groups: of the rows.
         beside: rows of other groups that they are to be compared with, and what these are called here.
-        reading: what is to be said of them, by bench.
+        reading: what is to be said of them on `digits-dit`; "{0[GROUP: NAME]}" is the ratio of a row.
     """
 
     title: str
     groups: tuple[str, ...]
     beside: Mapping[str, str] = field(default_factory=dict)
-    reading: Mapping[str, str] = field(default_factory=dict)
+    reading: str = ""
 
 
 BLEND, HYENA = "all attention: Blend", "Table 4: Hyena-X, 100 %"
 MAMBA, NEW_MLP = "Table 4: Mamba-2, 100 %", "self-grafting: MLP, 100 %"
 
-FEW = """5,760 samples are 2 % of the 288,000 that the teacher was trained on. With half of its attention replaced, the
-student is 1.19 times as far from the pictures as the teacher, with all of it 1.28 times. Each is one training, so the
-difference between them may be one between trainings."""
+SHARES = """Samples are those that a student is trained on: 2, 5, 10 and 20 % of the 288,000 that its teacher was trained on,
+all in stage 2, each row with three trainings where there was time. With 10 % the student is
+{0[budget: all attention, 28,800 samples]:.2f} times as far from the pictures as the teacher with all of its attention
+replaced and {0[budget: half of it, 28,800 samples]:.2f} times with half of it; with 20 % it is
+{0[budget: all attention, 57,600 samples]:.2f} and {0[budget: half of it, 57,600 samples]:.2f}. What is left then is less than
+the noise floor."""
+KINDS = """Neighbourhoods and linear attention together, as in the quickstart, come closest ({0[all attention: Blend]:.2f});
+each of the two alone is further off ({0[all attention: neighbourhood]:.2f} and {0[all attention: linear]:.2f}). All of them
+look both ways and start from what the teacher has learnt. Full attention that starts from random weights is at
+{0[self-grafting: attention, 100 %]:.2f} after the same training: here most of what a replacement costs is what its start
+leaves to be learnt, not the kind of the operator. MLPs are learnt anew at {0[self-grafting: MLP, 100 %]:.2f}."""
+TABLE = """The order of the paper holds: MLPs are replaced more easily than attention, and all of them at all parts; the mixers
+hardly differ from each other at 50 and 75 %, and break down at 100 %, where the paper tells no figure as they are above 50.
+The distances are larger than the paper's, after a fraction of its updates. A causal filter of 4 taps sees 3 tokens back,
+through 8 layers 24 of 64, and a window of 4 no more than half of the picture; Mamba-2, which sees all that comes before, is
+at less than half of their distance. A wider MLP (ratio 6) computes what
+the teacher computes from its first step on, as it gets the teacher's weights and zeros, so there is nothing to learn."""
+STAGES = """An operator that can do what attention does needs no first stage: all updates in stage 2 give
+{0[stages: Blend, stage 2 only]:.2f}, both stages {0[all attention: Blend]:.2f}, stage 1 alone
+{0[stages: Blend, stage 1 only]:.2f}. For one that cannot, finetuning makes it worse by this measure:
+{0[stages: Hyena-X, stage 1 only]:.1f} with stage 1 alone, {0[stages: Hyena-X, stage 2 only]:.1f} with stage 2 alone.
+The paper's operators start from random weights, and always have both."""
+STARTS = """The teacher's projections are worth more than any choice of the training: a blend that starts from them is at
+{0[inheritance: Blend, projections]:.2f}, and at {0[inheritance: Blend, random]:.2f} from random weights. The fit in closed
+form adds little to that after a full training ({0[all attention: Blend]:.2f}), more for Mamba-2, whose products have another
+scale. Where the operator cannot see enough, no start helps."""
+TARGETS = """The data alone teach least: {0[targets: Blend, data]:.2f}. The teacher's prediction in place of the noise that was
+added gives {0[targets: Blend, prediction]:.2f}, and its blocks' outputs beside it {0[all attention: Blend]:.2f}; to add
+the data to both makes it worse again. The paper finetunes on the data, for a hundred times as long."""
+LOSSES = """No difference that is larger than the noise. The paper takes L1 for attention and L2 for MLPs."""
+LAYERS = """Which half is replaced decides more than by what: the four layers whose attention is least local are given up at
+{0[layers: Hyena-X, least local]:.2f}, the four most local at {0[layers: Hyena-X, most local]:.2f}, the deepest at
+{0[layers: Hyena-X, deepest]:.2f}. That is the reverse of what locality suggests: what is local here looks both ways, which
+a causal filter does not, and layers that look everywhere alike can be missed. A search that measures instead of guessing is
+the subject of [search](search.md)."""
 
 COMPARISONS = (
-    Comparison("All attention replaced, and what training alone costs", ("all attention", "self-grafting")),
-    Comparison("The paper's Table 4", ("Table 4", "depth to width")),
-    Comparison("One stage or two", ("stages",), {BLEND: "Blend, both", HYENA: "Hyena-X, both"}),
+    Comparison("All attention replaced, and what training alone costs", ("all attention", "self-grafting"), {}, KINDS),
+    Comparison("The paper's Table 4", ("Table 4", "depth to width"), {}, TABLE),
+    Comparison("One stage or two", ("stages",), {BLEND: "Blend, both", HYENA: "Hyena-X, both"}, STAGES),
     Comparison(
         "What new operators start from",
         ("inheritance",),
         {BLEND: "Blend, fitted", HYENA: "Hyena-X, fitted", MAMBA: "Mamba-2, fitted"},
+        STARTS,
     ),
-    Comparison("What the student learns", ("targets",), {BLEND: "Blend, prediction and blocks"}),
-    Comparison("By what loss operators are distilled", ("losses",), {HYENA: "Hyena-X, L1", NEW_MLP: "MLP, L2"}),
-    Comparison("Quality against training samples", ("budget",), reading={"digits-gpu": FEW}),
-    Comparison("Which half of the layers", ("layers",), {"Table 4: Hyena-X, 50 %": "Hyena-X, every second"}),
+    Comparison("What the student learns", ("targets",), {BLEND: "Blend, prediction and blocks"}, TARGETS),
+    Comparison("By what loss operators are distilled", ("losses",), {HYENA: "Hyena-X, L1", NEW_MLP: "MLP, L2"}, LOSSES),
+    Comparison("Quality against training samples", ("budget",), {}, SHARES),
+    Comparison("Which half of the layers", ("layers",), {"Table 4: Hyena-X, 50 %": "Hyena-X, every second"}, LAYERS),
 )
