@@ -69,7 +69,6 @@ def on_gpu(class_name: str, init: dict[str, Any], stage: str, batch: int) -> dic
     import torch
 
     gc.collect()
-    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     stated = train(class_name, init, stage, "cuda", batch)
     return {"stated": stated, "measured": torch.cuda.max_memory_allocated() - before}
@@ -107,6 +106,8 @@ def train(class_name: str, init: dict[str, Any], stage: str, device: str = "cpu"
         store = CheckpointStore(folder)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        else:
+            torch.cuda.reset_peak_memory_stats()
         if is_distil:
             distil(teacher, student, sites_of(edits, teacher, student), data, config, seed=0, checkpoints=store)
         else:

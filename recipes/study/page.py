@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean, stdev
+from textwrap import wrap
 from typing import Any
 
 import plots
@@ -19,6 +20,8 @@ from words import COMPARISONS, HEAD, Comparison
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 BENCHES = {"digits": "digits-dit", "fashion": "fashion-dit"}
+WIDTH = 120
+"""Characters of a line."""
 TEACHER, WORST = 2.27, 50.0
 PUBLISHED: dict[str, tuple[float | None, float | None, float | None]] = {
     "Hyena-SE": (2.73, 3.62, None),
@@ -142,7 +145,7 @@ def _bench(results: Results) -> Iterator[str]:
         if chosen := compared(comparison, rows):
             picture = f"images/study-{results.bench}-{number}.png"
             plots.draw(chosen, results.floor(), DOCS / picture)
-            said = _read(comparison.reading, ratios) if results.bench == "digits" else ""
+            said = _read(comparison.reading.get(results.bench, ""), ratios)
             title = comparison.title
             yield "\n\n".join(filter(None, [f"### {title}", said, f"![{title}]({picture})", table(chosen)]))
     if missing := results.not_made():
@@ -152,7 +155,7 @@ def _bench(results: Results) -> Iterator[str]:
 def _read(reading: str, ratios: dict[str, float]) -> str:
     """What is to be said, once all rows that it names are there."""
     try:
-        return reading.format(ratios)
+        return "\n".join(wrap(reading.format(ratios), WIDTH))
     except KeyError:
         return ""
 

@@ -14,8 +14,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def copied(model: Model, new: Callable[[Tensor], Tensor], also: Iterable[nn.Module] = ()) -> Model:
     """A deep copy of `model` whose parameters and buffers hold `new(tensor)` in the place of each tensor.
 
-    What is one parameter in the model is one in the copy; its parameters are always others than the model's, but may hold
-    the same memory.
+    What is one tensor in the model is one in the copy; its tensors are always others than the model's, but may hold the
+    same memory: whoever moves the model's to another device leaves the copy's where they are.
 
     Args:
         model: stays as it is.
@@ -28,7 +28,7 @@ def copied(model: Model, new: Callable[[Tensor], Tensor], also: Iterable[nn.Modu
         for parameter in part.parameters():
             memo[id(parameter)] = nn.Parameter(new(parameter.data), parameter.requires_grad)
         for buffer in part.buffers():
-            memo[id(buffer)] = new(buffer)
+            memo[id(buffer)] = new(buffer).detach()
     return copy.deepcopy(model, memo)
 
 

@@ -23,7 +23,7 @@ from surgery.training import held as module
 from surgery.training.distil import Distil, distil, sites_of
 from surgery.training.finetune import Finetune
 from surgery.training.held import Held, held, on_device, set_aside
-from tests.training.test_options import FAST, rewritten, run
+from tests.training.test_options import FAST, places, rewritten, run, shared
 from tests.training.test_rehearse import BLOCKS, rehearsal
 from tests.training.test_wired import wired
 from tests.training.tiny import same_bits, weights
@@ -70,6 +70,15 @@ def test_a_teacher_is_nearly_what_it_is_and_afterwards_what_it_was(how: Held) ->
     assert (error > 0) == (how != "offload")
     assert same_bits(weights(teacher), before)
     assert attributes(teacher) == names
+
+
+def test_a_student_stays_where_it_is_when_its_teacher_is_moved() -> None:
+    teacher, student, _ = shared()
+    assert places(teacher).items() & places(student).items()  # they share memory
+    before = prediction(student)
+    for tensor in [*teacher.parameters(), *teacher.buffers()]:
+        tensor.data = torch.full_like(tensor, torch.nan)  # as a copy elsewhere would be, whatever it holds
+    assert torch.equal(prediction(student), before)
 
 
 def test_what_reads_a_rounded_weight_itself_gets_no_number() -> None:
