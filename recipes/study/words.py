@@ -48,46 +48,46 @@ BLEND, HYENA = "all attention: Blend", "Table 4: Hyena-X, 100 %"
 MAMBA, NEW_MLP = "Table 4: Mamba-2, 100 %", "self-grafting: MLP, 100 %"
 
 SHARES = """Samples are those that a student is trained on: 2, 5, 10 and 20 % of the 288,000 that its teacher was
-trained on, all in stage 2, each row with three trainings where there was time. With 10 % the student is {0[budget:
-all attention, 28,800 samples]:.2f} times as far from the pictures as the teacher with all of its attention replaced
-and {0[budget: half of it, 28,800 samples]:.2f} times with half of it; with 20 % it is {0[budget: all attention,
-57,600 samples]:.2f} and {0[budget: half of it, 57,600 samples]:.2f}. What is left then is less than the noise
-floor."""
-KINDS = """Neighbourhoods and linear attention together, as in the quickstart, come closest ({0[all attention:
-Blend]:.2f}); each of the two alone is further off ({0[all attention: neighbourhood]:.2f} and {0[all attention:
-linear]:.2f}). All of them look both ways and start from what the teacher has learnt. Full attention that starts
-from random weights is at {0[self-grafting: attention, 100 %]:.2f} after the same training: here most of what a
-replacement costs is what its start leaves to be learnt, not the kind of the operator. MLPs are learnt anew at
+trained on, all in stage 2, each row with three trainings where there was time. With 10 % the student is
+{0[budget: all attention, 28,800 samples]:.2f} times as far from the pictures as the teacher with all of its attention
+replaced and {0[budget: half of it, 28,800 samples]:.2f} times with half of it; with 20 % it is
+{0[budget: all attention, 57,600 samples]:.2f} and {0[budget: half of it, 57,600 samples]:.2f}. What is left then is
+less than the noise floor."""
+KINDS = """Neighbourhoods and linear attention together, as in the quickstart, come closest
+({0[all attention: Blend]:.2f}); each of the two alone is further off ({0[all attention: neighbourhood]:.2f} and
+{0[all attention: linear]:.2f}). All of them look both ways and start from what the teacher has learnt. Full attention
+that starts from random weights is at {0[self-grafting: attention, 100 %]:.2f} after the same training: here most of
+what a replacement costs is what its start leaves to be learnt, not the kind of the operator. MLPs are learnt anew at
 {0[self-grafting: MLP, 100 %]:.2f}."""
 TABLE = """The order of the paper holds: MLPs are replaced more easily than attention, and all of them at all parts;
 the mixers hardly differ from each other at 50 and 75 %, and break down at 100 %, where the paper tells no figure as
 they are above 50. The distances are larger than the paper's, after a fraction of its updates. A causal filter of 4
-taps sees 3 tokens back, through 8 layers 24 of 64, and a window of 4 no more than half of the picture; Mamba-2,
-which sees all that comes before, is at less than half of their distance. A wider MLP (ratio 6) computes what the
-teacher computes from its first step on, as it gets the teacher's weights and zeros, so there is nothing to learn."""
-STAGES = """An operator that can do what attention does needs no first stage: all updates in stage 2 give {0[stages:
-Blend, stage 2 only]:.2f}, both stages {0[all attention: Blend]:.2f}, stage 1 alone {0[stages: Blend, stage 1
-only]:.2f}. For one that cannot, finetuning makes it worse by this measure: {0[stages: Hyena-X, stage 1 only]:.1f}
-with stage 1 alone, {0[stages: Hyena-X, stage 2 only]:.1f} with stage 2 alone. The paper's operators start from
-random weights, and always have both."""
-STARTS = """The teacher's projections are worth more than any choice of the training: a blend that starts from them
-is at {0[inheritance: Blend, projections]:.2f}, and at {0[inheritance: Blend, random]:.2f} from random weights. The
-fit in closed form adds little to that after a full training ({0[all attention: Blend]:.2f}), more for Mamba-2,
-whose products have another scale. Where the operator cannot see enough, no start helps."""
-TARGETS = """The data alone teach least: {0[targets: Blend, data]:.2f}. The teacher's prediction in place of the
-noise that was added gives {0[targets: Blend, prediction]:.2f}, and its blocks' outputs beside it {0[all attention:
-Blend]:.2f}; to add the data to both makes it worse again. The paper finetunes on the data, for a hundred times as
-long."""
+taps sees 3 tokens back, through 8 layers 24 of 64, and a window of 4 no more than half of the picture; Mamba-2, which
+sees all that comes before, is at less than half of their distance. A wider MLP (ratio 6) computes what the teacher
+computes from its first step on, as it gets the teacher's weights and zeros, so there is nothing to learn."""
+STAGES = """An operator that can do what attention does needs no first stage: all updates in stage 2 give
+{0[stages: Blend, stage 2 only]:.2f}, both stages {0[all attention: Blend]:.2f}, stage 1 alone
+{0[stages: Blend, stage 1 only]:.2f}. For one that cannot, finetuning makes it worse by this measure:
+{0[stages: Hyena-X, stage 1 only]:.1f} with stage 1 alone, {0[stages: Hyena-X, stage 2 only]:.1f} with stage 2 alone.
+The paper's operators start from random weights, and always have both."""
+STARTS = """The teacher's projections are worth more than any choice of the training: a blend that starts from them is
+at {0[inheritance: Blend, projections]:.2f}, and at {0[inheritance: Blend, random]:.2f} from random weights. The fit
+in closed form adds little to that after a full training ({0[all attention: Blend]:.2f}), more for Mamba-2, whose
+products have another scale. Where the operator cannot see enough, no start helps."""
+TARGETS = """The data alone teach least: {0[targets: Blend, data]:.2f}. The teacher's prediction in place of the noise
+that was added gives {0[targets: Blend, prediction]:.2f}, and its blocks' outputs beside it
+{0[all attention: Blend]:.2f}; to add the data to both makes it worse again. The paper finetunes on the data, for a
+hundred times as long."""
 LOSSES = """No difference that is larger than the noise. The paper takes L1 for attention and L2 for MLPs."""
-LAYERS = """Which half is replaced decides more than by what: the four layers whose attention is least local are
-given up at {0[layers: Hyena-X, least local]:.2f}, the four most local at {0[layers: Hyena-X, most local]:.2f}, the
-deepest at {0[layers: Hyena-X, deepest]:.2f}. That is the reverse of what locality suggests: what is local here
-looks both ways, which a causal filter does not, and layers that look everywhere alike can be missed. A search that
-measures instead of guessing is the subject of [search](search.md)."""
+LAYERS = """Which half is replaced decides more than by what: the four layers whose attention is least local are given
+up at {0[layers: Hyena-X, least local]:.2f}, the four most local at {0[layers: Hyena-X, most local]:.2f}, the deepest
+at {0[layers: Hyena-X, deepest]:.2f}. That is the reverse of what locality suggests: what is local here looks both
+ways, which a causal filter does not, and layers that look everywhere alike can be missed. A search that measures
+instead of guessing is the subject of [search](search.md)."""
 CLOTHES = """This teacher was trained for minutes, and is far from the pictures at 10 steps of the sampler, so a
 student may be nearer to them than it is: neighbourhoods are, at {0[all attention: neighbourhood]:.2f}. What a blend
-loses, {0[all attention: Blend]:.2f}, and full attention from random weights, {0[self-grafting: attention, 100
-%]:.2f}, is less than on the digits, on three times as many tokens."""
+loses, {0[all attention: Blend]:.2f}, and full attention from random weights,
+{0[self-grafting: attention, 100 %]:.2f}, is less than on the digits, on three times as many tokens."""
 
 COMPARISONS = (
     Comparison(

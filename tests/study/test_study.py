@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,8 @@ def test_the_page_compares_rows_across_groups(study):
     for comparison in words.COMPARISONS:
         assert set(comparison.groups) <= groups
         assert comparison.beside.keys() <= keys
+        for reading in comparison.reading.values():
+            assert set(re.findall(r"\{0\[(.*?)\]", reading, re.DOTALL)) <= keys
     made = [
         page.Judged(*key.split(": "), 1.1, 0.1, 0.9, 1.0, 1.0, 1)
         for key in ("stages: Blend, stage 1 only", words.BLEND)
