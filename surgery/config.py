@@ -7,15 +7,16 @@ a recipe are reported together.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, dataclass_transform, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from surgery.errors import ConfigError
 from surgery.wording import Invalid, describe, positional
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 else:
     ModelMetaclass = type(BaseModel)
 
+PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
+"""A pydantic field for a path, or a name, that is kept as text."""
 _collected: ContextVar[tuple[Path, list[str]] | None] = ContextVar("collected", default=None)
 
 
@@ -38,6 +41,8 @@ class _Noting(ModelMetaclass):
     if not TYPE_CHECKING:  # a type checker would take it for every constructor
 
         def __call__(cls, *args, **kwargs):  # noqa: N805
+            if len(args) == 1 and cls.unnamed and cls.unnamed not in kwargs:
+                args, kwargs = (), {cls.unnamed: args[0], **kwargs}
             if args and cls.__init__ is BaseModel.__init__:
                 return _note([positional(cls, args[0])])
             try:
@@ -52,11 +57,15 @@ class Config(BaseModel, metaclass=_Noting):
 
     It is the base of each part of a recipe and of operator configs.
 
+    Attributes:
+        unnamed: the field that is meant by a value without a name, if there is one.
+
     Raises:
         ConfigError: for wrong values, one line each; while a recipe is being loaded they are collected instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    unnamed: ClassVar[str | None] = None
 
     @model_validator(mode="before")
     @classmethod

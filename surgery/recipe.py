@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 import surgery.rules  # noqa: F401  # its kinds are known then
-from surgery.config import Config
+from surgery.config import Config, PathText
 from surgery.data import AnyData, FashionMNIST, Generated, Images, Latents, Videos
 from surgery.errors import ConfigError, RecipeError
 from surgery.evaluate.settings import Evaluate
@@ -70,7 +70,7 @@ class Recipe(Config):
             in float32.
     """
 
-    model: str
+    model: PathText
     rules: Annotated[Sequence[AnyRule], AfterValidator(tuple)]
     data: AnyData = "digits"
     distil: Distil = Distil()

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.config import Config
+from surgery.data.base import Data
 from surgery.errors import ConfigError, RecipeError
 from surgery.operators import HyenaX, SlidingWindow
-from surgery.recipe import Distil, Evaluate, Finetune, Recipe, load_recipe
+from surgery.recipe import Distil, Evaluate, FashionMNIST, Finetune, Images, Latents, Recipe, Videos, load_recipe
 from surgery.rewriting import every
 from surgery.rules import ReplaceAttention, ShareBlocks, replace_attention
 from surgery.testing.strategies import rule_sets
 
 IMPORTS = """\
 from surgery.operators import HyenaX
-from surgery.recipe import Distil, Evaluate, Finetune, Generated, LogitNormal, Recipe
+from surgery.recipe import Distil, Evaluate, Finetune, Generated, Images, LogitNormal, Recipe
 from surgery.rewriting import every
 from surgery.rules import replace_attention
 """
@@ -91,6 +92,8 @@ MISTAKES = {
     "Distil(stepz=3)": "Distil: unknown key 'stepz', did you mean 'steps'?",
     "Distil(lr='fast')": "Distil.lr: must be a valid number, got 'fast'",
     "Distil(300)": "Distil: takes named values only, e.g. steps=300",
+    "Images('a', 'b')": "Images: takes named values only, e.g. folder='a'",
+    "Images(3)": "Images.folder: must be a valid string, got 3",
     "HyenaX(kernel=0)": "HyenaX.kernel: must be greater than 0, got 0",
     "Finetune(steps=2.5)": "Finetune.steps: must be a valid integer, got 2.5",
     "every(0)": "Every.n: must be greater than 0, got 0",
@@ -416,3 +419,21 @@ def test_a_rule_that_is_not_known_says_what_to_import() -> None:
     data["rules"][0] |= {"kind": "qqqq", "import": "my.rules"}
     with pytest.raises(ValidationError, match=r"unknown kind 'qqqq'; import my\.rules first, which defines it"):
         Recipe.model_validate(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "others"),
+    [
+        (Images, "folder", {}),
+        (Videos, "folder", {"frames": 9, "fps": 8}),
+        (Latents, "path", {"call": {"height": 8}}),
+        (FashionMNIST, "folder", {}),
+    ],
+)
+def test_where_data_are_may_go_without_a_name(data: type[Data], name: str, others: dict[str, Any], tmp_path: Path):
+    assert data("some/where", **others) == data(**{name: "some/where"}, **others)
+    assert data(tmp_path, **others) == data(str(tmp_path), **others)
+
+
+def test_a_model_may_be_a_path(tmp_path: Path):
+    assert Recipe(model=tmp_path, rules=[]).model == str(tmp_path)

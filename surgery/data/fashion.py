@@ -7,7 +7,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class FashionMNIST(Data):
     """
 
     kind: Literal["fashion-mnist"] = "fashion-mnist"
+    unnamed: ClassVar[str | None] = "folder"
     folder: Path = DEBIAN
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, JsonValue, ValidationInfo, field_validator
 from torch import Tensor
 
+from surgery.config import PathText
 from surgery.data.base import Data
 from surgery.data.buckets import Size, bucket_sizes, nearest
 from surgery.data.entries import Entry, captioned, contents
@@ -30,7 +31,8 @@ class Pictured(Data):
             the prompt that all pictures have.
     """
 
-    folder: str
+    unnamed: ClassVar[str | None] = "folder"
+    folder: PathText
     call: dict[str, JsonValue] = Field(default={})
     size: int | None = Field(default=None, ge=1)
     step: int = Field(default=64, ge=1, validate_default=True)

@@ -7,13 +7,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from surgery.config import PathText
 from surgery.data.base import Data
 from surgery.errors import RecipeError
 from surgery.store.sample import Sample
@@ -34,7 +35,8 @@ class Latents(Data):
     """
 
     kind: Literal["latents"] = "latents"
-    path: str
+    unnamed: ClassVar[str | None] = "path"
+    path: PathText
     call: dict[str, JsonValue] = Field(default={})
 
 
