@@ -22,7 +22,7 @@ from surgery.training.apart import set_apart
 from surgery.training.checkpoint import CheckpointStore, digest
 from surgery.training.config import StageConfig
 from surgery.training.ema import Ema
-from surgery.training.held import held
+from surgery.training.held import held, set_aside
 from surgery.training.learning import rates, recomputing
 from surgery.training.loop import Task, identity_of, train
 from surgery.training.lora import LoRA, adapted, layers_of
@@ -143,6 +143,7 @@ def _objective(teacher: nn.Module, student: nn.Module, batches: Source, config: 
     run: Any = torch.compile(student) if config.compile else student
     blocks = config.parts.imitated(teacher, student, batches)
     with (
+        set_aside(student, [student], config.teacher_weights is not None),
         held(teacher, config.teacher_weights),
         closing(Objective(config.parts, teacher, student, run, blocks, batches)) as objective,
     ):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from surgery.errors import RecipeError
 from surgery.recording.parameters import first_floating
+from surgery.rewriting.commit import replaced_in
 
 Held = Literal["int8", "nf4", "offload"]
 """How a teacher's weights are held, see `held`."""
@@ -51,9 +52,13 @@ def held(teacher: nn.Module, how: Held | None) -> Iterator[None]:
 
 @contextmanager
 def set_aside(student: nn.Module, used: Collection[nn.Module], wanted: bool) -> Iterator[None]:
-    """Keep what of a student none of the modules `used` has in the host's memory inside the block, if `wanted`."""
+    """Keep what of a student none of the modules `used` has in the host's memory inside the block, if `wanted`.
+
+    What it has replaced is never used, and would keep the memory of the teacher's weights that it shares.
+    """
     needed = {id(parameter) for module in used for parameter in module.parameters()}
-    places = {p: p.device for p in student.parameters() if wanted and id(p) not in needed}
+    parts = (student, *replaced_in(student)) if wanted else ()
+    places = {p: p.device for part in parts for p in part.parameters() if id(p) not in needed}
     for parameter in places:
         parameter.data = parameter.data.cpu()
     try:

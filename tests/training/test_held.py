@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from surgery.cli import main
 from surgery.errors import RecipeError
 from surgery.recipe import Recipe
-from surgery.rewriting.commit import record_of
+from surgery.recording.copying import place
+from surgery.rewriting.commit import record_of, replaced_in
 from surgery.run.checks import require_divisible
 from surgery.training import held as module
 from surgery.training.distil import Distil, distil, sites_of
@@ -112,6 +113,16 @@ def test_what_of_a_student_is_not_distilled_waits_on_the_host(monkeypatch: pytes
         assert moved == [(1, 1), (1,)]
     with set_aside(student, [], wanted=False):
         assert len(moved) == 2
+
+
+def test_what_was_replaced_keeps_no_memory_of_a_teacher_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student, _ = shared()
+    monkeypatch.setattr(Tensor, "cpu", lambda self: self.clone())
+    for used in ([], [student]):
+        with set_aside(student, used, wanted=True):
+            left = [place(parameter) for old in replaced_in(student) for parameter in old.parameters()]
+            assert left
+            assert not {place(parameter) for parameter in teacher.parameters()} & {*left}
 
 
 def test_less_is_on_the_device_the_fewer_bits_there_are() -> None:
