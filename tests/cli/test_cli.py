@@ -278,6 +278,12 @@ def test_what_libraries_say_again_is_said_once_a_command():
     assert not handler.filters
 
 
+def test_commands_need_no_package_that_is_not_required(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with prints_to_stderr():
+        pass
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_a_line(capsys, tmp_path, number):
     recipe = write(tmp_path, f"import os\nos.kill(os.getpid(), {int(number)})\n")
