@@ -7,8 +7,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +94,10 @@ class _Once(logging.Filter):
 
 
 def _handlers() -> list[logging.Handler]:
-    """Those by which the libraries of pipelines write to stderr, as far as they are installed: importing adds them."""
-    found = [name for name in ("diffusers", "transformers") if find_spec(name) is not None]
-    for name in found:
-        import_module(name)
-    return [handler for name in found for handler in logging.getLogger(name).handlers]
+    """Those by which the libraries of pipelines write to stderr; importing one adds them."""
+    from surgery.pipelines.load import libraries
+
+    return [handler for each in libraries() for handler in logging.getLogger(each.__name__).handlers]
 
 
 def print_json(content: Any) -> None:

@@ -8,6 +8,8 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +132,15 @@ class PipelineFolder:
         return found.to(device or self._device) if isinstance(found, nn.Module) else found
 
 
+def libraries() -> list[Any]:
+    """The modules of those whose components pipelines have, as far as they are installed."""
+    return [import_module(name) for name in ("diffusers", "transformers") if find_spec(name) is not None]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No bars of other libraries beside those of a run, nor that newer ones call `torch_dtype` by another name."""
-    import diffusers
-    import transformers
-
-    shown = [each for each in (diffusers.logging, transformers.logging) if each.is_progress_bar_enabled()]
+    shown = [each.logging for each in libraries() if each.logging.is_progress_bar_enabled()]
     for each in shown:
         each.disable_progress_bar()
     try:
