@@ -130,7 +130,7 @@ class LinearAttentionCore(MixerCore):
         image_BNE, text_BTE = apart(rearrange(v_BHMK, "b h n k -> b n (h k)"), grid or self.grid, self.text)
         extra_BNE = together(self.depthwise(image_BNE, grid), torch.zeros_like(text_BTE), self.text)
         extra_BHNK: Tensor = rearrange(extra_BNE, "b n (h k) -> b h n k", h=v_BHMK.shape[1])
-        return y_BHNK + extra_BHNK
+        return extra_BHNK + y_BHNK
 
 
 class LinearAttentionMixer(CoreMixer):

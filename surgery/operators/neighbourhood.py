@@ -151,20 +151,26 @@ class NeighbourhoodCore(MixerCore):
         heads = q_BHNK.shape[1]
         qkv = (rearrange(x, "b h n k -> b n (h k)") for x in (q_BHNK, k_BHMK, v_BHMK))
         (q_BNE, text_BTE), (k_BNE, text_k_BTE), (v_BNE, text_v_BTE) = (apart(x, grid, self.text) for x in qkv)
-        places, text_places = apart(torch.arange(q_BHNK.shape[2], device=q_BHNK.device)[None, :, None], grid, self.text)
-        image, text = places.flatten(), text_places.flatten()
-        mask = None if mask_BHNM is None else Masks.of(mask_BHNM, image, text)
+        mask = None if mask_BHNM is None else Masks.of(mask_BHNM, *self._places(mask_BHNM, grid))
         y_BNE = dilated_attention(
             q_BNE, k_BNE, v_BNE, heads=heads, window=self.window, dilation=self.dilation, grid=grid,
-            text=(text_k_BTE, text_v_BTE), mask=mask,
+            text=None if self.text is None else (text_k_BTE, text_v_BTE), mask=mask,
         )  # fmt: skip
         if text_BTE.shape[1]:
             query_BHTK = rearrange(text_BTE, "b t (h k) -> b h t k", h=heads)
-            rows = mask_BHNM if mask_BHNM is None or mask_BHNM.shape[2] == 1 else mask_BHNM[:, :, text]
+            rows = mask_BHNM
+            if mask_BHNM is not None and mask_BHNM.shape[2] > 1:
+                rows = mask_BHNM[:, :, self._places(mask_BHNM, grid)[1]]
             seeing_BHTK = F.scaled_dot_product_attention(query_BHTK, k_BHMK, v_BHMK, attn_mask=rows)
             y_BNE = together(y_BNE, rearrange(seeing_BHTK, "b h t k -> b t (h k)"), self.text)
         y_BHNK: Tensor = rearrange(y_BNE, "b n (h k) -> b h n k", h=heads)
         return y_BHNK
+
+    def _places(self, mask_BHNM: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Which tokens lie on the grid, and which do not."""
+        every = torch.arange(mask_BHNM.shape[3], device=mask_BHNM.device)
+        image_1N1, text_1T1 = apart(every[None, :, None], grid, self.text)
+        return image_1N1.flatten(), text_1T1.flatten()
 
 
 class NeighbourhoodMixer(CoreMixer):

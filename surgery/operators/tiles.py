@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from surgery.operators.masks import among, within
-from surgery.operators.softmax import any_between, finite
+from surgery.operators.softmax import all_finite, any_between, finite
 
 # Queries of a tile along each axis at least: fewer waste fewer masked scores, more make better matrix products.
 TILE = {1: 32, 2: 8, 3: 4}
@@ -64,7 +64,7 @@ def _expand(x: Tensor, batch: int) -> Tensor:
 
 def dilated_attention(
     q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, *, heads: int, window: int, dilation: int, grid: tuple[int, ...],
-    text: tuple[Tensor, Tensor], mask: Masks | None = None,
+    text: tuple[Tensor, Tensor] | None, mask: Masks | None = None,
 ) -> Tensor:  # fmt: skip
     """Neighbourhood attention among the tokens whose places are equal modulo `dilation`: (B, N, E)."""
     if dilation == 1:
@@ -77,9 +77,9 @@ def dilated_attention(
         q_XNE, k_XNE, v_XNE = (
             x.index_select(1, places_RN.flatten()).view(batch * count, -1, width) for x in (q_BNE, k_BNE, v_BNE)
         )
-        text_k, text_v = (x.repeat_interleave(count, 0) for x in text)
+        repeated = text and (text[0].repeat_interleave(count, 0), text[1].repeat_interleave(count, 0))
         y_XNE = neighbourhood_attention(
-            q_XNE, k_XNE, v_XNE, heads=heads, window=window, grid=sizes_RN, text=(text_k, text_v),
+            q_XNE, k_XNE, v_XNE, heads=heads, window=window, grid=sizes_RN, text=repeated,
             mask=mask and mask.strided(places_RN, batch),
         )  # fmt: skip
         results.append(y_XNE.reshape(batch, -1, width))
@@ -107,17 +107,29 @@ def neighbourhood_attention(
     value that is not finite makes NaN of the outputs whose neighbourhood holds it, and of no other.
     """
     axes = [_Axis(size, window, TILE[len(grid)], q_BNE.device) for size in grid]
+    if all_finite(k_BNE, v_BNE):
+        return _in_tiles(q_BNE, k_BNE, v_BNE, axes, heads, text, mask)
+    finite_BN1 = finite(k_BNE) & finite(v_BNE)
+    k_BNE, v_BNE = (x.masked_fill(~finite_BN1, 0.0) for x in (k_BNE, v_BNE))
+    y_BNE = _in_tiles(q_BNE, k_BNE, v_BNE, axes, heads, text, mask)
+    return y_BNE.masked_fill(_any_near(~finite_BN1, axes), torch.nan)
+
+
+def _in_tiles(
+    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, axes: list[_Axis], heads: int,
+    text: tuple[Tensor, Tensor] | None, mask: Masks | None,
+) -> Tensor:  # fmt: skip
+    """What `neighbourhood_attention` makes of keys and values that are finite."""
+    grid = tuple(axis.size for axis in axes)
     queries_TQ = _flat([axis.queries_tq for axis in axes], grid)
     keys_TS = _flat([axis.keys_ts for axis in axes], grid)
     seen_TQS = _all_axes([axis.seen_tqs for axis in axes])
-    finite_BN1 = finite(k_BNE) & finite(v_BNE)
-    k_BNE, v_BNE = (x.masked_fill(~finite_BN1, 0.0) for x in (k_BNE, v_BNE))
     size = _at_a_time(k_BNE, keys_TS)
     y_BTQE = torch.cat([
         _attend(q_BNE, k_BNE, v_BNE, tiles, heads, text, mask)
         for tiles in zip(*(torch.split(x, size) for x in (queries_TQ, keys_TS, seen_TQS)), strict=True)
     ], 1)  # fmt: skip
-    return _untile(y_BTQE, axes).masked_fill(_any_near(~finite_BN1, axes), torch.nan)
+    return _untile(y_BTQE, axes)
 
 
 def _at_a_time(k_BNE: Tensor, keys_TS: Tensor) -> int:
@@ -137,13 +149,15 @@ def _attend(
     queries_TQ, keys_TS, seen_TQS = tiles
     q_XHQK = _take(q_BNE, queries_TQ, heads)
     k_XHSK, v_XHSK = (_take(x, keys_TS, heads) for x in (k_BNE, v_BNE))
-    if text is not None and text[0].shape[1]:
+    if text is not None:
         k_XHSK, v_XHSK = (_beside(x, each, heads, len(keys_TS)) for x, each in zip((k_XHSK, v_XHSK), text, strict=True))
     if mask is not None:
         mask_XHQS = mask.of_tiles(seen_TQS, queries_TQ, keys_TS, len(q_BNE))
     else:
-        seen_TQS = F.pad(seen_TQS, (0, 0 if text is None else text[0].shape[1]), value=True)
-        mask_XHQS = seen_TQS.repeat(len(q_BNE), 1, 1).unsqueeze(1)
+        if text is not None:
+            seen_TQS = F.pad(seen_TQS, (0, text[0].shape[1]), value=True)
+        # That of a single tile is the same for all samples.
+        mask_XHQS = (seen_TQS if len(seen_TQS) == 1 else seen_TQS.repeat(len(q_BNE), 1, 1)).unsqueeze(1)
     y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_XHQS)
     y_BTQE: Tensor = rearrange(y_XHQK, "(b t) h q k -> b t q (h k)", b=len(q_BNE))
     return y_BTQE

@@ -20,7 +20,7 @@ from surgery.operators.core_mixer import CoreMixer
 from surgery.operators.dims import MixerDims
 from surgery.operators.masks import among, of_pairs, within, without_unseen
 from surgery.operators.mixer import MixerConfig, MixerCore
-from surgery.operators.softmax import any_between, finite, flops_softmax
+from surgery.operators.softmax import all_finite, any_between, finite, flops_softmax
 
 # Queries of a chunk at least: fewer waste fewer masked scores, more make better matrix products.
 CHUNK = 64
@@ -106,18 +106,32 @@ def windowed_attention(
     The tokens are cut into chunks; each attends to itself and to the tokens in its reach, under a small mask.
     A key or value that is not finite makes NaN of the outputs whose window holds it, and of no other.
     """
-    batch, tokens, inner = q_BNE.shape
+    tokens = q_BNE.shape[1]
     # A short window needs no clamp, and so no condition on the number of tokens when it is compiled.
     left = window if window <= CHUNK else min(window, tokens - 1)
     right = 0 if causal else left
+    if all_finite(k_BNE, v_BNE):
+        return _in_chunks(q_BNE, k_BNE, v_BNE, heads, (left, right), mask)
+    finite_BN1 = finite(k_BNE) & finite(v_BNE)
+    k_BNE, v_BNE = (x.masked_fill(~finite_BN1, 0.0) for x in (k_BNE, v_BNE))
+    y_BNE = _in_chunks(q_BNE, k_BNE, v_BNE, heads, (left, right), mask)
+    i_N = torch.arange(tokens, device=q_BNE.device)
+    spoilt_BN1 = any_between(~finite_BN1, (i_N - left).clamp(min=0), (i_N + right + 1).clamp(max=tokens), dim=1)
+    return y_BNE.masked_fill(spoilt_BN1, torch.nan)
+
+
+def _in_chunks(
+    q_BNE: Tensor, k_BNE: Tensor, v_BNE: Tensor, heads: int, reach: tuple[int, int], mask: Tensor | None
+) -> Tensor:
+    """What `windowed_attention` makes of keys and values that are finite, those to the left and right within reach."""
+    batch, tokens, inner = q_BNE.shape
+    left, right = reach
     size = max(CHUNK, left)
     chunks = (tokens + size - 1) // size
     spare = chunks * size - tokens
-
-    finite_BN1 = finite(k_BNE) & finite(v_BNE)
     q_XHQK = F.pad(q_BNE, (0, 0, 0, spare)).view(batch * chunks, size, heads, -1).transpose(1, 2)
     k_XHSK, v_XHSK = (
-        F.pad(x.masked_fill(~finite_BN1, 0.0), (0, 0, left, spare + right))
+        F.pad(x, (0, 0, left, spare + right))
         .unfold(1, left + size + right, size)
         .transpose(2, 3)
         .reshape(batch * chunks, left + size + right, heads, -1)
@@ -131,10 +145,7 @@ def windowed_attention(
         mask_BHCQS = within(mask_BHCQS, cut_BHCQS)
     mask_XHQS = rearrange(mask_BHCQS.expand(batch, -1, -1, -1, -1), "b h c q s -> (b c) h q s")
     y_XHQK = F.scaled_dot_product_attention(q_XHQK, k_XHSK, v_XHSK, attn_mask=mask_XHQS)
-    y_BNE = y_XHQK.transpose(1, 2).reshape(batch, chunks * size, inner)[:, :tokens]
-    i_N = torch.arange(tokens, device=q_BNE.device)
-    spoilt_BN1 = any_between(~finite_BN1, (i_N - left).clamp(min=0), (i_N + right + 1).clamp(max=tokens), dim=1)
-    return y_BNE.masked_fill(spoilt_BN1, torch.nan)
+    return y_XHQK.transpose(1, 2).reshape(batch, chunks * size, inner)[:, :tokens]
 
 
 def _places(chunks: int, size: int, left: int, right: int, device: torch.device) -> tuple[Tensor, Tensor]:
