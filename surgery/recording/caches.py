@@ -40,11 +40,18 @@ def require_no_shared_cache(module: nn.Module, blocks: Iterable[str]) -> None:
 
     `apply_first_block_cache` and its like put them on without asking the model.
     """
-    registries = [vars(module.get_submodule(path)).get("_diffusers_hook") for path in blocks]
+    registries = [vars(_at(module, path)).get("_diffusers_hook") for path in blocks]
     hooks = [hook for registry in registries if registry is not None for hook in registry.hooks.values()]
     states = [hook.state_manager for hook in hooks if hasattr(hook, "state_manager")]
     if any(one is other for one, other in combinations(states, 2)):
         raise _refused(own_class(module), "a cache on its blocks")
+
+
+def _at(module: nn.Module, path: str) -> nn.Module:
+    """As `nn.Module.get_submodule`, of a path that is there, in a fifth of the time."""
+    for name in path.split("."):
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
 
 
 def _refused(model_class: type[nn.Module], cache: str) -> RewriteError:

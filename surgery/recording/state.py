@@ -27,16 +27,20 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 
 
 class _StateDescriber(Describer):
-    """Describes attributes of modules."""
+    """Describes attributes of modules, most of which are modules."""
+
+    def describe(self, value: Any, depth: int = 0) -> Description:
+        """A module by its class, as what the forward reads of it is an entry of its own."""
+        return ("module", own_class(value)) if isinstance(value, nn.Module) else super().describe(value, depth)
 
     def constant(self, value: Any) -> Description:
         return describe_function(value) if isinstance(value, FunctionType) else super().constant(value)
 
     def other(self, value: Any, depth: int) -> Description:
-        """A module by its class, as what the forward reads of it is an entry of its own; a method by its function."""
+        """A method by its function."""
         if isinstance(value, MethodType):
             return ("method", describe_function(value.__func__))
-        return ("module", own_class(value)) if isinstance(value, nn.Module) else super().other(value, depth)
+        return super().other(value, depth)
 
 
 _STATES = _StateDescriber()

@@ -15,8 +15,11 @@ from surgery.evaluate.context import Context
 from surgery.evaluate.metrics.base import Metric
 from surgery.evaluate.results import Better, Column
 
-WARMUP, REPEATS = 3, 15
-"""Passes before those that are timed, and these: the median of 15 leaves out what else the machine does now and then."""
+WARMUP, LEAST, MOST, SECONDS = 3, 15, 100, 1.0
+"""Passes before those that are timed; how many of these at least and at most, and for how long if there may be more.
+
+The median of 15 leaves out what else a machine does now and then; passes of a few milliseconds need more for that.
+"""
 
 
 class Latency(Metric):
@@ -31,8 +34,8 @@ class Latency(Metric):
     unit: ClassVar[str] = "ms"
     better: ClassVar[Better] = "lower"
     note: ClassVar[str] = (
-        "Median of 15 forwards of one sample on the machine of the run, stage after stage: what else ran there counts. "
-        "surgery bench measures teacher and student in turns."
+        "Median of 15 to 100 forwards of one sample on the machine of the run, stage after stage: what else ran there "
+        "counts. surgery bench measures teacher and student in turns."
     )
 
     compiled: bool = False
@@ -69,11 +72,13 @@ def latencies_ms(
         SurgeryError: a model cannot be compiled.
     """
     runs = [_compiled(model, inputs) if compiled else model for model in models]
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(WARMUP + REPEATS):
-        for run, own in zip(runs, times, strict=True):
-            own.append(_seconds(run, inputs, clock))
-    return [1000 * statistics.median(own[WARMUP:]) for own in times]
+
+    def turn() -> list[float]:
+        return [_seconds(run, inputs, clock) for run in runs]
+
+    longest = max(statistics.median(times) for times in zip(*(turn() for _ in range(WARMUP)), strict=True))
+    count = min(MOST, max(LEAST, int(SECONDS / max(longest, SECONDS / MOST))))
+    return [1000 * statistics.median(times) for times in zip(*(turn() for _ in range(count)), strict=True)]
 
 
 def _seconds(run: Callable[..., Any], inputs: dict[str, Any], clock: Callable[[], float]) -> float:
