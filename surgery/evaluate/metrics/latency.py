@@ -64,9 +64,11 @@ def latencies_ms(
     compiled: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """The median time of one forward pass of each model on `inputs`, in milliseconds, after a few to warm up.
+    """The time of one forward pass of each model on `inputs`, in milliseconds, after a few to warm up.
 
-    The models take turns, so that whatever else the machine does slows all of them. Time is that of `clock`, in seconds.
+    The models take turns, and the machine may change its speed in between: so the first is told by the median of its
+    times, and each other one by the median of the ratios to the first in the same turn. Time is that of `clock`, in
+    seconds.
 
     Raises:
         SurgeryError: a model cannot be compiled.
@@ -78,7 +80,10 @@ def latencies_ms(
 
     longest = max(statistics.median(times) for times in zip(*(turn() for _ in range(WARMUP)), strict=True))
     count = min(MOST, max(LEAST, int(SECONDS / max(longest, SECONDS / MOST))))
-    return [1000 * statistics.median(times) for times in zip(*(turn() for _ in range(count)), strict=True)]
+    turns = [turn() for _ in range(count)]
+    first = statistics.median(times[0] for times in turns)
+    ratios = zip(*([own / times[0] for own in times] for times in turns), strict=True)
+    return [1000 * first * statistics.median(own) for own in ratios]
 
 
 def _seconds(run: Callable[..., Any], inputs: dict[str, Any], clock: Callable[[], float]) -> float:
