@@ -52,13 +52,17 @@ class Searcher:
         Raises:
             RecipeError: the teacher keeps it, or no set of candidates does.
         """
-        if "latency" not in self._names:
-            self._problem(self._limits, self._teacher)
+        counted = [name for name in self._names if name != "latency"]
+        limits: dict[CostName, float] = {name: self._asked.budget.limit(name, self._counted[name]) for name in counted}
+        problem = self._problem(limits, self._counted, self._counted_changes)
+        if len(counted) == len(self._names):
+            _require_tighter(problem)
 
     def run(self, name: str) -> SearchResult:
         """All steps; what an earlier process has measured is read back instead."""
         teacher, limits = self._teacher, self._limits
-        problem = self._problem(limits, teacher)
+        problem = self._problem(limits, teacher, self._changes)
+        _require_tighter(problem)
         harms = self._distilled.harms(self._candidates)
         problem = replace(problem, harms=tuple(harms))
         shortlist = Shortlist(self._opened, self._asked.steps, self._distilled, self._folder, self._progress)
@@ -100,41 +104,48 @@ class Searcher:
         return Latencies(graph, inputs, self._folder.path / LATENCY, compiled=self._asked.compiled)
 
     @cached_property
-    def _teacher(self) -> dict[str, float]:
-        """What one forward of the teacher costs; its latency only if that is limited."""
+    def _counted(self) -> dict[str, float]:
+        """What one forward of the teacher costs, but for its latency."""
         graph = self._opened.graph
         params, memory = count_weights(graph.model, [])
-        costs: dict[str, float] = {"flops": graph.flops, "params": params.before, "memory": memory.before}
-        return costs | ({"latency": self._latencies.teacher} if "latency" in self._names else {})
+        return {"flops": graph.flops, "params": params.before, "memory": memory.before}
+
+    @cached_property
+    def _teacher(self) -> dict[str, float]:
+        """What one forward of the teacher costs; its latency only if that is limited."""
+        return self._counted | ({"latency": self._latencies.teacher} if "latency" in self._names else {})
 
     @cached_property
     def _limits(self) -> dict[CostName, float]:
         return {name: self._asked.budget.limit(name, self._teacher[name]) for name in self._names}
 
     @cached_property
-    def _changes(self) -> list[dict[str, float]]:
-        """What each candidate adds to the same costs."""
-        changes = [candidate.change(self._opened.graph.model) for candidate in self._candidates]
-        if "latency" in self._names:
-            for change, added in zip(changes, self._latencies.changes(self._candidates, self._progress), strict=True):
-                change["latency"] = added
-        return changes
+    def _counted_changes(self) -> list[dict[str, float]]:
+        """What each candidate adds to the costs that are counted."""
+        return [candidate.change(self._opened.graph.model) for candidate in self._candidates]
 
-    def _problem(self, limits: Mapping[CostName, float], teacher: Mapping[str, float]) -> Problem:
-        """The choice, its harms not known yet; refused where there is none.
+    @cached_property
+    def _changes(self) -> list[dict[str, float]]:
+        """What each candidate adds to the same costs as the teacher's."""
+        if "latency" not in self._names:
+            return self._counted_changes
+        latencies = self._latencies.changes(self._candidates, self._progress)
+        return [{**change, "latency": ms} for change, ms in zip(self._counted_changes, latencies, strict=True)]
+
+    def _problem(
+        self, limits: Mapping[CostName, float], teacher: Mapping[str, float], changes: Sequence[Mapping[str, float]]
+    ) -> Problem:
+        """The choice under these limits, its harms not known yet; refused where there is none.
 
         Raises:
-            RecipeError: the teacher keeps the budget, or no set of candidates does.
+            RecipeError: no set of candidates keeps them.
         """
-        changes = self._changes
         problem = Problem(
             harms=(0.0,) * len(changes),
             costs=tuple(tuple(change[name] for change in changes) for name in limits),
             room=tuple(limits[name] - teacher[name] for name in limits),
             conflicts=tuple(exclusions(self._candidates)),
         )
-        if problem.is_feasible(frozenset()):
-            raise RecipeError("budget: the teacher keeps it already, so there is nothing to edit; name a smaller one")
         lowest = {name: teacher[name] + least(problem, n) for n, name in enumerate(limits)}
         lines = [
             f"budget: {name} of at most {_amount(name, limits[name], teacher)} cannot be kept: the least that the rules "
@@ -171,6 +182,12 @@ class Searcher:
         made = {(edit.rule, edit.path) for edit in planned.edits}
         keeps = all(_cost(planned, name) <= limit for name, limit in limits.items() if name != "latency")
         return made == wanted and not planned.conflicts and keeps
+
+
+def _require_tighter(problem: Problem) -> None:
+    """RecipeError if nothing need be edited."""
+    if problem.is_feasible(frozenset()):
+        raise RecipeError("budget: the teacher keeps it already, so there is nothing to edit; name a smaller one")
 
 
 def _cost(planned: Plan, name: CostName) -> int:

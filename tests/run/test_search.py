@@ -180,6 +180,14 @@ def test_a_search_is_no_run(finished, capsys):
         assert "holds a search, no run; apply the recipe that it has found" in capsys.readouterr().err
 
 
+def test_what_cannot_be_kept_beside_a_latency_is_refused_before_that_is_measured(recipe_file, tmp_path, capsys):
+    arguments = [str(recipe_file), "--budget", "latency=0.5", "--budget", "flops=1e-6", "--out", str(tmp_path / "out")]
+    assert main(["search", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "flops of at most" in error
+    assert not (tmp_path / "out" / "latency.json").exists()
+
+
 def test_latency_is_measured_once_for_each_kind_of_edit(recipe_file, tmp_path, capsys):
     arguments = [str(recipe_file), "--budget", "latency=1e-6", "--out", str(tmp_path / "out")]
     assert main(["search", *arguments]) == 2
