@@ -35,14 +35,12 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
             raise RecipeError(f"{folders[number]}: is named twice; leave one of them out")
     recipes = [_with_defaults(RunFolder(folder).recipe()) for folder in folders]
     members = [_member(str(folder), recipe) for folder, recipe in zip(folders, recipes, strict=True)]
-    alike: dict[str, list[int]] = {}
-    for number, recipe in enumerate(recipes):
-        alike.setdefault(json.dumps({**recipe, "seed": None}, sort_keys=True), []).append(number)
-    firsts = [recipes[numbers[0]] for numbers in alike.values()]
-    names = _names([members[numbers[0]].folder for numbers in alike.values()])
+    alike = _alike(recipes)
+    firsts = [recipes[numbers[0]] for numbers in alike]
+    names = _names([members[numbers[0]].folder for numbers in alike])
     groups = [
         Group(name, [members[n] for n in numbers], differs)
-        for name, numbers, differs in zip(names, alike.values(), _differences(firsts), strict=True)
+        for name, numbers, differs in zip(names, alike, _differences(firsts), strict=True)
     ]
     whole = Metrics(
         stages=tuple(stage for member in members for stage in member.metrics.stages),
@@ -51,6 +49,20 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
         columns={name: column for member in members for name, column in member.metrics.columns.items()},
     )
     return Comparison(groups, columns_of(whole), headline(whole))
+
+
+def _alike(recipes: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """Which recipes differ by their seed alone; a second run of one seed is no other seed, and stands by itself."""
+    groups: dict[str, list[list[int]]] = {}
+    for number, recipe in enumerate(recipes):
+        of_recipe = groups.setdefault(json.dumps({**recipe, "seed": None}, sort_keys=True), [])
+        without = (group for group in of_recipe if all(recipes[n]["seed"] != recipe["seed"] for n in group))
+        group = next(without, None)
+        if group is None:
+            of_recipe.append([number])
+        else:
+            group.append(number)
+    return [group for of_recipe in groups.values() for group in of_recipe]
 
 
 def plain(comparison: Comparison) -> dict[str, Any]:

@@ -117,3 +117,14 @@ def test_what_is_no_run_is_one_line(trained_run, tmp_path, capsys):
     assert capsys.readouterr().err == f"surgery: {twice}: is named twice; leave one of them out\n"
     assert main(["compare"]) == 2
     assert "compare needs folders of runs" in capsys.readouterr().err
+
+
+def test_a_second_run_of_a_seed_is_no_second_seed(copied_run):
+    a, again, b, again_b = (copied_run(name) for name in ("a", "again", "b", "again_b"))
+    for folder in (b, again_b):
+        change(folder, "recipe.json", lambda recipe: recipe.update(seed=1))
+    groups = compare([a, again, b, again_b]).groups
+    assert [[member.folder for member in group.members] for group in groups] == [
+        [str(a), str(b)],
+        [str(again), str(again_b)],
+    ]
