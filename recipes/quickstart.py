@@ -4,7 +4,7 @@ surgery apply recipes/quickstart.py
 """
 
 from surgery.operators import Blend, LinearAttention, NeighbourhoodAttention
-from surgery.recipe import Distil, Evaluate, Finetune, Recipe
+from surgery.recipe import Distil, Evaluate, Finetune, Recipe, Target
 from surgery.rules import replace_attention
 
 near = NeighbourhoodAttention(window=5)
@@ -16,14 +16,15 @@ recipe = Recipe(
     # What is linear in the new operators is solved for on the teacher's activations: a start that needs no distillation.
     rules=[replace_attention(Blend(parts=(near, far)), inherit="fitted")],
     distil=Distil(steps=0),
+    # What each block gives weighs ten times what the model predicts: it says at every depth what to mend.
     finetune=Finetune(
-        steps=420,
+        steps=360,
         batch_size=32,
         lr=5e-3,
         optimizer="muon",
         inherited_lr=0.3,
         ema_decay=0.98,
-        target="teacher",
+        target=Target(data=0, teacher=1, blocks=10),
         checkpoint_every=120,
     ),
     evaluate=Evaluate(samples=1000, steps=10, batch_size=50),

@@ -1,7 +1,7 @@
 """The students of the study: what is replaced, how they are taught, in the order of their importance.
 
-Not a recipe itself. All are trained for as many updates as the quickstart's, 420, of which 100 are distillation unless a
-row says otherwise.
+Not a recipe itself. All are trained for 420 updates, somewhat more than the quickstart's, of which 100 are distillation
+unless a row says otherwise.
 """
 
 from __future__ import annotations
