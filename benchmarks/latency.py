@@ -107,20 +107,21 @@ def students(
 ) -> Iterator[dict[str, Any]]:
     """Random students, predicted and measured."""
     candidates = fitting(graph)
-    changes = Latencies(graph, inputs, clock=clock).changes(candidates)
+    latencies = Latencies(graph, inputs, clock=clock)
+    shares = [change / latencies.teacher for change in latencies.changes(candidates)]
     numbers = {candidate.key: n for n, candidate in enumerate(candidates)}
     for seed in range(count):
         chosen = drawn(candidates, seed)
         edits = [edit for candidate in chosen for edit in candidate.edits]
         # The teacher again each time: what a machine gives varies from minute to minute.
         teacher, student = latencies_ms([graph.model, commit(graph, edits)], inputs, clock=clock)
-        change = sum(changes[numbers[candidate.key]] for candidate in chosen)
+        predicted = teacher * (1 + sum(shares[numbers[candidate.key]] for candidate in chosen))
         yield {
             "edits": [candidate.words for candidate in chosen],
             "teacher": teacher,
-            "predicted": teacher + change,
+            "predicted": predicted,
             "measured": student,
-            "error": (teacher + change) / student - 1,
+            "error": predicted / student - 1,
         }
 
 
