@@ -14,6 +14,7 @@ from surgery.errors import SurgeryError, first_line
 from surgery.evaluate.context import Context
 from surgery.evaluate.metrics.base import Metric
 from surgery.evaluate.results import Better, Column
+from surgery.parallel.group import from_first
 
 WARMUP, LEAST, MOST, SECONDS = 3, 15, 100, 1.0
 """Passes before those that are timed; how many of these at least and at most, and for how long if there may be more.
@@ -79,7 +80,8 @@ def latencies_ms(
         return [_seconds(run, inputs, clock) for run in runs]
 
     longest = max(statistics.median(times) for times in zip(*(turn() for _ in range(WARMUP)), strict=True))
-    count = min(MOST, max(LEAST, int(SECONDS / max(longest, SECONDS / MOST))))
+    # Processes that share a model out need each other in every pass.
+    count = from_first(min(MOST, max(LEAST, int(SECONDS / max(longest, SECONDS / MOST)))))
     turns = [turn() for _ in range(count)]
     first = statistics.median(times[0] for times in turns)
     ratios = zip(*([own / times[0] for own in times] for times in turns), strict=True)
