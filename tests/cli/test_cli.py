@@ -284,6 +284,15 @@ def test_commands_need_no_package_that_is_not_required(monkeypatch):
         pass
 
 
+@pytest.fixture
+def heard():
+    """SIGINT is heard, even if a shell that ran the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_a_line(capsys, tmp_path, number):
     recipe = write(tmp_path, f"import os\nos.kill(os.getpid(), {int(number)})\n")
