@@ -69,6 +69,7 @@ class Row:
         distil, finetune: updates of each stage.
         settings: of the finetuning, besides those of all rows.
         seeds: trainings that it is to have, each from another seed.
+        like: its layers are found by a search that may cost the FLOPs of these; None if the rules say which.
     """
 
     group: str
@@ -78,6 +79,7 @@ class Row:
     finetune: int = UPDATES - DISTILLED
     settings: dict[str, Any] = field(default_factory=dict)
     seeds: int = 1
+    like: Selection | None = None
 
     @property
     def key(self) -> str:
@@ -200,14 +202,16 @@ def inheritance() -> list[Row]:
 
 
 def layers(blocks: int) -> list[Row]:
-    """Which half of the layers, besides every second one in the rows above."""
+    """Which half of the layers, besides every second one in the rows above, whose FLOPs the search keeps to."""
     half = blocks // 2
     chosen: dict[str, Selection] = {
         "deepest": indices(*range(half, blocks)),
         "most local": top("locality", half),
         "least local": top("locality", half, least=True),
     }
-    return [Row("layers", f"Hyena-X, {name}", (fitted(PUBLISHED["Hyena-X"], each),)) for name, each in chosen.items()]
+    operator = PUBLISHED["Hyena-X"]
+    found = Row("layers", "Hyena-X, found by search", (fitted(operator),), like=PARTS[50])
+    return [found, *(Row("layers", f"Hyena-X, {name}", (fitted(operator, each),)) for name, each in chosen.items())]
 
 
 def losses() -> list[Row]:

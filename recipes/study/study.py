@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from rows import Row, rows
+from searched import searched
 from torch import nn
 
 import surgery
@@ -81,6 +82,8 @@ class Study:
         data = FashionMNIST(folder=self.data) if self.bench == "fashion" else self.bench
         name = _file_name(row.key, seed)
         recipe = row.recipe(self.subject.model, data, seed, self.out / "grafts")
+        if row.like is not None:
+            recipe = searched(recipe, row.like, self.out / f"{name}-search", self.device)
         run = surgery.apply(recipe, self.out / name, resume=True, device=self.device, name=row.key)
         teacher, *_, student = run.metrics.stages
         trained = time.perf_counter() - start

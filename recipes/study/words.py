@@ -82,8 +82,9 @@ LOSSES = """No difference that is larger than the noise. The paper takes L1 for 
 LAYERS = """Which half is replaced decides more than by what: the four layers whose attention is least local are given
 up at {0[layers: Hyena-X, least local]:.2f}, the four most local at {0[layers: Hyena-X, most local]:.2f}, the deepest
 at {0[layers: Hyena-X, deepest]:.2f}. That is the reverse of what locality suggests: what is local here looks both
-ways, which a causal filter does not, and layers that look everywhere alike can be missed. A search that measures
-instead of guessing is the subject of [search](search.md)."""
+ways, which a causal filter does not, and layers that look everywhere alike can be missed. The four
+that [a search](search.md) finds, which measures instead of guessing, are at
+{0[layers: Hyena-X, found by search]:.2f}."""
 CLOTHES = """This teacher was trained for minutes, and is far from the pictures at 10 steps of the sampler, so a
 student may be nearer to them than it is: neighbourhoods are, at {0[all attention: neighbourhood]:.2f}. What a blend
 loses, {0[all attention: Blend]:.2f}, and full attention from random weights,

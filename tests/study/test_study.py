@@ -25,10 +25,11 @@ def study():
     sys.path.insert(0, str(FOLDER))
     import page
     import rows
+    import searched
     import study
     import words
 
-    yield {"page": page, "rows": rows, "study": study, "words": words}
+    yield {"page": page, "rows": rows, "searched": searched, "study": study, "words": words}
     sys.path.remove(str(FOLDER))
 
 
@@ -67,6 +68,20 @@ def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
     assert "1 of 2 trainings" in text
     assert "### Not run yet\n\n- all attention: Blend, seed 1\n" in text
     assert (tmp_path / "images" / "study-digits-0.png").exists()
+
+
+def test_layers_are_found_that_cost_no_more(study, tmp_path, monkeypatch):
+    searched, (row,) = study["searched"], [row for row in study["rows"].rows(8) if row.like is not None]
+    monkeypatch.setattr(searched, "STEPS", 1)
+    monkeypatch.setattr(searched, "SHORTLIST", 1)
+    monkeypatch.setattr(searched, "JUDGED", None)
+    recipe = row.recipe("digits-dit", "digits", 0, tmp_path / "grafts")
+    found = searched.searched(recipe, row.like, tmp_path / "search", "cpu")
+    model = load_pretrained("digits-dit").model
+    graph = trace(model, example_inputs(model))
+    limit = recipe.rules[0].model_copy(update={"layers": row.like})
+    assert plan(graph, found.rules).after.flops <= plan(graph, [limit]).after.flops
+    assert found.model_copy(update={"rules": recipe.rules}) == recipe
 
 
 def test_the_page_compares_rows_across_groups(study):
