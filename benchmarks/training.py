@@ -39,7 +39,7 @@ from surgery.rules import replace_attention
 from surgery.training.distil import Distil, distil, sites_of
 from surgery.training.finetune import Finetune, finetune
 
-ROUNDS = 4
+ROUNDS = 12
 INIT = {
     "num_attention_heads": 6, "attention_head_dim": 64, "num_layers": 8, "in_channels": 4, "out_channels": 8,
     "sample_size": 16, "patch_size": 2,
