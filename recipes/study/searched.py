@@ -15,7 +15,7 @@ JUDGED = Evaluate(samples=1000, steps=10, batch_size=50)
 
 
 def searched(recipe: Recipe, like: Selection, folder: Path, device: str) -> Recipe:
-    """The recipe in the layers that harm least of those that cost no more FLOPs than `like`; the search is in `folder`."""
+    """The recipe in the layers that harm least of all that cost no more FLOPs than `like`; the search is in `folder`."""
     (rule,) = recipe.rules
     allowed = plan_recipe(recipe.model_copy(update={"rules": (rule.model_copy(update={"layers": like}),)})).after.flops
     asked = Search(budget=Budget(flops=float(allowed)), shortlist=SHORTLIST, steps=STEPS)
