@@ -29,8 +29,8 @@ COLOURS = {
     "hyena_y": "#ee9a5c",
 }
 PANELS = (("seconds", "time of one forward pass", "s"), ("peak_mb", "peak memory above weights and input", "MB"))
-APART = 0.047
-"""Least distance of two names, as a part of the height."""
+APART, HIGHEST = 0.047, 1.02
+"""Least distance of two names, and where the topmost may stand, as parts of the height."""
 
 
 def draw(rows: Rows, path: Path) -> list[Path]:
@@ -45,7 +45,7 @@ def draw(rows: Rows, path: Path) -> list[Path]:
         figure, panels = plt.subplots(1, 2, figsize=(11.6, 5.0), facecolor=PAPER)
         for panel, (what, title, unit) in zip(panels, PANELS, strict=True):
             _panel(panel, rows, what, title, unit)
-        figure.subplots_adjust(left=0.055, right=0.86, top=0.86, bottom=0.1, wspace=0.58)
+        figure.subplots_adjust(left=0.055, right=0.84, top=0.86, bottom=0.1, wspace=0.62)
         files = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
         for file in files:
             figure.savefig(file, dpi=200, facecolor=PAPER, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -102,7 +102,7 @@ def _names(panel: Any, ends: dict[str, float], tokens: int) -> None:
 
 
 def _apart(wanted: dict[str, float]) -> dict[str, float]:
-    """Heights at least APART from each other, near the wanted ones: groups that would touch are centred."""
+    """Heights at least APART from each other, near the wanted ones, none above HIGHEST; those that touch are centred."""
     groups: list[list[str]] = []
     for name in sorted(wanted, key=wanted.__getitem__):
         groups.append([name])
@@ -113,7 +113,8 @@ def _apart(wanted: dict[str, float]) -> dict[str, float]:
 
 
 def _bottom(group: list[str], wanted: dict[str, float]) -> float:
-    return sum(wanted[name] for name in group) / len(group) - APART * (len(group) - 1) / 2
+    tall = APART * (len(group) - 1)
+    return min(sum(wanted[name] for name in group) / len(group) - tall / 2, HIGHEST - tall)
 
 
 def _top(group: list[str], wanted: dict[str, float]) -> float:
