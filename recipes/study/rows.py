@@ -72,6 +72,7 @@ class Row:
         settings: of the finetuning, besides those of all rows.
         seeds: trainings that it is to have, each from another seed.
         like: its layers are found by a search that may cost the FLOPs of these; None if the rules say which.
+        least_harmed: how many layers it has, those in which the edit alone harms least; None if the rules say which.
     """
 
     group: str
@@ -82,6 +83,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     seeds: int = 1
     like: Selection | None = None
+    least_harmed: int | None = None
 
     @property
     def key(self) -> str:
@@ -119,7 +121,7 @@ def rows(blocks: int) -> list[Row]:
     """All of them for a model of so many blocks, the most important ones first."""
     whole, half, three_quarters = (published(part) for part in PARTS)
     return [
-        *budgets(), *hybrids(), *noise(), *whole, *depth(), *half, *stages(), *losses(), *inheritance(), *targets(),
+        *budgets(blocks), *hybrids(), *noise(), *whole, *depth(), *half, *stages(), *losses(), *inheritance(), *targets(),
         *layers(blocks), *three_quarters,
     ]  # fmt: skip
 
@@ -137,7 +139,7 @@ def noise() -> list[Row]:
     ]
 
 
-def budgets() -> list[Row]:
+def budgets(blocks: int) -> list[Row]:
     """Quality against the samples that a student is trained on, all of them in stage 2."""
     layers = {"all attention": None, "half of it": every(2)}
     plain = [
@@ -146,12 +148,20 @@ def budgets() -> list[Row]:
         for name, chosen in layers.items()
     ]
     better: dict[str, Any] = {"batch_size": BATCH // 2, "lr": 3.5e-3, "target": Target(data=0, blocks=10)}
-    return plain + [
+    updates = GOAL // BATCH
+    return [
+        *plain,
         Row(
-            "budget", f"{name}, {GOAL:,} samples, 16 at a time, blocks x 10", (fitted(BLEND, chosen),), 0,
-            2 * GOAL // BATCH, better, SEEDS,
-        )
-        for name, chosen in layers.items()
+            "budget", f"the half least harmed, {GOAL:,} samples", (fitted(BLEND),), 0, updates,
+            seeds=SEEDS, least_harmed=blocks // 2,
+        ),
+        *(
+            Row(
+                "budget", f"{name}, {GOAL:,} samples, 16 at a time, blocks x 10", (fitted(BLEND, chosen),), 0,
+                2 * updates, better,
+            )
+            for name, chosen in layers.items()
+        ),
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from rows import Row, rows
-from searched import searched
+from searched import least_harmed, searched
 from torch import nn
 
 import surgery
@@ -84,6 +84,8 @@ class Study:
         recipe = row.recipe(self.subject.model, data, seed, self.out / "grafts")
         if row.like is not None:
             recipe = searched(recipe, row.like, self.out / f"{name}-search", self.device)
+        if row.least_harmed is not None:
+            recipe = least_harmed(recipe, row.least_harmed, self.device)
         run = surgery.apply(recipe, self.out / name, resume=True, device=self.device, name=row.key)
         teacher, *_, student = run.metrics.stages
         trained = time.perf_counter() - start

@@ -13,7 +13,7 @@ import torch
 
 from surgery.models import load_pretrained
 from surgery.models.inputs import example_inputs
-from surgery.rewriting import plan
+from surgery.rewriting import indices, plan
 from surgery.tracing import trace
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "study"
@@ -82,6 +82,10 @@ def test_layers_are_found_that_cost_no_more(study, tmp_path, monkeypatch):
     limit = recipe.rules[0].model_copy(update={"layers": row.like})
     assert plan(graph, found.rules).after.flops <= plan(graph, [limit]).after.flops
     assert found.model_copy(update={"rules": recipe.rules}) == recipe
+    (harmed,) = (row for row in study["rows"].rows(8) if row.least_harmed == 4)
+    recipe = harmed.recipe("digits-dit", "digits", 0, tmp_path / "grafts")
+    (rule,) = searched.least_harmed(recipe, 4, "cpu").rules
+    assert rule.layers == indices(1, 2, 3, 6)
 
 
 def test_the_page_compares_rows_across_groups(study):
