@@ -5,7 +5,8 @@ Usage: python benchmarks/training.py [--json] [--save]
 A DiT of width 384 in eight blocks, of which four get Hyena-X for their attention. By hand, a step of stage 1 is the
 teacher's forward, and each new operator's forward and backward; one of stage 2 is the teacher's forward, and the
 student's forward and backward. Ours has hooks, losses, clipping, the optimizer and the average besides. Both are
-timed in turns, so whatever else the machine does falls on both; the ratio is that of the medians of processor time.
+timed in turns, so whatever else the machine does falls on both; the ratio is that of the medians of processor time, with
+one thread.
 
 The last line with --json is
 {"distil" | "finetune" | "forward": {"ours": seconds, "by_hand": seconds, "ratio": r}}.
@@ -148,6 +149,7 @@ def measure(init: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # processor time of several counts how long they wait for each other
     figures = measure(INIT, ROUNDS)
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     if "--save" in sys.argv:

@@ -115,6 +115,9 @@ def test_names_do_not_touch(load) -> None:
     plot = load("growth_plot")
     heights = sorted(plot._apart({"a": 0.5, "b": 0.51, "c": 0.52, "d": 0.1, "e": 0.58}).values())
     assert all(above - below >= plot.APART - 1e-9 for below, above in itertools.pairwise(heights))
+    crowded = sorted(plot._apart(dict.fromkeys("abcdefgh", 0.95)).values())
+    assert crowded[-1] == pytest.approx(plot.HIGHEST)
+    assert all(above - below >= plot.APART - 1e-9 for below, above in itertools.pairwise(crowded))
 
 
 def test_students_at_full_size_in_all_their_forms(load) -> None:

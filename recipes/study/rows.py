@@ -34,7 +34,7 @@ UPDATES, DISTILLED, BATCH, KEPT_EVERY = 420, 100, 32, 60
 BUDGETS = (5_760, 14_400, 28_800, 57_600)
 """Samples: 2, 5, 10 and 20 % of the 288,000 that `digits-dit` was trained on."""
 GOAL = 28_800
-"""Of these, the samples for which it is also tried what trains best."""
+"""Of these, the samples for which other layers and settings are tried as well."""
 SEEDS = 3
 """Of the trainings with these."""
 PARTS: dict[int, Selection] = {100: all_layers(), 50: every(2), 75: three_of_four()}
@@ -147,7 +147,7 @@ def budgets(blocks: int) -> list[Row]:
         for samples in BUDGETS
         for name, chosen in layers.items()
     ]
-    better: dict[str, Any] = {"batch_size": BATCH // 2, "lr": 3.5e-3, "target": Target(data=0, blocks=10)}
+    finer: dict[str, Any] = {"batch_size": BATCH // 2, "lr": 3.5e-3, "target": Target(data=0, blocks=10)}
     updates = GOAL // BATCH
     return [
         *plain,
@@ -158,7 +158,7 @@ def budgets(blocks: int) -> list[Row]:
         *(
             Row(
                 "budget", f"{name}, {GOAL:,} samples, 16 at a time, blocks x 10", (fitted(BLEND, chosen),), 0,
-                2 * updates, better,
+                2 * updates, finer,
             )
             for name, chosen in layers.items()
         ),

@@ -22,8 +22,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from found import least_harmed, searched
 from rows import Row, rows
-from searched import least_harmed, searched
 from torch import nn
 
 import surgery

@@ -282,22 +282,3 @@ def test_commands_need_no_package_that_is_not_required(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with prints_to_stderr():
         pass
-
-
-@pytest.fixture
-def heard():
-    """SIGINT is heard, even if a shell that ran the tests in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_command_with_a_line(capsys, tmp_path, number):
-    recipe = write(tmp_path, f"import os\nos.kill(os.getpid(), {int(number)})\n")
-    before = signal.getsignal(number)
-    status, _, err = run(capsys, "apply", recipe, "--out", tmp_path / "run")
-    assert status == 128 + number
-    assert only_line(err) == "interrupted; a run goes on if its command is repeated with --resume"
-    assert signal.getsignal(number) is before

@@ -23,13 +23,13 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "study"
 def study():
     """The modules of the study, which are no package."""
     sys.path.insert(0, str(FOLDER))
+    import found
     import page
     import rows
-    import searched
     import study
     import words
 
-    yield {"page": page, "rows": rows, "searched": searched, "study": study, "words": words}
+    yield {"page": page, "rows": rows, "found": found, "study": study, "words": words}
     sys.path.remove(str(FOLDER))
 
 
@@ -71,12 +71,12 @@ def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
 
 
 def test_layers_are_found_that_cost_no_more(study, tmp_path, monkeypatch):
-    searched, (row,) = study["searched"], [row for row in study["rows"].rows(8) if row.like is not None]
-    monkeypatch.setattr(searched, "STEPS", 1)
-    monkeypatch.setattr(searched, "SHORTLIST", 1)
-    monkeypatch.setattr(searched, "JUDGED", None)
+    layers, (row,) = study["found"], [row for row in study["rows"].rows(8) if row.like is not None]
+    monkeypatch.setattr(layers, "STEPS", 1)
+    monkeypatch.setattr(layers, "SHORTLIST", 1)
+    monkeypatch.setattr(layers, "JUDGED", None)
     recipe = row.recipe("digits-dit", "digits", 0, tmp_path / "grafts")
-    found = searched.searched(recipe, row.like, tmp_path / "search", "cpu")
+    found = layers.searched(recipe, row.like, tmp_path / "search", "cpu")
     model = load_pretrained("digits-dit").model
     graph = trace(model, example_inputs(model))
     limit = recipe.rules[0].model_copy(update={"layers": row.like})
@@ -84,7 +84,7 @@ def test_layers_are_found_that_cost_no_more(study, tmp_path, monkeypatch):
     assert found.model_copy(update={"rules": recipe.rules}) == recipe
     (harmed,) = (row for row in study["rows"].rows(8) if row.least_harmed == 4)
     recipe = harmed.recipe("digits-dit", "digits", 0, tmp_path / "grafts")
-    (rule,) = searched.least_harmed(recipe, 4, "cpu").rules
+    (rule,) = layers.least_harmed(recipe, 4, "cpu").rules
     assert rule.layers == indices(1, 2, 3, 6)
 
 
