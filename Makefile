@@ -37,7 +37,7 @@ distil: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distil.py --save
 
 study: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python recipes/study/study.py --jobs cpu=2 --save recipes/study/results/digits.json
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/study/study.py --jobs cpu=2 --seeds 3 --save recipes/study/results/digits.json
 	$(BIN)/python recipes/study/page.py
 
 selection: .venv/installed

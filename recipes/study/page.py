@@ -6,6 +6,7 @@ python recipes/study/page.py
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
@@ -103,17 +104,36 @@ class Results:
         return f"{len(rows)} of {len(rows) + len(missing)} trainings have been made, on {'; '.join(sorted(places))}."
 
     def not_made(self) -> str:
-        """The trainings that are missing, a line for each group."""
-        groups: dict[str, list[str]] = {}
+        """The trainings that are missing, a line for each group and seed."""
+        groups: dict[tuple[str, int], list[str]] = {}
         for each in self.saved["missing"]:
-            group, _, name = each.partition(": ")
-            groups.setdefault(group, []).append(name.removesuffix(", seed 0"))
-        return "\n".join(f"- {group}: {'; '.join(names)}" for group, names in groups.items())
+            key, _, seed = each.rpartition(", seed ")
+            group, _, name = key.partition(": ")
+            groups.setdefault((group, int(seed)), []).append(name)
+        rows = Counter(row.group for row in self.rows())
+        said = {at: "all rows" if len(names) == rows[at[0]] else "; ".join(names) for at, names in groups.items()}
+        return "\n".join(f"- {group}, seed {seed}: {names}" for (group, seed), names in said.items())
 
     def floor(self) -> float:
         """The standard deviation of the ratio of means of five draws of the teacher, from other noise."""
         relative = stdev(self.teacher) / fmean(self.teacher)
         return relative * (2 / 5) ** 0.5
+
+    def spread(self) -> str:
+        """By how much trainings of one row differ, as a share of their mean; all are judged by the same noise."""
+        ratios: dict[tuple[str, str], list[float]] = {}
+        for row in self.saved["rows"]:
+            ratio = fmean(a / b for a, b in zip(row["frechet"], self.teacher, strict=False))
+            ratios.setdefault((row["group"], row["name"]), []).append(ratio)
+        several = [each for each in ratios.values() if len(each) > 1]
+        if not several:
+            return ""
+        squares = sum((ratio / fmean(each) - 1) ** 2 for each in several for ratio in each)
+        spread = (squares / sum(len(each) - 1 for each in several)) ** 0.5
+        return (
+            f"Trainings of a row from different seeds differ by {spread:.1%} (standard deviation, from "
+            f"{len(several)} of the rows)."
+        )
 
 
 def _versions(origin: dict[str, Any]) -> str:
@@ -140,7 +160,7 @@ def _bench(results: Results) -> Iterator[str]:
         f"{fmean(results.saved['teacher']['accuracy']):.1%}. Two means of five of its own draws differ by "
         f"{results.floor():.1%} (standard deviation): the noise floor."
     )
-    yield results.made()
+    yield " ".join(filter(None, [results.made(), results.spread()]))
     for number, comparison in enumerate(COMPARISONS):
         if chosen := compared(comparison, rows):
             picture = f"images/study-{results.bench}-{number}.png"

@@ -21,9 +21,9 @@ page from what there is.
 - **Start**: new mixers take over the projections and are fitted in closed form (`inherit="fitted"`), unless a row says
   otherwise.
 - **Measure**: the Frechet distance of 1,000 samples at 10 DDIM steps over that of the teacher's samples from the same
-  noise, the mean of five draws. ± is the standard error of that mean over the draws, bars in the pictures are two such;
-  the grey band is two standard deviations of what two means of five draws of the teacher differ by. Neither holds the
-  spread of trainings from other seeds. Hollow marks are the paper's FID over its teacher's.
+  noise, the mean of five draws of each training. ± is the standard error of that mean over the draws, bars in the
+  pictures are two such; the grey band is two standard deviations of what two means of five draws of the teacher differ
+  by. What trainings from other seeds differ by is said below. Hollow marks are the paper's FID over its teacher's.
 """
 
 

@@ -55,14 +55,22 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, leaf: Iterable[str] = 
     for path in leaf:
         if path not in known:
             raise TraceError(f"leaf={path!r}: {type(model).__name__} has no such module")
-    unknown = set(inputs) - set(forward_signature(type(model)).parameters)
-    if unknown and not _takes_any(model):
-        names = ", ".join(forward_signature(type(model)).parameters)
-        raise TraceError(f"{type(model).__name__}.forward takes no {', '.join(sorted(unknown))}; it takes {names}")
+    _require_arguments(model, inputs)
     scopes: dict[str, Scope] = {}
     with without_autocast():
         record(model, scopes, "", (), dict(inputs), frozenset(leaf))
     return ModelGraph(model, scopes, record)
+
+
+def _require_arguments(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that are not arguments of the model's forward by name."""
+    names, forward = list(forward_signature(type(model)).parameters), f"{type(model).__name__}.forward"
+    if not isinstance(inputs, Mapping):
+        wanted, given = f"{{{names[0]!r}: ...}}" if names else "{}", type(inputs).__name__
+        raise TraceError(f"inputs must give the arguments of {forward} by name, e.g. {wanted}, got a {given}")
+    unknown = set(inputs) - set(names)
+    if unknown and not _takes_any(model):
+        raise TraceError(f"{forward} takes no {', '.join(sorted(map(str, unknown)))}; it takes {', '.join(names)}")
 
 
 def record(

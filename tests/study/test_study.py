@@ -66,8 +66,27 @@ def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
     text = (tmp_path / "study.md").read_text()
     assert f"| {row.name} | 1.00 ± 0.00 |" in text
     assert "1 of 2 trainings" in text
-    assert "### Not run yet\n\n- all attention: Blend, seed 1\n" in text
+    assert "### Not run yet\n\n- all attention, seed 1: all rows\n" in text
     assert (tmp_path / "images" / "study-digits-0.png").exists()
+
+
+def test_what_trainings_differ_by_and_which_are_missing_is_said(study, tmp_path, monkeypatch):
+    def made(name: str, seed: int, times: float) -> dict[str, object]:
+        return {
+            "group": "a", "name": name, "seed": seed, "frechet": [times, 2 * times], "accuracy": [1.0],
+            "params": [1, 1], "flops": [1, 1],
+        }  # fmt: skip
+
+    teacher = {"frechet": [1.0, 2.0, 3.0], "accuracy": [1.0]}
+    rows = [made("x", 0, 0.9), made("x", 1, 1.1), made("y", 0, 2.0)]
+    missing = ["a: x, seed 2", "a: y, seed 1", "a: y, seed 2"]
+    (tmp_path / "digits.json").write_text(json.dumps({"teacher": teacher, "rows": rows, "missing": missing}))
+    monkeypatch.setattr(study["page"], "RESULTS", tmp_path)
+    results = study["page"].Results("digits")
+    assert results.spread().startswith("Trainings of a row from different seeds differ by 14.1% ")
+    assert "from 1 of the rows" in results.spread()
+    assert results.not_made() == "- a, seed 2: all rows\n- a, seed 1: y"
+    assert [(row.name, row.seeds, round(row.ratio, 6)) for row in results.rows()] == [("x", 2, 1.0), ("y", 1, 2.0)]
 
 
 def test_layers_are_found_that_cost_no_more(study, tmp_path, monkeypatch):

@@ -179,6 +179,12 @@ def test_an_unknown_input_is_named():
         surgery.trace(dit(), {"class_label": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("given", [(torch.zeros(1),), [torch.zeros(1)], torch.zeros(1), None])
+def test_inputs_without_names_are_refused(given: object):
+    with pytest.raises(TraceError, match=r"by name, e.g. {'hidden_states': ...}, got a \w+$"):
+        surgery.trace(dit(), given)  # type: ignore[arg-type]
+
+
 class ReadsValues(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.sum() > 0 else -x
