@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import product
 
@@ -116,6 +117,14 @@ def sublayers() -> Stack:
     return Stack(Attending(Attention()), Residual(mlp()))
 
 
+def like_sublayers() -> nn.Sequential:
+    return nn.Sequential(Residual(Attention()), Residual(mlp()))
+
+
+def ordered(**items: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(items))
+
+
 STACKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "list": (lambda: Stack(*(Block() for _ in range(3))), [f"layers.{n}" for n in range(3)]),
     "sequential": (lambda: nn.Sequential(nn.Sequential(Block(), Block(), Block()), nn.Linear(WIDTH, 4)),
@@ -124,6 +133,11 @@ STACKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "stages": (lambda: Around(Stack(Stack(Block(), Block()), Stack(Block()))),
                ["body.layers.0.layers.0", "body.layers.0.layers.1", "body.layers.1.layers.0"]),
     "sublayers": (lambda: Stack(sublayers(), sublayers(), sublayers()), [f"layers.{n}" for n in range(3)]),
+    "sequential stages": (lambda: Around(Stack(nn.Sequential(Block(), Block()), nn.Sequential(Block()))),
+                          ["body.layers.0.0", "body.layers.0.1", "body.layers.1.0"]),
+    "sequentials by name": (lambda: Around(ordered(trunk=ordered(a=Block(), b=Block()), head=ordered(c=Block()))),
+                            ["body.trunk.a", "body.trunk.b", "body.head.c"]),
+    "sequential sublayers": (lambda: nn.Sequential(*(like_sublayers() for _ in range(3))), [f"{n}" for n in range(3)]),
     "parts": (Parts, [f"layers.{n}" for n in range(3)]),
     "named": (Named, ["first", "second", "third"]),
 }  # fmt: skip
@@ -138,7 +152,7 @@ def example() -> dict[str, Tensor]:
 
 def made(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     model = STACKS[name][0]()
-    return model, example() if name != "sequential" else {"input": example()["x"]}
+    return model, {"input": example()["x"]} if isinstance(model, nn.Sequential) else example()
 
 
 @pytest.mark.parametrize("name", STACKS)

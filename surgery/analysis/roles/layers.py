@@ -6,10 +6,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-from torch import fx
+from torch import fx, nn
 
 from surgery.analysis.roles.primitives import ADDS, inputs_of, name_of, shape_of
-from surgery.recording.paths import below, opened, outers, parent_and_name, relative
+from surgery.recording.paths import below, names_of, opened, outers, parent_and_name, relative
 from surgery.recording.recording import Scope
 
 ITEM = re.compile(r".*?\.\d+(?=\.|$)")
@@ -62,9 +62,16 @@ def _blocks(scopes: Mapping[str, Scope], root: str) -> list[str]:
 def _items(scopes: Mapping[str, Scope], path: str) -> list[str]:
     """The items of lists that the scope at `path` calls, or calls parts of; not those that are a single step."""
     calls = scopes[path].graph.find_nodes(op="call_module")
-    found = [(node, ITEM.match(node.target)) for node in calls]
-    opening = [(node, match[0]) for node, match in found if match and opened(scopes, path, node)]
-    return list(dict.fromkeys(below(path, item) for _, item in opening))
+    found = (_item(scopes, path, str(node.target)) for node in calls if opened(scopes, path, node))
+    return list(dict.fromkeys(below(path, item) for item in found if item is not None))
+
+
+def _item(scopes: Mapping[str, Scope], path: str, name: str) -> str | None:
+    """The item of a list that what the scope at `path` calls `name` is or stands in; None if it is in no list."""
+    if issubclass(scopes[path].module_class, nn.Sequential):  # which is a list itself, whatever its items are called
+        return names_of(name)[0]
+    match = ITEM.match(name)
+    return match[0] if match else None
 
 
 def _repeated(scopes: Mapping[str, Scope], path: str) -> list[str]:
@@ -85,9 +92,14 @@ def _adds(scopes: Mapping[str, Scope], path: str) -> bool:
     if any(_is_sum(node) for node in scopes[path].graph.nodes):
         return True
     inside = _inside(scopes, path)
-    items = {each for each in inside if ITEM.search(relative(each, path))}
-    of_one_class = len({scopes[each].module_class for each in items}) == 1  # else they are the sublayers of one block
-    return any(_adds(scopes, each) for each in inside if not (of_one_class and each in items))
+    items = {each for each in inside if _item(scopes, path, relative(each, path))}
+    of_one_kind = len({_kind(scopes, each) for each in items}) == 1  # else they are the sublayers of one block
+    return any(_adds(scopes, each) for each in inside if not (of_one_kind and each in items))
+
+
+def _kind(scopes: Mapping[str, Scope], path: str) -> tuple[object, ...]:
+    """The class of the module at `path` and of what it calls: sublayers may have one class around different ones."""
+    return scopes[path].module_class, *(_kind(scopes, each) for each in _inside(scopes, path))
 
 
 def _is_sum(node: fx.Node) -> bool:
