@@ -18,7 +18,7 @@ from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, every, given_or_all
 from surgery.rewriting.site import Site
-from surgery.rules.core import PARAMETERS, SoftmaxAttention, core_of
+from surgery.rules.core import FACTORS, PARAMETERS, SoftmaxAttention, core_of
 from surgery.rules.plain import LONGEST, unlike_attention
 
 MOST_MASKED = 1 << 22
@@ -67,7 +67,7 @@ class ReplaceAttention(Rule):
         return Rewiring(
             modules={"core": New(operator=self.operator, dims=_dims(core), inherit=self.inherit, core=True)},
             calls=(Call(name="mixed", module="core", arguments=core.values()),),
-            results={"attention": "mixed"},
+            results={"attention": core.instead("mixed")},
             repeated=core.is_called and site.first.is_module,
         )
 
@@ -159,16 +159,18 @@ class ReplaceAttention(Rule):
 
     def _try_mask(self, core: SoftmaxAttention, given: dict[str, Any]) -> None:
         """Raise RewriteError if the core cannot use the mask that the forward itself makes: what it is, is known."""
-        mask, hidden = core.fixed("attn_mask"), core.fixed("hidden")
-        if (mask is None and hidden is None) or given["query"].numel() > MOST_MASKED:
+        fixed = {name: core.fixed(name) for name in ("attn_mask", "hidden", "seen")}
+        if all(mask is None for mask in fixed.values()) or given["query"].numel() > MOST_MASKED:
             return
+        mask = fixed["attn_mask"]
         if mask is not None and mask.dtype != torch.bool:
-            mask = mask.float()
-        zeros = {name: torch.zeros(given[name].shape, device="cpu") for name in PARAMETERS[:3]}
+            fixed["attn_mask"] = mask.float()
+        zeros = {name: torch.zeros(given[name].shape, device="cpu") for name in FACTORS}
         assert isinstance(self.operator, MixerConfig)
         with OwnDraws():
             module = self.operator.core(_dims(core))
-        module(**zeros, attn_mask=mask, hidden=hidden, fill=given.get("fill"))
+        fill = given.get("fill")
+        module(**zeros, **fixed, fill=fill if isinstance(fill, int | float) else -torch.inf)
 
 
 def replace_attention(

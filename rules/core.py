@@ -10,15 +10,17 @@ from typing import Any
 from torch import Tensor, fx
 
 from surgery.analysis.roles.primitives import is_linear, past_splits
-from surgery.analysis.written_out import FILL, MASK, WrittenOut
+from surgery.analysis.written_out import PLAIN_LAYOUT, Layout, Place, WrittenOut
 from surgery.graph.view import Key
 from surgery.rewriting.graphs.anchors import turns
 from surgery.rewriting.site import Item, Site, traced
+from surgery.rewriting.values import transposed
 
 SOFTMAX_ATTENTION = "scaled_dot_product_attention"
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-HIDING = ("hidden", "fill")
-"""Of what is written out: where a key is hidden from a query, and the score that it gets there."""
+FACTORS = PARAMETERS[:3]
+HIDING = ("hidden", "seen", "fill")
+"""Of what is written out: where a key is hidden from a query, or seen by it, and the score that it gets where hidden."""
 PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "enable_gqa": (None, False)}
 
 
@@ -29,10 +31,12 @@ class SoftmaxAttention:
     Attributes:
         items: what computes it, by name; "attention" is what gives the result.
         given: for each of PARAMETERS and HIDING that it is given, the name of an item, and of that one's argument.
+        layout: of its factors and its result.
     """
 
     items: dict[str, Item]
     given: dict[str, tuple[str, str]]
+    layout: Layout = PLAIN_LAYOUT
 
     @property
     def node(self) -> fx.Node:
@@ -50,8 +54,9 @@ class SoftmaxAttention:
         return self.items[item].bound.get(name)
 
     def traced(self, parameter: str) -> Any:
-        """What that was when the model was traced."""
-        return traced(self.argument(parameter))
+        """What that was when the model was traced, with the axes of a factor in their order."""
+        found, swap = traced(self.argument(parameter)), getattr(self.layout, parameter, None)
+        return found if swap is None else found.transpose(*swap)
 
     def fixed(self, parameter: str) -> Tensor | None:
         """What that is at the traced sizes whatever the model's inputs; None if they have a say in it."""
@@ -61,7 +66,15 @@ class SoftmaxAttention:
 
     def values(self) -> dict[str, str]:
         """What a core is called with in its place, as a rewiring writes it."""
-        return {name: "{}({})".format(*self.given[name]) for name in self._for_core()}
+        return {name: self._in_order("{}({})".format(*self.given[name]), name) for name in self._for_core()}
+
+    def instead(self, value: str) -> str:
+        """What takes the place of its result, where `value` is that of a core."""
+        return self._in_order(value, "result")
+
+    def _in_order(self, value: str, name: str) -> str:
+        """A value with its axes in the order (B, H, N, K), or from that in the order that it has here."""
+        return transposed(value, getattr(self.layout, name, None))
 
     def traced_values(self) -> dict[str, Any]:
         """What that was when the model was traced."""
@@ -73,7 +86,7 @@ class SoftmaxAttention:
     @property
     def is_masked(self) -> bool:
         """Whether it has a mask, in either way."""
-        return self.argument("attn_mask") is not None or self.argument("hidden") is not None
+        return any(self.argument(name) is not None for name in ("attn_mask", *HIDING))
 
     def special(self, causal: bool = False) -> str | None:
         """What makes it more than softmax(q k^T / sqrt(K)) v and a mask: dropout, a scale of its own, or a causal mask
@@ -92,7 +105,7 @@ class SoftmaxAttention:
 
     def unfit(self) -> str | None:
         """How its factors differ from (B, H, N, K) and twice (B, H, M, K), or (B H, N, K) and such, that a core takes."""
-        shapes = {name: tuple(self.traced(name).shape) for name in PARAMETERS[:3]}
+        shapes = {name: tuple(self.traced(name).shape) for name in FACTORS}
         query, key, value = shapes.values()
         if len(query) in (3, 4) and key == value and (*query[:-2], query[-1]) == (*key[:-2], key[-1]):
             return None
@@ -101,7 +114,7 @@ class SoftmaxAttention:
 
     def between(self) -> str | None:
         """What stands between the projections and it, besides layout, such as a norm or a rotary embedding."""
-        for parameter in PARAMETERS[:3]:
+        for parameter in FACTORS:
             *_, node = past_splits(self.argument(parameter))
             if not is_linear(node):
                 return f"{node.name} between its {parameter} and the projection"
@@ -149,13 +162,16 @@ def _from(site: Site, scope: str, made: WrittenOut) -> SoftmaxAttention:
         factors["attn_mask"] = made.bias
     readers = {parameter: next(made.readers(factor)) for parameter, factor in factors.items()}
     given = {parameter: (names[node], argument) for parameter, (node, argument) in readers.items()}
-    if made.hiding is not None:
-        places = zip(HIDING, (MASK, FILL), strict=True)
-        given |= {name: (names[made.hiding], _written(made.hiding, place)) for name, place in places}
-    return SoftmaxAttention({name: Item(site.graph, (scope, node.name)) for node, name in names.items()}, given)
+    if (hiding := made.hiding) is not None:
+        places = {"seen" if hiding.tells_seen else "hidden": hiding.mask_at}
+        if not hiding.made:  # else minus infinity, which a core takes by itself
+            places["fill"] = hiding.fill_at
+        given |= {name: (names[hiding.node], _written(hiding.node, place)) for name, place in places.items()}
+    items = {name: Item(site.graph, (scope, node.name)) for node, name in names.items()}
+    return SoftmaxAttention(items, given, made.layout)
 
 
-def _written(node: fx.Node, place: tuple[int, str]) -> str:
+def _written(node: fx.Node, place: Place) -> str:
     """How `node` is given the argument at `place`: by name, or by position."""
     position, name = place
     return name if name in node.kwargs else str(position)

@@ -175,7 +175,8 @@ class MixerCore(BuiltByConfig, ABC):
         attn_mask: Tensor | None = None,
         *,
         hidden: Tensor | None = None,
-        fill: float = -torch.inf,
+        seen: Tensor | None = None,
+        fill: float | Tensor = -torch.inf,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Mix (B, H, N, K) queries with (B, H, M, K) keys and values: (B, H, N, K).
@@ -188,6 +189,7 @@ class MixerCore(BuiltByConfig, ABC):
             value: what is mixed.
             attn_mask: as in `scaled_dot_product_attention`, for cores that take one.
             hidden: the other way to write it, true where a key is hidden from a query, which then has the score `fill`.
+            seen: the opposite of that.
             fill: minus infinity, or as good as that.
             grid: sizes whose product is N, for cores that use the layout of the tokens.
 
@@ -196,6 +198,8 @@ class MixerCore(BuiltByConfig, ABC):
                 heads than it has weights for.
         """
         name = type(self).__name__
+        if seen is not None:
+            hidden = ~seen
         if hidden is not None:
             attn_mask = torch.where(hidden, fill, query.new_zeros(1) if attn_mask is None else attn_mask)
         if attn_mask is not None and attn_mask.dim() == 1:

@@ -1,4 +1,4 @@
-"""The one evaluator of values: `b`, `b[1]`, `b(hidden_states)`, see `surgery.rewriting.values`."""
+"""The one evaluator of values: `b`, `b[1]`, `b(hidden_states)` and such, see `surgery.rewriting.values`."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Evaluator(ABC):
         Raises:
             RewriteError: the node has no such argument, or its result no such item.
         """
-        name, argument, items = parse(value)
+        name, argument, items, swapped = parse(value)
         if argument is not None:
             found = self._argument(name, argument)
         else:
             found = self.made[name] if name in self.made else self.result(name)
         for item in items:
             found = self.item(found, item, value)
-        return found
+        return found if swapped is None else self.transposed(found, swapped, value)
 
     def item(self, found: Any, item: int | str, value: str) -> Any:
         """The `item` of `found`, which `value` asks for."""
@@ -71,6 +71,14 @@ class Evaluator(ABC):
             raise RewriteError(
                 f"{where}: its result has no item {item!r}, as {value} says; it is {words(found)}"
             ) from None
+
+    def transposed(self, found: Any, axes: tuple[int, int], value: str) -> Any:
+        """`found` with two axes in each other's place, as `value` asks for."""
+        try:
+            return found.transpose(*axes)
+        except (AttributeError, IndexError):
+            where = self.where(parse(value).name)
+            raise RewriteError(f"{where}: {value} needs a tensor with such axes; it is {words(found)}") from None
 
     def _argument(self, name: str, argument: str) -> Any:
         arguments = self.arguments(name)

@@ -1,6 +1,6 @@
 """The right-hand sides of rules, as plain data: what goes to the place that a pattern matched.
 
-Values are written as `surgery.rewriting.values` says: `b`, `b[1]`, `b(hidden_states)`.
+Values are written as `surgery.rewriting.values` says: `b`, `b[1]`, `b(hidden_states)`, `b.transpose(1, 2)`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Rewiring(Config):
     def read(self) -> set[str]:
         """Names of the nodes and calls whose results it reads."""
         values = [v for call in self.calls for v in call.arguments.values()] + list(self.results.values())
-        return {name for name, argument, _ in map(parse, values) if argument is None}
+        return {each.name for each in map(parse, values) if each.argument is None}
 
 
 class Number(Config):

@@ -12,6 +12,7 @@ from surgery.analysis.arguments import bound_arguments
 from surgery.analysis.roles.flow import ScopedNode
 from surgery.analysis.roles.operator import mixes
 from surgery.analysis.roles.primitives import inputs_of, is_module, name_of, shape_of
+from surgery.analysis.written_out import Layout as WrittenLayout
 from surgery.graph import ModelGraph, Operator
 from surgery.recording.paths import child_path, is_inside
 from surgery.statistics.activations import contribution, moments, similarity
@@ -97,10 +98,12 @@ class Points:
             *_, result = made.nodes
             owner = self._owners.of(self._flow, (scope, result))
             if owner is not None:
-                layout = self._layouts.of((scope, made.query), shape_of(made.query)[-2])
+                layout = self._layouts.of((scope, made.query), made.shapes[0][-2])
                 factors = (made.query, made.key, made.value, made.bias)
-                filled = {"filled": (made.hidden, made.fill)} if made.hiding else {}
-                yield Point(scope, result, self._attention(owner, layout), factors, filled, before=True)
+                hiding = made.hiding
+                filled = {"seen" if hiding.tells_seen else "hidden": hiding.mask, "fill": hiding.fill} if hiding else {}
+                see = _in_order(self._attention(owner, layout), made.layout)
+                yield Point(scope, result, see, factors, filled, before=True)
 
     def _residuals(self) -> Iterator[Point]:
         """For each operator, the next addition to the stream that it takes part in."""
@@ -210,6 +213,21 @@ def _ends(graph: ModelGraph, operator: Operator) -> tuple[fx.Node, fx.Node, fx.N
     entering = ((s, node) for node in nodes for s in inputs_of(node) if s not in inside and s.op != "get_attr")
     leaving = [node for node in nodes if set(node.users) - inside and shape_of(node)]
     return *next(entering), leaving[-1]
+
+
+def _in_order(figures: See, layout: WrittenLayout) -> See:
+    """What looks at factors, (B, H, N, K) if laid out as such, under a bias and what hides scores."""
+
+    def see(
+        query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
+        hidden: Tensor | None = None, seen: Tensor | None = None, fill: float = 0.0,
+    ) -> None:  # fmt: skip
+        swaps = zip((query, key, value), layout, strict=False)
+        factors = (x if swap is None else x.transpose(*swap) for x, swap in swaps)
+        hidden = hidden if seen is None else ~seen
+        figures(*factors, bias, filled=None if hidden is None else (hidden, fill))
+
+    return see
 
 
 def _inside(module: nn.MultiheadAttention, figures: See) -> See:

@@ -244,7 +244,7 @@ new_gate = New(operator=Gate(), dims=JoinerDims(dim=16))
 WRONG_NAMES: dict[str, tuple[Callable[[Site], Any], str]] = {
     "a value": (
         lambda site: Rewiring(results={"a": "a(("}),
-        "'a((' is no value; write b, b[1] or b(hidden_states) for a node called b",
+        "'a((' is no value; write b, b[1], b(hidden_states) or b.transpose(1, 2) for a node called b",
     ),
     "a node": (lambda site: gated(results={"b": "gated"}), MLP_0 + "no node is called 'b'; the pattern names a"),
     "a module": (lambda site: gated(modules={}), MLP_0 + "no node is called 'gate'; the pattern names a"),
@@ -273,6 +273,14 @@ WRONG_NAMES: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "a named item": (lambda site: gated(results={"a[x]": "gated"}), "its result has no item 'x', as a[x] says"),
     "an item of a call": (lambda site: gated(results={"a": "gated[9]"}), "has no item 9, as gated[9] says"),
+    "axes": (
+        lambda site: gated(calls=calls(x="a.transpose(1, 7)")),
+        "transformer_blocks.0.ff: a.transpose(1, 7) needs a tensor with such axes; it is (2, 4, 16) float32",
+    ),
+    "a result with its axes swapped": (
+        lambda site: gated(results={"a.transpose(0, 1)": "gated"}),
+        MLP_0 + "a.transpose(0, 1) is transposed; name the result itself, and transpose what takes its place",
+    ),
     "an argument of a call": (
         lambda site: gated(results={"a": "gated(x)"}),
         MLP_0 + "gated(x) is an argument of a new call; write the value that the call is given",

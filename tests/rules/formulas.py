@@ -38,6 +38,12 @@ def _baddbmm(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(torch.baddbmm(empty, q, k.mT, beta=0, alpha=w**-0.5).softmax(-1), v).view(b, h, n, w)
 
 
+def _tokens_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) + 0 for x in (q, k, v))
+    weights = (torch.einsum("bqhd,bkhd->bhqk", q, k) * WIDTH**-0.5).softmax(-1)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, v).transpose(1, 2)
+
+
 def _windows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (x.unflatten(2, (-1, 4)) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).flatten(2, 3)
@@ -94,6 +100,9 @@ MIX: dict[str, Way] = {
     "bias of heads": _written(lambda s, m: s + m.bias),
     "bias of pairs": _written(lambda s, m: m.pairs + s),
     "causal": _written(lambda s, m: _seen(s, lambda ones: ones.tril())),
+    "causal, where": _written(
+        lambda s, m: torch.where(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(), s, -torch.inf)
+    ),
     "band": _written(lambda s, m: _seen(s, lambda ones: ones.tril(2).triu(-2))),
     "softcap": _written(lambda s, m: 5 * torch.tanh(s / 5)),
     "temperature": _written(lambda s, m: s / 1.3),
@@ -106,6 +115,7 @@ MIX: dict[str, Way] = {
     "renormalised": _written(weights=lambda s: F.normalize(s.softmax(-1), p=2.0, dim=-1)),
     "difference": lambda q, k, v, m: _written()(q, k, v, m) - 0.5 * _written()(q, -k, v, m),
     "batched": lambda q, k, v, m: _baddbmm(q, k, v),
+    "tokens first": lambda q, k, v, m: _tokens_first(q, k, v),
     "windows": lambda q, k, v, m: _windows(q, k, v),
     "no mixing": lambda q, k, v, m: (q * k).sigmoid() * v,
 }

@@ -75,6 +75,12 @@ HIDES = {
     "in place": lambda s, hidden, m: s.masked_fill_(hidden, float("-inf")),
     "of what is seen": lambda s, hidden, m: s.masked_fill(~hidden.logical_not(), -torch.finfo(s.dtype).max),
     "after a bias": lambda s, hidden, m: (s + m.bias[0, :1]).masked_fill(hidden, -torch.inf),
+    "where": lambda s, hidden, m: torch.where(hidden, -torch.inf, s),
+    "where it is seen": lambda s, hidden, m: torch.where(~hidden, s, float("-inf")),
+    "where, by method": lambda s, hidden, m: s.where(hidden.logical_not(), -torch.inf),
+    "where, by name": lambda s, hidden, m: torch.where(condition=hidden, other=s, input=torch.tensor(-torch.inf)),
+    "where, lowest number": lambda s, hidden, m: torch.where(~hidden, s, torch.full([], torch.finfo(s.dtype).min)),
+    "where, of their shape": lambda s, hidden, m: torch.where(~hidden, s, torch.full_like(s, -torch.inf)),
     "before a bias": lambda s, hidden, m: s.masked_fill(hidden, -torch.inf) + m.bias[0, :1],
 }
 HIDES_OTHERWISE = {
@@ -82,6 +88,10 @@ HIDES_OTHERWISE = {
     "a score that is computed": lambda s, hidden, m: s.masked_fill(hidden, s.detach().mean()),
     "after the softmax": lambda s, hidden, m: s.softmax(-1).masked_fill(hidden, 0.0),
     "zeros": lambda s, hidden, m: s.masked_fill(hidden, 0.0),
+    "where, another": lambda s, hidden, m: torch.where(hidden, s.flip(-1), s),
+    "where, no score": lambda s, hidden, m: torch.where(hidden, m.bias[:1, :1], s),
+    "where, low of their shape": lambda s, hidden, m: torch.where(hidden, torch.full_like(s, -1e9), s),
+    "where, after the softmax": lambda s, hidden, m: torch.where(hidden, 0.0, s.softmax(-1)),
     "twice": lambda s, hidden, m: s.masked_fill(hidden, -torch.inf).masked_fill(hidden.flip(-1), -1e30),
 }
 
@@ -104,7 +114,7 @@ class Written(Block):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("hide", HIDES)
-def test_masked_fill_of_scores_is_a_mask(hide, causal):
+def test_what_fills_scores_is_a_mask(hide, causal):
     model, inputs = nn.Sequential(Written(HIDES[hide], causal)).eval(), {"input": torch.randn(2, 5, 16)}
     student = surgery.rewrite(model, [replace_attention(FullAttention(), inherit="exact")], inputs)
     for x in (inputs["input"], torch.randn(3, 8, 16), torch.randn(1, 1, 16).clamp(max=0)):
@@ -112,7 +122,7 @@ def test_masked_fill_of_scores_is_a_mask(hide, causal):
 
 
 @pytest.mark.parametrize("hide", HIDES_OTHERWISE)
-def test_other_uses_of_masked_fill_are_no_mask(hide):
+def test_other_uses_of_it_are_no_mask(hide):
     with pytest.raises(MatchError, match="does not compute softmax"):
         surgery.plan(
             nn.Sequential(Written(HIDES_OTHERWISE[hide])).eval(),

@@ -109,15 +109,36 @@ def test_attention_that_is_written_out(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("axes", ["bnhk", "bhkn"])
+def test_factors_of_another_layout_have_the_figures_of_the_formulas(model, axes):
+    class LaidOut(Written):
+        def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).unbind(2)
+            q, k, v = (torch.einsum(f"bnhk->{axes}", y) + 0 for y in (q, k, v))
+            keys = axes.replace("n", "m")
+            weights = (torch.einsum(f"{axes},{keys}->bhnm", q, k) * 4**-0.5 + bias).softmax(-1)
+            return self.out(torch.einsum(f"bhnm,{keys}->bnhk", weights, v).flatten(2))
+
+    batch = inputs(1)
+    expected = observed(model, batch).layers()[0]
+    for block in model.blocks:
+        block.attn.__class__ = LaidOut
+    found = observed(model, batch).layers()[0]
+    assert {name: found[name] for name in SHOWN} == pytest.approx({n: expected[n] for n in SHOWN}, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by", ["masked_fill", "where"])
 @pytest.mark.parametrize("fill", [-math.inf, -1e9])
-def test_scores_that_are_filled_have_the_figures_of_the_formulas(model, fill):
-    """Written out under `masked_fill`; of a query whose keys are all hidden a low number makes them all alike."""
+def test_scores_that_are_filled_have_the_figures_of_the_formulas(model, fill, by):
+    """Written out; of a query whose keys are all hidden a low number makes them all alike."""
 
     class Filled(Written):
         def forward(self, x: Tensor, bias: Tensor) -> Tensor:
             q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-            scores = (q @ k.transpose(-1, -2) * 4**-0.5).masked_fill(bias > 0.5, fill)
-            return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+            scores = q @ k.transpose(-1, -2) * 4**-0.5
+            filled = scores.masked_fill(bias > 0.5, fill) if by == "masked_fill" else scores.where(bias <= 0.5, fill)
+            return self.out((filled.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
     for block in model.blocks:
         block.attn.__class__ = Filled

@@ -173,6 +173,12 @@ class _Rewriter(Evaluator):
             return known
         return self._insert(lambda: self._graph.call_function(operator.getitem, (found, item)), [found])
 
+    def transposed(self, found: Any, axes: tuple[int, int], value: str) -> Any:
+        """A new node that swaps the axes."""
+        if not isinstance(found, fx.Node):
+            return super().transposed(found, axes, value)
+        return self._insert(lambda: self._graph.call_method("transpose", (found, *axes)), [found])
+
     def call(self, call: Call, given: dict[str, Any]) -> fx.Node:
         """The node of a new call."""
         args: tuple[Any, ...] = ()
@@ -208,7 +214,7 @@ class _Rewriter(Evaluator):
 
     def _existing(self, value: str) -> list[fx.Node]:
         """The nodes that hold an old value now."""
-        name, argument, items = parse(value)
+        name, argument, items, _ = parse(value)
         if argument is not None:
             raise RewriteError(f"{self.where(name)}: {value} is an argument; only results can be replaced")
         return items_of(self.result(name), items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -15,7 +16,7 @@ from surgery.rewriting.other_sizes import ToSize, at_each_size, is_mask
 from surgery.rewriting.replacement import Call, Copy, New, Rewiring
 from surgery.rewriting.site import Site, traced
 from surgery.rewriting.trial import Cost, Trial, are_alike, called, require_alike, situation
-from surgery.rewriting.values import parse
+from surgery.rewriting.values import parse, transposed
 
 
 def try_rewiring(trial: Trial, site: Site, rewiring: Rewiring) -> Cost:
@@ -38,27 +39,37 @@ def _tried(trial: Trial, site: Site, rewiring: Rewiring, near: nn.Parameter | No
         calls = _NewCalls(trial, site, rewiring, resize, near)
         calls.make(rewiring.calls)
         for old, new in rewiring.results.items():
-            require_alike(site.path, calls.of(new), calls.of(old), f"{new} for {old}")
+            made, replaced = (transposed(value, parse(new).swapped) for value in (new, old))
+            require_alike(site.path, calls.of(made), calls.of(replaced), f"{new} for {old}")
         return calls.costs
 
-    tokens = _tokens(site)
+    tokens = _tokens(site, rewiring)
     traced, *_ = at_each_size(tokens, run, _takes_any_length(site, rewiring, tokens))
     return Cost(*map(sum, zip(*traced, strict=True))) if traced else Cost(0, 0, 0)
 
 
 def _takes_any_length(site: Site, rewiring: Rewiring, tokens: tuple[int, ...]) -> bool:
     """Whether it can be tried with other numbers of tokens; how long a mask is then is not known."""
-    matched = _Matched(site, lambda values: values)
+    matched = _traced(site)
     read = (v for call in rewiring.calls for v in call.arguments.values() if parse(v)[0] in site.items)
     masked = any(is_mask(leaf, tokens) for leaf in pytree.tree_leaves([matched.of(value) for value in read]))
     operators = (new.operator for new in rewiring.modules.values() if isinstance(new, New))
     return all(operator.takes_any_length for operator in operators) and not masked
 
 
-def _tokens(site: Site) -> tuple[int, ...]:
-    """Batch and tokens of the first matched node whose input has both."""
-    shapes = (item.part.in_shape for item in site.items.values())
+def _tokens(site: Site, rewiring: Rewiring) -> tuple[int, ...]:
+    """Batch and tokens of what the matched nodes read first, or the new calls, where axes are put in order for these."""
+    shapes = [item.part.in_shape for item in site.items.values()]
+    read = [value for call in rewiring.calls for value in call.arguments.values()]
+    if any(parse(value).swapped for value in (*read, *rewiring.results.values())):
+        given = (_traced(site).of(value) for value in read if parse(value).name in site.items)
+        shapes = [tuple(each.shape) for each in given if isinstance(each, torch.Tensor)]
     return next((shape for shape in shapes if len(shape) >= 3), ())
+
+
+def _traced(site: Site) -> _Matched:
+    """Matched values as traced."""
+    return _Matched(site, lambda values: values)
 
 
 class _Matched(Evaluator):
@@ -67,6 +78,12 @@ class _Matched(Evaluator):
     def __init__(self, site: Site, resize: ToSize) -> None:
         super().__init__()
         self._site, self._resize = site, resize
+
+    def of(self, value: str) -> Any:
+        """What `value` is. Axes are put in order first: a size is told by where it stands."""
+        if parse(value).swapped is None or parse(value).name in self.made:
+            return super().of(value)
+        return self._resize(Evaluator.of(_traced(self._site), value))
 
     def result(self, name: str) -> Any:
         """Meta tensors like the traced ones."""

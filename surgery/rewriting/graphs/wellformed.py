@@ -13,11 +13,19 @@ from surgery.rewriting.values import parse
 
 def require_well_formed(rewiring: Rewiring, site: Site, where: str) -> None:
     """Raise RewriteError if `rewiring` cannot be made at `site`."""
+    _require_results(rewiring, where)
     _require_names(rewiring, site.items, where)
     _require_identifiers(rewiring, where)
     _require_order(rewiring, site, where)
     _require_modules(rewiring, site, where)
     _require_use(rewiring, where)
+
+
+def _require_results(rewiring: Rewiring, where: str) -> None:
+    """Raise RewriteError if what is to be replaced is no result, or not as it is."""
+    odd = next((value for value in rewiring.results if parse(value).swapped), None)
+    if odd is not None:
+        raise RewriteError(f"{where}: {odd} is transposed; name the result itself, and transpose what takes its place")
 
 
 def _require_names(rewiring: Rewiring, matched: Mapping[str, Any], where: str) -> None:
@@ -60,7 +68,7 @@ def _require_order(rewiring: Rewiring, site: Site, where: str) -> None:
 
 
 def _require_result(value: str, site: Site, where: str) -> None:
-    name, argument, _ = parse(value)
+    name, argument, *_ = parse(value)
     if argument is not None and name not in site.items:
         raise RewriteError(f"{where}: {value} is an argument of a new call; write the value that the call is given")
 

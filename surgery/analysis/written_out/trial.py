@@ -1,0 +1,145 @@
+"""Whether nodes compute softmax(q k^T / sqrt(K) + bias) v, tried with random numbers.
+
+Shape legend: B batch, H heads, N queries, M keys, K features of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from surgery.analysis.roles.primitives import shape_of, tensors
+from surgery.analysis.small_run import evaluated
+from surgery.analysis.written_out.attention import Swapped, WrittenOut
+
+QUERIES, KEYS = 3, 5
+SCORES = (1, 2, QUERIES, KEYS)
+MOST_SCORES = 1 << 16
+
+ModuleOf = Callable[[fx.Node], nn.Module]
+
+
+def computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
+    """Whether the nodes give softmax(q k^T / sqrt(K)) v: at sizes of which no two are equal, or as equal as traced.
+
+    Samples and heads that are counted by numbers of the forward's own have to be as many as these.
+    """
+    query, key, *_ = made.shapes
+    *heads, queries, _ = query
+    keys = key[-2]
+    small = {size: size for size in heads}
+    small.setdefault(queries, QUERIES)
+    small.setdefault(keys, KEYS)
+    few = (*heads, small[queries], small[keys])
+    tried = [(SCORES, {}), (few, small), ((*heads, queries, keys), {})]
+    return any(
+        _computes_at(made, module_of, each, sizes)
+        for sizes, each in tried
+        if len(sizes) == len(heads) + 2 and math.prod(sizes) <= MOST_SCORES
+    )
+
+
+def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int], sizes: tuple[int, ...]) -> bool:
+    """Whether they do at `sizes`, those of the scores, which make those of the trace `small`."""
+    generator = torch.Generator().manual_seed(0)
+    *heads, queries, keys = sizes
+    drawn = _drawn_factors(made, [(*heads, tokens) for tokens in (queries, keys, keys)], generator)
+    laid_out = [_swapped(x, swap).contiguous() for x, swap in zip(drawn, made.layout[:3], strict=True)]
+    values: dict[fx.Node, Any] = dict(zip((made.query, made.key, made.value), laid_out, strict=True))
+    mask = torch.zeros(sizes, dtype=torch.float64, device="cpu")
+    if made.bias is not None:
+        values[made.bias] = _drawn_like(made.bias, sizes, generator).to(made.bias.meta["val"].dtype)
+        mask += values[made.bias]
+    if made.hiding is not None:
+        hidden = _drawn_like(made.hiding.mask, sizes, generator) > 0
+        hidden[..., :1] &= math.isfinite(made.hiding.fill)  # where no key is left, it gives NaN
+        values[made.hiding.mask] = hidden ^ made.hiding.tells_seen
+        if isinstance(made.hiding.given, fx.Node) and not made.hiding.made:
+            values[made.hiding.given] = torch.tensor(made.hiding.fill, dtype=made.hiding.given.meta["val"].dtype)
+        mask = mask.masked_fill(hidden, made.hiding.fill)
+    try:
+        result, precise = _run(made, values, module_of, small)
+    except Exception:  # whatever these nodes do at other sizes, it is not what is looked for
+        return False
+    query, key, value = (x.double() for x in drawn)
+    expected = F.scaled_dot_product_attention(query, key, value, mask)
+    result = _swapped(result, made.layout.result)
+    if result.shape != expected.shape:
+        return False
+    return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)
+
+
+def _drawn_like(node: fx.Node, scores: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random numbers that are expanded to `scores` as `node` is to those of the trace."""
+    pairs = zip(reversed(shape_of(node)), reversed(scores), strict=False)
+    shape = [1 if size == 1 else full for size, full in pairs]
+    return torch.randn(shape[::-1], device="cpu", generator=generator)
+
+
+def _drawn_factors(
+    made: WrittenOut, sizes: list[tuple[int, ...]], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random queries, keys and values, (B, H, N, K), of the dtypes and features that they have."""
+    nodes = (made.query, made.key, made.value)
+    features = (shape[-1] for shape in made.shapes)
+    query, key, value = (
+        torch.randn(*each, width, device="cpu", generator=generator).to(node.meta["val"].dtype)
+        for node, each, width in zip(nodes, sizes, features, strict=False)
+    )
+    return query * 2, key * 2, value  # large scores, so that a wrong scale shows
+
+
+def _swapped(x: Tensor, swap: Swapped) -> Tensor:
+    return x if swap is None else x.transpose(*swap)
+
+
+def _run(
+    made: WrittenOut, values: dict[fx.Node, Any], module_of: ModuleOf, small: Mapping[int, int]
+) -> tuple[Tensor, bool]:
+    """The result, and whether single precision or better was kept all the way."""
+    precise = True
+    for node in made.nodes:
+        args = fx.node.map_arg(node.args, lambda n: _value(n, values, small))
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: _value(n, values, small))
+        if node.op == "call_module":
+            result = _without_dropout(module_of(node))(*args, **kwargs)
+        else:
+            result = evaluated(node, args, kwargs)
+        values[node] = result
+        precise = precise and torch.finfo(result.dtype).bits >= 32
+    return values[made.nodes[-1]], precise
+
+
+def _value(node: fx.Node, values: dict[fx.Node, Any], small: Mapping[int, int]) -> Any:
+    """The tensor that is computed, or a number that is: of sizes, as the tensors that have them would have others."""
+    if node in values:
+        return values[node]
+    if tensors(node):
+        raise TypeError(f"{node} is another tensor")
+    number = node.meta.get("val")
+    values[node] = small.get(number, number) if isinstance(number, int) else number
+    if node.op in ("call_function", "call_method"):
+        args = fx.node.map_arg(node.args, lambda n: _sized(n, values, small))
+        values[node] = evaluated(node, args, fx.node.map_arg(node.kwargs, lambda n: _sized(n, values, small)))
+    return values[node]
+
+
+def _sized(node: fx.Node, values: dict[fx.Node, Any], small: Mapping[int, int]) -> Any:
+    """As `_value`; of a tensor that is not computed here, one with the sizes that it would have."""
+    traced = node.meta.get("val")
+    if node in values or not isinstance(traced, Tensor):
+        return _value(node, values, small)
+    *sizes, features = traced.shape
+    return torch.empty(*(small.get(size, size) for size in sizes), features, dtype=traced.dtype, device="cpu")
+
+
+def _without_dropout(module: nn.Module) -> nn.Module:
+    """Dropout does not change what attention is; what learns cannot be tried on random numbers."""
+    if next(module.parameters(), None) is not None:
+        raise TypeError("a module that learns")
+    return nn.Identity() if isinstance(module, nn.Dropout) else module
