@@ -18,8 +18,9 @@ from surgery.rewriting.replacement import Call, New, Replacement, Rewiring
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, every, given_or_all
 from surgery.rewriting.site import Site
+from surgery.rewriting.values import transposed
 from surgery.rules.core import FACTORS, PARAMETERS, SoftmaxAttention, core_of
-from surgery.rules.plain import LONGEST, unlike_attention
+from surgery.rules.plain import LONGEST, batch_axis, unlike_attention
 
 MOST_MASKED = 1 << 22
 """Elements of queries with which a mask is tried while planning; of more, the first forward tells."""
@@ -93,7 +94,7 @@ class ReplaceAttention(Rule):
 
     def _not_multihead(self, site: Site) -> str | None:
         """Why an `nn.MultiheadAttention`, which takes three tensors and gives two, cannot be replaced."""
-        module, bound = site.module, site.first.bound
+        bound = site.first.bound
         given = [name for name in ("key_padding_mask", "attn_mask") if bound[name] is not None]
         if bound["is_causal"]:
             given.append("is_causal")
@@ -101,8 +102,6 @@ class ReplaceAttention(Rule):
             return f"is called with {', '.join(given)}, which {self.operator.kind} does not take"
         if not bound["query"] is bound["key"] is bound["value"]:
             return "its queries, keys and values are not the same tensor; a mixer mixes one sequence"
-        if not module.batch_first:
-            return "its tokens come before the batch; a mixer takes (B, N, D), as with batch_first=True"
         if readers := [user for node in site.first.results((1,)) for user in readers_of(node)]:
             return f"its attention weights are read by {readers[0].name}"
         return self._unlike(site) or unlike_attention(site)
@@ -120,13 +119,13 @@ class ReplaceAttention(Rule):
         return f"has {', '.join(features)}, which {self.operator.kind} would lose" if features else None
 
     def _instead_of_multihead(self, site: Site) -> Rewiring:
-        """The operator on the queries, in the place of the first result."""
-        (name,) = site.items
+        """The operator on the queries, in the place of the first result; both with the batch before the tokens for it."""
+        (name,), axes = site.items, (0, 1) if batch_axis(site.module) else None
         new = New(operator=self.operator, dims=dims_of(site.module), sources=(name,), inherit=self.inherit)
         return Rewiring(
             modules={"mixer": new},
-            calls=(Call(name="mixed", module="mixer", arguments={"hidden_states": f"{name}(query)"}),),
-            results={f"{name}[0]": "mixed"},
+            calls=(Call(name="mixed", module="mixer", arguments={"hidden_states": transposed(f"{name}(query)", axes)}),),
+            results={f"{name}[0]": transposed("mixed", axes)},
         )
 
     def _not_at_core(self, site: Site) -> str | None:

@@ -29,8 +29,20 @@ LONGEST = 32
 
 def unlike_attention(site: Site) -> str | None:
     """Why full attention with the projections of the module at `site` computes something else; None if it does not."""
-    tokens = site.operator.in_shape[1]
-    return _proven(site, "plain attention", _attention, ((1, min(tokens, LONGEST)), (2, 9)))
+    _, tokens = _in_order(site.module, site.operator.in_shape[:2])
+    sizes = ((1, min(tokens, LONGEST)), (2, 9))
+    return _proven(site, "plain attention", _attention, tuple(_in_order(site.module, each) for each in sizes))
+
+
+def batch_axis(attention: nn.Module) -> int:
+    """The axis of the batch in its tokens: 1 in an `nn.MultiheadAttention` that is told nothing else, else 0."""
+    return 1 if isinstance(attention, nn.MultiheadAttention) and not attention.batch_first else 0
+
+
+def _in_order(attention: nn.Module, sizes: tuple[int, ...]) -> tuple[int, int]:
+    """Batch and tokens, from their order in its tokens, or the other way round."""
+    first, second = sizes
+    return (second, first) if batch_axis(attention) else (first, second)
 
 
 def unlike_mlp(site: Site, activation: Activation) -> str | None:
@@ -48,14 +60,17 @@ def unlike_mlp(site: Site, activation: Activation) -> str | None:
 
 
 def _attention(twin: nn.Module, x_BND: Tensor) -> Tensor:
-    """Full attention with the projections of `twin`: (B, N, D)."""
+    """Full attention with the projections of `twin`: (B, N, D), or (N, B, D) if it takes that."""
+    if batch_axis(twin):
+        x_BND = x_BND.transpose(0, 1)
     found, heads = projections_of(twin), dims_of(twin).heads
     q, k, v = (
         rearrange(F.linear(x_BND, each.weight, each.bias), "b n (h k) -> b h n k", h=heads)
         for each in (found.query, found.key, found.value)
     )
     mixed_BHNK = F.scaled_dot_product_attention(q, k, v)
-    return F.linear(rearrange(mixed_BHNK, "b h n k -> b n (h k)"), found.out.weight, found.out.bias)
+    y_BND = F.linear(rearrange(mixed_BHNK, "b h n k -> b n (h k)"), found.out.weight, found.out.bias)
+    return y_BND.transpose(0, batch_axis(twin))
 
 
 def _proven(

@@ -59,25 +59,36 @@ BOTH = {"x": torch.randn(2, TOKENS, WIDTH), "text": torch.randn(2, 3, WIDTH)}
 OPERATORS = [HyenaX(kernel=3), SlidingWindow(window=1), GroupedQueryAttention(groups=1)]
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_full_attention_in_its_place_computes_the_same(bias: bool) -> None:
-    model = blocks(bias=bias)
-    planned = surgery.plan(model, [replace_attention(FullAttention(), inherit="exact")], EXAMPLE)
+def test_full_attention_in_its_place_computes_the_same(bias: bool, batch_first: bool) -> None:
+    model = blocks(bias=bias, batch_first=batch_first)
+    example = EXAMPLE if batch_first else {"input": EXAMPLE["input"].transpose(0, 1)}
+    planned = surgery.plan(model, [replace_attention(FullAttention(), inherit="exact")], example)
     assert [edit.path for edit in planned.edits] == ["0.attn", "1.attn"]
     for edit in planned.edits:
         assert edit.flops.before == edit.flops.after
         assert edit.params.before == edit.params.after
         by_hand = 2 * (4 * TOKENS**2 * WIDTH + 3 * HEADS * TOKENS**2)
         assert (edit.flops_mixing.before, edit.flops_mixing.after) == (by_hand, by_hand)
-    student = surgery.rewrite(model, [replace_attention(FullAttention(), inherit="exact")], EXAMPLE)
-    x = torch.randn(1, 7, WIDTH)
+    student = surgery.rewrite(model, [replace_attention(FullAttention(), inherit="exact")], example)
+    x = torch.randn(1, 7, WIDTH) if batch_first else torch.randn(7, 3, WIDTH)
     torch.testing.assert_close(student(x), model(x))
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.kind)
-@pytest.mark.parametrize("inherit", ["projections", "random"])
-def test_laws(operator: Any, inherit: Any) -> None:
-    check_rule(replace_attention(operator, inherit=inherit), model=blocks(), inputs=EXAMPLE)
+@pytest.mark.parametrize(("inherit", "batch_first"), [("projections", True), ("random", True), ("projections", False)])
+def test_laws(operator: Any, inherit: Any, batch_first: bool) -> None:
+    check_rule(replace_attention(operator, inherit=inherit), model=blocks(batch_first=batch_first), inputs=EXAMPLE)
+
+
+def test_samples_stay_apart_where_tokens_come_first() -> None:
+    x = torch.randn(TOKENS, 3, WIDTH)
+    student = surgery.rewrite(blocks(batch_first=False), [replace_attention(SlidingWindow(window=1))], {"input": x})
+    before, other = student(x), x.clone()
+    other[:, 1] += 1
+    changed = (student(other) - before).abs().amax((0, 2)) > 0
+    assert changed.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -117,7 +128,6 @@ def test_padded_tokens_that_torch_s_encoder_would_nest_are_refused() -> None:
         ({"call": {"mask": True}}, "self", "is called with attn_mask, which hyena_x does not take"),
         ({"call": {"key": lambda h: h * 2}}, "cross", "its queries, keys and values are not the same tensor"),
         ({"call": {"read": True}}, "self", "its attention weights are read by mean"),
-        ({"batch_first": False}, "self", "its tokens come before the batch"),
         ({"add_bias_kv": True}, "self", "has bias_k, bias_v, which hyena_x would lose"),
         ({"add_zero_attn": True}, "self", "has add_zero_attn, which hyena_x would lose"),
     ],
