@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +14,7 @@ from surgery.errors import MatchError
 from surgery.operators import FullAttention, HyenaX, LinearAttention, SlidingWindow
 from surgery.rules import replace_attention
 from surgery.testing import check_rule
+from tests.nightly import examples
 
 OF_PAIRS = {
     "made": lambda m, x: torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril(),
@@ -119,6 +122,44 @@ def test_what_fills_scores_is_a_mask(hide, causal):
     student = surgery.rewrite(model, [replace_attention(FullAttention(), inherit="exact")], inputs)
     for x in (inputs["input"], torch.randn(3, 8, 16), torch.randn(1, 1, 16).clamp(max=0)):
         torch.testing.assert_close(student(x), model(x), equal_nan=True)
+
+
+SCALED = {
+    "queries": lambda q, k: (q * q.shape[-1] ** -0.5) @ k.mT,
+    "keys": lambda q, k: q @ (k / k.shape[-1] ** 0.5).mT,
+    "both": lambda q, k: (q * q.shape[-1] ** -0.25) @ (k * k.shape[-1] ** -0.25).mT,
+    "scores": lambda q, k: q @ k.mT * q.shape[-1] ** -0.5,
+}
+
+
+class Scaled(nn.Module):
+    """Attention of any number of heads of any width, written out, with padded keys hidden."""
+
+    def __init__(self, heads: int, width: int, scaled: str, hide: str) -> None:
+        super().__init__()
+        self.heads, self.scaled, self.hide = heads, SCALED[scaled], HIDES[hide]
+        self.qkv, self.out = nn.Linear(8, 3 * heads * width), nn.Linear(heads * width, 8)
+        self.bias = nn.Parameter(torch.randn(32, 32))
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = (each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, 2))
+        weights = self.hide(self.scaled(q, k), hidden[:, None, None], self).softmax(-1)
+        return x + self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+@examples(20)
+@given(
+    st.tuples(*[st.integers(1, 4)] * 2), st.sampled_from([2, 4, 8]), st.integers(1, 9), st.sampled_from(sorted(SCALED)),
+    st.sampled_from(sorted(HIDES.keys() - {"after a bias", "before a bias"})),
+)  # fmt: skip
+def test_the_scale_is_seen_whatever_the_sizes_and_the_mask(sizes, width, tokens, scaled, hide):
+    batch, heads = sizes
+    model = Scaled(heads, width, scaled, hide).eval()
+    inputs = {"x": torch.randn(batch, tokens, 8), "hidden": torch.arange(tokens).expand(batch, -1) > tokens // 2}
+    student = surgery.rewrite(model, [replace_attention(FullAttention(), inherit="exact")], inputs)
+    for length in (tokens, 7):
+        others = {"x": torch.randn(batch, length, 8), "hidden": torch.arange(length).expand(batch, -1) > length // 2}
+        torch.testing.assert_close(student(**others), model(**others), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("hide", HIDES_OTHERWISE)

@@ -15,11 +15,13 @@ from torch import Tensor, fx, nn
 
 from surgery.analysis.roles.primitives import shape_of, tensors
 from surgery.analysis.small_run import evaluated
-from surgery.analysis.written_out.attention import Swapped, WrittenOut
+from surgery.analysis.written_out.attention import Hiding, Swapped, WrittenOut
 
 QUERIES, KEYS = 3, 5
 SCORES = (1, 2, QUERIES, KEYS)
 MOST_SCORES = 1 << 16
+FEWEST_KEYS = 2
+"""Of one key the weight is 1, whatever its score."""
 
 ModuleOf = Callable[[fx.Node], nn.Module]
 
@@ -38,14 +40,19 @@ def computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
     few = (*heads, small[queries], small[keys])
     tried = [(SCORES, {}), (few, small), ((*heads, queries, keys), {})]
     return any(
-        _computes_at(made, module_of, each, sizes)
+        all(_computes_at(made, module_of, each, sizes, hide) for hide in ((False, True) if made.hiding else (False,)))
         for sizes, each in tried
-        if len(sizes) == len(heads) + 2 and math.prod(sizes) <= MOST_SCORES
+        if len(sizes) == len(heads) + 2 and math.prod(sizes) <= MOST_SCORES and sizes[-1] >= FEWEST_KEYS
     )
 
 
-def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int], sizes: tuple[int, ...]) -> bool:
-    """Whether they do at `sizes`, those of the scores, which make those of the trace `small`."""
+def _computes_at(
+    made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int], sizes: tuple[int, ...], hide: bool
+) -> bool:
+    """Whether they do at `sizes`, those of the scores, which make those of the trace `small`, if some keys are hidden.
+
+    What hides keys is tried without hiding any too: of a single key that is left the scale would not show.
+    """
     generator = torch.Generator().manual_seed(0)
     *heads, queries, keys = sizes
     drawn = _drawn_factors(made, [(*heads, tokens) for tokens in (queries, keys, keys)], generator)
@@ -56,11 +63,9 @@ def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int]
         values[made.bias] = _drawn_like(made.bias, sizes, generator).to(made.bias.meta["val"].dtype)
         mask += values[made.bias]
     if made.hiding is not None:
-        hidden = _drawn_like(made.hiding.mask, sizes, generator) > 0
+        hidden = (_drawn_like(made.hiding.mask, sizes, generator) > 0) & hide
         hidden[..., :1] &= math.isfinite(made.hiding.fill)  # where no key is left, it gives NaN
-        values[made.hiding.mask] = hidden ^ made.hiding.tells_seen
-        if isinstance(made.hiding.given, fx.Node) and not made.hiding.made:
-            values[made.hiding.given] = torch.tensor(made.hiding.fill, dtype=made.hiding.given.meta["val"].dtype)
+        values |= _hiding(made.hiding, hidden)
         mask = mask.masked_fill(hidden, made.hiding.fill)
     try:
         result, precise = _run(made, values, module_of, small)
@@ -72,6 +77,14 @@ def _computes_at(made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int]
     if result.shape != expected.shape:
         return False
     return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)
+
+
+def _hiding(hiding: Hiding, hidden: Tensor) -> dict[fx.Node, Any]:
+    """What the nodes that hide are given."""
+    values: dict[fx.Node, Any] = {hiding.mask: hidden ^ hiding.tells_seen}
+    if isinstance(hiding.given, fx.Node) and not hiding.made:
+        values[hiding.given] = torch.tensor(hiding.fill, dtype=hiding.given.meta["val"].dtype)
+    return values
 
 
 def _drawn_like(node: fx.Node, scores: tuple[int, ...], generator: torch.Generator) -> Tensor:
