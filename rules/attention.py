@@ -66,7 +66,7 @@ class ReplaceAttention(Rule):
         core = core_of(site)
         assert core is not None
         return Rewiring(
-            modules={"core": New(operator=self.operator, dims=_dims(core), inherit=self.inherit, core=True)},
+            modules={"core": New(operator=self.operator, dims=_dims(site, core), inherit=self.inherit, core=True)},
             calls=(Call(name="mixed", module="core", arguments=core.values()),),
             results={"attention": core.instead("mixed")},
             repeated=core.is_called and site.first.is_module,
@@ -135,19 +135,19 @@ class ReplaceAttention(Rule):
             return "it does not compute softmax(q k^T / sqrt(K)) v of heads (B, H, N, K) exactly once"
         if special := core.special(isinstance(self.operator, MixerConfig) and self.operator.is_causal):
             return f"its softmax attention is called with {special}"
-        return core.unfit() or self._unfit(core)
+        return core.unfit() or self._unfit(core, _dims(site, core))
 
-    def _unfit(self, core: SoftmaxAttention) -> str | None:
+    def _unfit(self, core: SoftmaxAttention, dims: MixerDims) -> str | None:
         """Why the operator's core does not fit where that of the attention is."""
         if not isinstance(self.operator, MixerConfig):
             return f"{self.operator.kind} mixes no tokens"
         given = core.traced_values()
         try:
             with torch.device("meta"):
-                module = self.operator.core(_dims(core)).to(given["query"].dtype)
+                module = self.operator.core(dims).to(given["query"].dtype)
             with torch.no_grad():
                 module(**given)
-                self._try_mask(core, given)
+                self._try_mask(core, dims, given)
         except RewriteError as error:
             return str(error)
         except Exception as error:  # whatever else it is, it is this site's
@@ -156,7 +156,7 @@ class ReplaceAttention(Rule):
             return f"{self.operator.kind} cannot keep its function: {reason}; use inherit='projections'"
         return None
 
-    def _try_mask(self, core: SoftmaxAttention, given: dict[str, Any]) -> None:
+    def _try_mask(self, core: SoftmaxAttention, dims: MixerDims, given: dict[str, Any]) -> None:
         """Raise RewriteError if the core cannot use the mask that the forward itself makes: what it is, is known."""
         fixed = {name: core.fixed(name) for name in ("attn_mask", "hidden", "seen")}
         if all(mask is None for mask in fixed.values()) or given["query"].numel() > MOST_MASKED:
@@ -167,7 +167,7 @@ class ReplaceAttention(Rule):
         zeros = {name: torch.zeros(given[name].shape, device="cpu") for name in FACTORS}
         assert isinstance(self.operator, MixerConfig)
         with OwnDraws():
-            module = self.operator.core(_dims(core))
+            module = self.operator.core(dims)
         fill = given.get("fill")
         module(**zeros, **fixed, fill=fill if isinstance(fill, int | float) else -torch.inf)
 
@@ -214,11 +214,14 @@ def alternate(
     )
 
 
-def _dims(core: SoftmaxAttention) -> MixerDims:
-    """Heads and their width; a core has no projections, so its biases are none."""
+def _dims(site: Site, core: SoftmaxAttention) -> MixerDims:
+    """Heads, their width, and whose they are; a core has no projections, so its biases are none."""
     _, *heads_of, _, width = core.traced("query").shape
     heads = heads_of[0] if heads_of else 1
-    return MixerDims(dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False)
+    across = site.operator.role == "cross_attention"
+    return MixerDims(
+        dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False, across=across
+    )
 
 
 def _too_long(site: Site, core: SoftmaxAttention | None) -> str | None:

@@ -26,6 +26,7 @@ class MixerDims(Dims):
         head_dim: features of a head.
         qkv_bias: whether q, k and v have biases.
         out_bias: whether the output projection has one.
+        across: whether queries are of other tokens than keys.
     """
 
     kind: Literal["mixer"] = "mixer"
@@ -34,6 +35,7 @@ class MixerDims(Dims):
     head_dim: PositiveInt
     qkv_bias: bool
     out_bias: bool
+    across: bool = False
 
     @property
     def inner(self) -> int:

@@ -192,7 +192,7 @@ class HyenaCore(_Filters, MixerCore):
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Return q * g(k * v), as in the whole mixer, each token of k * v by its weight: (B, H, N, K)."""
-        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2], across=self.dims.across)
         qkv = (hidden(x, weight_BHM1) for x in (q_BHNK, k_BHMK, v_BHMK))
         qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in qkv], dim=2)
         weight_BNE = None if weight_BHM1 is None else _of_features(weight_BHM1, self.dims)

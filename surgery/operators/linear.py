@@ -121,7 +121,7 @@ class LinearAttentionCore(MixerCore):
         Raises:
             RewriteError: the mask differs between queries.
         """
-        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2], across=self.dims.across)
         k_BHMK, v_BHMK = hidden(k_BHMK, weight_BHM1), hidden(v_BHMK, weight_BHM1)
         phi_k_BHMF: Tensor = self.phi_k(centred(k_BHMK, weight_BHM1) if self.centre else k_BHMK)
         y_BHNK = linear_attention(self.phi_q(q_BHNK), weighed(phi_k_BHMF, weight_BHM1), v_BHMK)

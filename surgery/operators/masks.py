@@ -22,11 +22,11 @@ def of_pairs(mask: Tensor, keys: int) -> Tensor:
     return mask_BHNM.expand(-1, -1, -1, keys)
 
 
-def key_weights(mask: Tensor | None, queries: int, keys: int) -> Tensor | None:
+def key_weights(mask: Tensor | None, queries: int, keys: int, *, across: bool) -> Tensor | None:
     """The weight of each key: (B, H, M, 1), booleans if the mask has such, else 0 to 1; None if there is no mask.
 
     A mask of pairs is one of keys if all queries have the same, those left out that are padding themselves: with as many
-    queries as keys, those whose own weight is less than the largest.
+    queries as keys, and of the same tokens (not `across`), those whose own weight is less than the largest.
 
     Raises:
         RewriteError: it is another mask of pairs, such as a causal one.
@@ -38,7 +38,7 @@ def key_weights(mask: Tensor | None, queries: int, keys: int) -> Tensor | None:
         return _weights(mask_BHNM)
     most_BH1M = mask_BHNM.amax(2, keepdim=True)
     same_BHN = (mask_BHNM == most_BH1M).all(3)
-    if queries == keys:
+    if queries == keys and not across:
         same_BHN = same_BHN | (most_BH1M < most_BH1M.amax(3, keepdim=True)).squeeze(2)
     _require(same_BHN.all(), mask)
     return _weights(most_BH1M)

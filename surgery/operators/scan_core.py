@@ -57,7 +57,7 @@ class ScanCore(MixerCore):
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Return the normalised scan: (B, H, N, K). Steps and decays are in float32 at least."""
-        weight_BHN1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        weight_BHN1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2], across=self.dims.across)
         qkv = (hidden(q_BHNK, weight_BHN1), hidden(k_BHMK, weight_BHN1), weighed(v_BHMK, weight_BHN1))
         qkv_BNF = torch.cat([rearrange(x, "b h n k -> b n (h k)") for x in qkv], dim=2)
         if not self.causal:

@@ -94,7 +94,7 @@ class SparseLinearCore(MixerCore):
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Both branches, each key by its weight: (B, H, N, K)."""
-        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2])
+        weight_BHM1 = key_weights(mask, q_BHNK.shape[2], k_BHMK.shape[2], across=self.dims.across)
         q_BHNK, k_BHMK, v_BHMK = (hidden(x, weight_BHM1) for x in (q_BHNK, k_BHMK, v_BHMK))
         if q_BHNK.shape[2] <= self.block * self.top:
             seen_BH1M = None if weight_BHM1 is None else added(weight_BHM1, q_BHNK)

@@ -199,3 +199,15 @@ def test_cross_attention_leaves_padding_out() -> None:
             torch.testing.assert_close(core(q, k, v, attn_mask=mask)[:1], core(q[:1], k[:1, :, :3], v[:1, :, :3]))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_BM[:, None, None])
     torch.testing.assert_close(core_of(FullAttention())(q, k, v, attn_mask=seen_BM[:, None, None]), expected)
+
+
+@pytest.mark.parametrize("config", [LinearAttention(), LinearAttention(features="learned", centre=True)])
+def test_as_many_queries_of_other_tokens_are_no_padding(config: MixerConfig) -> None:
+    q, k, v = heads(LENGTH, LENGTH)
+    seen = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)
+    seen[..., 5] = False
+    seen[:, :, 5, 1:] = False  # token 5, which nobody sees, sees others than the rest do
+    assert core_of(config)(q, k, v, attn_mask=seen).isfinite().all()
+    across = config.core(DIMS.model_copy(update={"across": True})).double()
+    with pytest.raises(RewriteError, match="differs between queries"):
+        across(q, k, v, attn_mask=seen)

@@ -100,6 +100,9 @@ def test_all_projections_stay():
 
 def test_cross_attention(tmp_path):
     check_student("wan", [replace_attention(LinearAttention(), role="cross_attention")], tmp_path)
+    for role, across in (("cross_attention", True), ("self_attention", False)):
+        edits = surgery.plan(graph("wan"), [replace_attention(LinearAttention(), role=role)]).edits
+        assert {new.dims.across for edit in edits for new in edit.made} == {across}
     with pytest.raises(MatchError, match="has 8 queries and 5 keys, needs as many of both"):
         surgery.plan(graph("wan"), [replace_attention(HyenaX(), role="cross_attention")])
 
