@@ -135,13 +135,13 @@ class ReplaceAttention(Rule):
             return "it does not compute softmax(q k^T / sqrt(K)) v of heads (B, H, N, K) exactly once"
         if special := core.special(isinstance(self.operator, MixerConfig) and self.operator.is_causal):
             return f"its softmax attention is called with {special}"
-        return core.unfit() or self._unfit(core, _dims(site, core))
+        return core.unfit() or self._unfit(site, core)
 
-    def _unfit(self, core: SoftmaxAttention, dims: MixerDims) -> str | None:
+    def _unfit(self, site: Site, core: SoftmaxAttention) -> str | None:
         """Why the operator's core does not fit where that of the attention is."""
         if not isinstance(self.operator, MixerConfig):
             return f"{self.operator.kind} mixes no tokens"
-        given = core.traced_values()
+        given, dims = core.traced_values(), _dims(site, core)
         try:
             with torch.device("meta"):
                 module = self.operator.core(dims).to(given["query"].dtype)
@@ -152,6 +152,9 @@ class ReplaceAttention(Rule):
             return str(error)
         except Exception as error:  # whatever else it is, it is this site's
             return f"{self.operator.kind} fails on it: {first_line(error)}"
+        root = site.first.path if site.first.is_module else site.scope
+        if next(module.parameters(), None) is not None and (reason := core.why_heads_vary(root)):
+            return f"{reason}, for which {self.operator.kind} would have weights"
         if self.inherit == "exact" and (reason := module.why_inexact()):
             return f"{self.operator.kind} cannot keep its function: {reason}; use inherit='projections'"
         return None

@@ -112,6 +112,16 @@ class SoftmaxAttention:
         words = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         return f"its softmax attention has {words}, not (B, H, N, K) and twice (B, H, M, K)"
 
+    def why_heads_vary(self, root: str) -> str | None:
+        """That what should be heads are samples or tokens of what the scope at `root` is given; None if they are not."""
+        item, _ = self.given["query"]
+        node, rank = self.argument("query"), self.traced("query").dim()
+        axis = 2 if self.layout.query == (1, 2) else 1
+        if rank < 4 or not self.items[item].graph.grows(root, self.items[item].scope, node, axis):
+            return None
+        shape = tuple(node.meta["val"].shape)
+        return f"its queries {shape} have samples or tokens where heads should be, in axis {axis}"
+
     def between(self) -> str | None:
         """What stands between the projections and it, besides layout, such as a norm or a rotary embedding."""
         for parameter in FACTORS:

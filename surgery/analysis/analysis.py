@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor, fx, nn
 
 from surgery.analysis.fixed import fixed_tensor
+from surgery.analysis.growing import grows
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
 from surgery.analysis.neuron_wise import require_neuron_wise
 from surgery.analysis.numbers import Number
@@ -41,6 +42,7 @@ class Analysis:
         self._scopes = scopes
         self._layers_of: dict[fx.Node, tuple[str, HiddenLayer]] = {}
         self._resized: dict[tuple[fx.Node, int], tuple[Number, ...] | AnalysisError] = {}
+        self._growing: dict[tuple[fx.Node, int], bool] = {}
 
     @cached_property
     def structure(self) -> Structure:
@@ -148,6 +150,13 @@ class Analysis:
     def fixed(self, place: ScopedNode) -> Tensor | None:
         """What is at `place` if only sizes and the model's own tensors make it, see `fixed_tensor`."""
         return fixed_tensor(self.structure.flow, self._model, place)
+
+    def grows(self, root: str, place: ScopedNode, axis: int) -> bool:
+        """Whether a size of what is at `place` depends on what the scope at `root` is given, see `growing.grows`."""
+        key = place[1], axis
+        if key not in self._growing:
+            self._growing[key] = grows(self.structure.flow, self._model, root, place, axis)
+        return self._growing[key]
 
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""

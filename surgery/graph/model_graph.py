@@ -118,6 +118,10 @@ class ModelGraph:
         """What `node` gives for the traced sizes; None if the model's inputs have a say in it, see `fixed_tensor`."""
         return self._analysis.fixed((scope, node))
 
+    def grows(self, root: str, scope: str, node: fx.Node, axis: int) -> bool:
+        """Whether a size of what `node` gives depends on what the scope at `root` is given, see `growing`."""
+        return self._analysis.grows(root, (scope, node), axis)
+
     def outside(self, scope: str, call: fx.Node) -> Outside | None:
         """The residual addition around a block, see `find_outside`."""
         return self._analysis.outside(scope, call)

@@ -190,3 +190,32 @@ def other(what: str) -> Callable[[], nn.Module]:
 def test_what_computes_something_else_is_left_alone(what: str, length: int) -> None:
     with pytest.raises(MatchError):
         surgery.plan(Model(other(what)).eval(), [replace_attention(FullAttention())], tokens(2, length))
+
+
+class SamplesAsHeads(nn.Module):
+    """By one call on (H, B, N, K), or on (1, B H, N, K)."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.folded = folded
+        self.qkv, self.proj = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = (y.view(batch, length, HEADS, WIDTH).permute(2, 0, 1, 3) for y in self.qkv(x).chunk(3, 2))
+        if self.folded:
+            q, k, v = (y.transpose(0, 1).reshape(1, -1, length, WIDTH) for y in (q, k, v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        y = y.view(batch, HEADS, length, WIDTH).transpose(0, 1) if self.folded else y
+        return self.proj(y.permute(1, 2, 0, 3).flatten(2))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, HEADS])
+def test_no_sample_gets_weights_of_its_own(folded: bool, batch: int) -> None:
+    model = Model(lambda: SamplesAsHeads(folded)).eval()
+    for operator in (LinearAttention(features="learned"), HyenaX(kernel=3)):
+        with pytest.raises(MatchError, match="have samples or tokens where heads should be, in axis 1"):
+            surgery.plan(model, [replace_attention(operator)], tokens(batch, 5))
+    student = surgery.rewrite(model, [replace_attention(FullAttention())], tokens(batch, 5))
+    torch.testing.assert_close(student(**tokens(4, 7)), model(**tokens(4, 7)), atol=1e-5, rtol=1e-5)
