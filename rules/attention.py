@@ -19,7 +19,7 @@ from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, every, given_or_all
 from surgery.rewriting.site import Site
 from surgery.rewriting.values import transposed
-from surgery.rules.core import FACTORS, PARAMETERS, SoftmaxAttention, core_of
+from surgery.rules.core import FACTORS, GROUPED, PARAMETERS, SoftmaxAttention, core_of
 from surgery.rules.plain import LONGEST, batch_axis, unlike_attention
 
 MOST_MASKED = 1 << 22
@@ -172,7 +172,8 @@ class ReplaceAttention(Rule):
         with OwnDraws():
             module = self.operator.core(dims)
         fill = given.get("fill")
-        module(**zeros, **fixed, fill=fill if isinstance(fill, int | float) else -torch.inf)
+        fill = fill if isinstance(fill, int | float) else -torch.inf
+        module(**zeros, **fixed, fill=fill, enable_gqa=given.get(GROUPED, False))
 
 
 def replace_attention(

@@ -21,7 +21,8 @@ PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "s
 FACTORS = PARAMETERS[:3]
 HIDING = ("hidden", "seen", "fill")
 """Of what is written out: where a key is hidden from a query, or seen by it, and the score that it gets where hidden."""
-PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), "enable_gqa": (None, False)}
+GROUPED = "enable_gqa"
+PLAIN = {"dropout_p": (None, 0, 0.0), "is_causal": (None, False), GROUPED: (None, False, True)}
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class SoftmaxAttention:
         return {name: self.traced(name) for name in self._for_core()}
 
     def _for_core(self) -> list[str]:
-        return [name for name in (*PARAMETERS[:4], *HIDING) if self.argument(name) is not None]
+        names = (*PARAMETERS[:4], *HIDING, *([GROUPED] if self.argument(GROUPED) else []))
+        return [name for name in names if self.argument(name) is not None]
 
     @property
     def is_masked(self) -> bool:
@@ -104,9 +106,14 @@ class SoftmaxAttention:
         return not isinstance(scale, int | float) or not math.isclose(scale, self.traced("query").shape[-1] ** -0.5)
 
     def unfit(self) -> str | None:
-        """How its factors differ from (B, H, N, K) and twice (B, H, M, K), or (B H, N, K) and such, that a core takes."""
+        """How its factors differ from (B, H, N, K) and twice (B, H, M, K), or (B H, N, K) and such, that a core takes.
+
+        Groups of heads may share a key and a value.
+        """
         shapes = {name: tuple(self.traced(name).shape) for name in FACTORS}
         query, key, value = shapes.values()
+        if self.argument(GROUPED) and len(query) == len(key) == len(value) == 4 and not query[1] % key[1]:
+            key, value = (shape[:1] + query[1:2] + shape[2:] if shape[1] == key[1] else shape for shape in (key, value))
         if len(query) in (3, 4) and key == value and (*query[:-2], query[-1]) == (*key[:-2], key[-1]):
             return None
         words = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

@@ -177,6 +177,7 @@ class MixerCore(BuiltByConfig, ABC):
         hidden: Tensor | None = None,
         seen: Tensor | None = None,
         fill: float | Tensor = -torch.inf,
+        enable_gqa: bool = False,
         grid: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Mix (B, H, N, K) queries with (B, H, M, K) keys and values: (B, H, N, K).
@@ -191,6 +192,7 @@ class MixerCore(BuiltByConfig, ABC):
             hidden: the other way to write it, true where a key is hidden from a query, which then has the score `fill`.
             seen: the opposite of that.
             fill: minus infinity, or as good as that.
+            enable_gqa: whether (B, G, M, K) keys and values are each for H / G heads that follow one another.
             grid: sizes whose product is N, for cores that use the layout of the tokens.
 
         Raises:
@@ -198,6 +200,8 @@ class MixerCore(BuiltByConfig, ABC):
                 heads than it has weights for.
         """
         name = type(self).__name__
+        if enable_gqa:
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         if seen is not None:
             hidden = ~seen
         if hidden is not None:
