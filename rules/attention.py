@@ -124,7 +124,9 @@ class ReplaceAttention(Rule):
         new = New(operator=self.operator, dims=dims_of(site.module), sources=(name,), inherit=self.inherit)
         return Rewiring(
             modules={"mixer": new},
-            calls=(Call(name="mixed", module="mixer", arguments={"hidden_states": transposed(f"{name}(query)", axes)}),),
+            calls=(
+                Call(name="mixed", module="mixer", arguments={"hidden_states": transposed(f"{name}(query)", axes)}),
+            ),
             results={f"{name}[0]": transposed("mixed", axes)},
         )
 
@@ -223,9 +225,7 @@ def _dims(site: Site, core: SoftmaxAttention) -> MixerDims:
     _, *heads_of, _, width = core.traced("query").shape
     heads = heads_of[0] if heads_of else 1
     across = site.operator.role == "cross_attention"
-    return MixerDims(
-        dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False, across=across
-    )
+    return MixerDims(dim=heads * width, heads=heads, head_dim=width, qkv_bias=False, out_bias=False, across=across)
 
 
 def _too_long(site: Site, core: SoftmaxAttention | None) -> str | None:
