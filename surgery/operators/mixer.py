@@ -199,7 +199,6 @@ class MixerCore(BuiltByConfig, ABC):
             RewriteError: there is a mask, or N is not M, and this operator has no use for that; or there are other
                 heads than it has weights for.
         """
-        name = type(self).__name__
         if enable_gqa:
             key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         if seen is not None:
@@ -212,7 +211,13 @@ class MixerCore(BuiltByConfig, ABC):
             mask = attn_mask.unsqueeze(1) if attn_mask is not None and attn_mask.dim() == 3 else attn_mask
             q, k, v = (tensor.unsqueeze(1) for tensor in (query, key, value))
             return self.forward(q, k, v, mask, grid=grid).squeeze(1)
-        if attn_mask is not None and not self.takes_mask:
+        self._require_fit(query, key, attn_mask)
+        return _token_major(self.mix(query, key, value, attn_mask, grid=grid))
+
+    def _require_fit(self, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        """Raise RewriteError if this operator cannot mix these, see `forward`."""
+        name = type(self).__name__
+        if mask is not None and not self.takes_mask:
             raise RewriteError(
                 f"{name}: is called with a mask, which it cannot use; exclude this attention from the rule"
             )
@@ -226,7 +231,6 @@ class MixerCore(BuiltByConfig, ABC):
                 f"{name}: has {query.shape[2]} queries and {key.shape[2]} keys, needs as many of both; "
                 "exclude cross-attention from the rule"
             )
-        return _token_major(self.mix(query, key, value, attn_mask, grid=grid))
 
     def why_inexact(self) -> str | None:
         """Why this core computes something else than softmax(q k^T / sqrt(K)) v; None if it does not."""
