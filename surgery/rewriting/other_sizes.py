@@ -66,6 +66,8 @@ def _resized(values: Any, tokens: tuple[int, ...], to: tuple[int, int], rows: in
         if heads and value.shape[0] == tokens[0]:
             length = to[1] if value.shape[-2] == tokens[-2] and not is_mask(value, tokens) else value.shape[-2]
             return value.new_empty((to[0], *value.shape[1:-2], length, value.shape[-1]))
+        if not heads and value.shape[0] == tokens[0] and is_mask(value, tokens) and value.shape != tokens:
+            return value.new_empty((to[0], *value.shape[1:]))
         if not heads and tuple(value.shape[:2]) == tokens[:2]:
             return value.new_empty((to[0], to[1] if value.dim() > 2 else rows, *value.shape[2:]))
         return value
@@ -74,7 +76,11 @@ def _resized(values: Any, tokens: tuple[int, ...], to: tuple[int, int], rows: in
 
 
 def is_mask(value: Any, tokens: tuple[int, ...]) -> bool:
-    """Whether `value`, beside heads (B, H, N, K), is none such."""
-    if not isinstance(value, torch.Tensor) or len(tokens) != 4:
+    """Whether `value`, beside heads (B, H, N, K), is none such; or beside (B, N, K) has a number for each of N keys."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    if len(tokens) == 3:
+        return value.dim() == 3 and tuple(value.shape[1:]) in ((1, tokens[1]), (tokens[1], tokens[1]))
+    if len(tokens) != 4:
         return False
     return value.dtype == torch.bool or (*value.shape[1:-2], value.shape[-1]) != (*tokens[1:-2], tokens[-1])

@@ -50,21 +50,23 @@ def _tried(trial: Trial, site: Site, rewiring: Rewiring, near: nn.Parameter | No
 
 def _takes_any_length(site: Site, rewiring: Rewiring, tokens: tuple[int, ...]) -> bool:
     """Whether it can be tried with other numbers of tokens; how long a mask is then is not known."""
-    matched = _traced(site)
-    read = (v for call in rewiring.calls for v in call.arguments.values() if parse(v)[0] in site.items)
-    masked = any(is_mask(leaf, tokens) for leaf in pytree.tree_leaves([matched.of(value) for value in read]))
+    masked = any(is_mask(value, tokens) for value in _read(site, rewiring)[1:])
     operators = (new.operator for new in rewiring.modules.values() if isinstance(new, New))
     return all(operator.takes_any_length for operator in operators) and not masked
 
 
 def _tokens(site: Site, rewiring: Rewiring) -> tuple[int, ...]:
-    """Batch and tokens of what the matched nodes read first, or the new calls, where axes are put in order for these."""
-    shapes = [item.part.in_shape for item in site.items.values()]
-    read = [value for call in rewiring.calls for value in call.arguments.values()]
-    if any(parse(value).swapped for value in (*read, *rewiring.results.values())):
-        given = (_traced(site).of(value) for value in read if parse(value).name in site.items)
-        shapes = [tuple(each.shape) for each in given if isinstance(each, torch.Tensor)]
+    """Batch and tokens of the first that has both: of what the new calls read, or else of what the matched nodes do."""
+    shapes = [tuple(value.shape) for value in _read(site, rewiring)]
+    shapes += [item.part.in_shape for item in site.items.values()]
     return next((shape for shape in shapes if len(shape) >= 3), ())
+
+
+def _read(site: Site, rewiring: Rewiring) -> list[torch.Tensor]:
+    """What the new calls read of the matched nodes, as traced."""
+    values = [value for call in rewiring.calls for value in call.arguments.values() if parse(value).name in site.items]
+    leaves = (leaf for value in values for leaf in pytree.tree_leaves(_traced(site).of(value)))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _traced(site: Site) -> _Matched:
