@@ -204,7 +204,9 @@ class MixerCore(BuiltByConfig, ABC):
         if seen is not None:
             hidden = ~seen
         if hidden is not None:
-            attn_mask = torch.where(hidden, fill, query.new_zeros(1) if attn_mask is None else attn_mask)
+            attn_mask = torch.where(
+                hidden, _lowest(fill, query.dtype), query.new_zeros(1) if attn_mask is None else attn_mask
+            )
         if attn_mask is not None and attn_mask.dim() == 1:
             attn_mask = attn_mask.expand(1, -1)
         if query.dim() == 3:
@@ -240,6 +242,14 @@ class MixerCore(BuiltByConfig, ABC):
     def flops(self, batch: int, tokens: int) -> int:
         """FLOPs of one forward pass over as many queries as keys."""
         return self.config.flops_featuriser(self.dims, batch, tokens) + self.flops_mixing(batch, tokens)
+
+
+def _lowest(fill: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """A number beside which scores do not count, so that it can be added to them; minus infinity stays."""
+    lowest = torch.finfo(dtype).min / 2
+    if isinstance(fill, Tensor):
+        return torch.where(fill == -torch.inf, fill, lowest)
+    return fill if fill == -torch.inf else lowest
 
 
 def _token_major(y_BHNK: Tensor) -> Tensor:

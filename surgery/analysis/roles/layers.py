@@ -68,10 +68,18 @@ def _items(scopes: Mapping[str, Scope], path: str) -> list[str]:
 
 def _item(scopes: Mapping[str, Scope], path: str, name: str) -> str | None:
     """The item of a list that what the scope at `path` calls `name` is or stands in; None if it is in no list."""
-    if issubclass(scopes[path].module_class, nn.Sequential):  # which is a list itself, whatever its items are called
+    if _is_stack(scopes, path):  # whatever its items are called
         return names_of(name)[0]
     match = ITEM.match(name)
     return match[0] if match else None
+
+
+def _is_stack(scopes: Mapping[str, Scope], path: str) -> bool:
+    """Whether the scope at `path` is an `nn.Sequential` of modules of one kind."""
+    if not issubclass(scopes[path].module_class, nn.Sequential):
+        return False
+    inside = [opened(scopes, path, node) for node in scopes[path].graph.find_nodes(op="call_module")]
+    return len({each and _kind(scopes, each) for each in inside}) == 1 and None not in inside
 
 
 def _repeated(scopes: Mapping[str, Scope], path: str) -> list[str]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from torch import fx
+from torch import fx, nn
 
 from surgery.analysis.readers import readers_of
 from surgery.analysis.roles.primitives import (
@@ -22,6 +22,7 @@ from surgery.analysis.roles.primitives import (
     factors_of,
     inputs_of,
     is_layout,
+    is_module,
     is_product,
     is_softmax,
     name_of,
@@ -30,6 +31,9 @@ from surgery.analysis.roles.primitives import (
 from surgery.analysis.written_out.attention import LAYOUTS, Hiding, Layout, WrittenOut
 from surgery.analysis.written_out.trial import ModuleOf, computes_attention
 
+BETWEEN = {"mul", "rmul", "div", "truediv", "dropout", *ADDS}
+LOW = -1000.0
+"""The largest number that hides a score: after the softmax nothing is left of it beside others."""
 SCALINGS = {"mul", "rmul", "div", "truediv", "transpose", "permute", "swapaxes", "mT", "getattr"}
 """What may stand between a factor and the product, besides layout: nothing that learns."""
 
@@ -82,11 +86,19 @@ def _up_to_product(weights: fx.Node) -> list[fx.Node] | None:
     """From `weights` up to the product of queries and keys: one tensor at a time, of one size, past one bias and mask."""
     way = [weights]
     while not is_product(way[-1]):
+        if not _may_stand_between(way[-1]):
+            return None
         sources = [source for source in _changed(way[-1]) if source is not _bias(way[-1])]
         if len(sources) != 1 or (shape_of(sources[0]) != shape_of(way[-1]) and not is_layout(way[-1])):
             return None
         way += sources
     return way if all(len([n for n in way if test(n)]) < 2 for test in (_bias, Hiding.of)) else None
+
+
+def _may_stand_between(node: fx.Node) -> bool:
+    """Whether `node` may be on the way from scores to weights: what moves or limits them is another attention."""
+    known = is_layout(node) or is_softmax(node) or Hiding.of(node) is not None
+    return known or name_of(node) in BETWEEN or is_module(node, (nn.Dropout,))
 
 
 def _bias(node: fx.Node) -> fx.Node | None:
@@ -140,13 +152,15 @@ def _fits(made: WrittenOut) -> bool:
     scores = (*query[:-1], key[-2])
     if made.hiding and not (_fits_scores(made.hiding.mask, scores) and _can_fill(made.hiding)):
         return False
+    if made.bias is not None and not made.bias.meta["val"].is_floating_point():
+        return False
     same = key == value and query[:-2] == key[:-2] and query[-1] == key[-1]
     return same and result == query and _fits_scores(made.bias, scores)
 
 
 def _can_fill(hiding: Hiding) -> bool:
     """Whether what it gives to hidden keys can be given to a core, which takes minus infinity if it is given nothing."""
-    return not hiding.made or hiding.fill == -math.inf
+    return hiding.fill == -math.inf if hiding.made else hiding.fill <= LOW
 
 
 def _fits_scores(bias: fx.Node | None, scores: tuple[int, ...]) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from surgery.analysis.roles.primitives import shape_of, tensors
@@ -22,6 +21,8 @@ SCORES = (1, 2, QUERIES, KEYS)
 MOST_SCORES = 1 << 16
 FEWEST_KEYS = 2
 """Of one key the weight is 1, whatever its score."""
+ROUNDINGS = 2
+"""By how much more than the formula itself, in half precision, nodes may differ from it on average."""
 
 ModuleOf = Callable[[fx.Node], nn.Module]
 
@@ -39,44 +40,57 @@ def computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
     small.setdefault(keys, KEYS)
     few = (*heads, small[queries], small[keys])
     tried = [(SCORES, {}), (few, small), ((*heads, queries, keys), {})]
-    return any(
-        all(_computes_at(made, module_of, each, sizes, hide) for hide in ((False, True) if made.hiding else (False,)))
+    results = [
+        _computes_at(made, module_of, each, sizes, hide)
         for sizes, each in tried
         if len(sizes) == len(heads) + 2 and math.prod(sizes) <= MOST_SCORES and sizes[-1] >= FEWEST_KEYS
-    )
+        for hide in ((False, True) if made.hiding else (False,))
+    ]
+    return True in results and False not in results
 
 
 def _computes_at(
     made: WrittenOut, module_of: ModuleOf, small: Mapping[int, int], sizes: tuple[int, ...], hide: bool
-) -> bool:
+) -> bool | None:
     """Whether they do at `sizes`, those of the scores, which make those of the trace `small`, if some keys are hidden.
 
-    What hides keys is tried without hiding any too: of a single key that is left the scale would not show.
+    What hides keys is tried without hiding any too: of a single key that is left the scale would not show. None if they
+    cannot be run at such sizes, as they count by numbers of their own.
     """
     generator = torch.Generator().manual_seed(0)
     *heads, queries, keys = sizes
     drawn = _drawn_factors(made, [(*heads, tokens) for tokens in (queries, keys, keys)], generator)
     laid_out = [_swapped(x, swap).contiguous() for x, swap in zip(drawn, made.layout[:3], strict=True)]
     values: dict[fx.Node, Any] = dict(zip((made.query, made.key, made.value), laid_out, strict=True))
-    mask = torch.zeros(sizes, dtype=torch.float64, device="cpu")
+    bias = hidden = None
     if made.bias is not None:
-        values[made.bias] = _drawn_like(made.bias, sizes, generator).to(made.bias.meta["val"].dtype)
-        mask += values[made.bias]
+        bias = values[made.bias] = _drawn_like(made.bias, sizes, generator).to(made.bias.meta["val"].dtype)
     if made.hiding is not None:
         hidden = (_drawn_like(made.hiding.mask, sizes, generator) > 0) & hide
         hidden[..., :1] &= math.isfinite(made.hiding.fill)  # where no key is left, it gives NaN
         values |= _hiding(made.hiding, hidden)
-        mask = mask.masked_fill(hidden, made.hiding.fill)
     try:
-        result, precise = _run(made, values, module_of, small)
+        result, lowest = _run(made, values, module_of, small)
     except Exception:  # whatever these nodes do at other sizes, it is not what is looked for
+        return None
+
+    def attention(dtype: torch.dtype) -> Tensor:
+        """Softmax attention as it is defined, in this precision."""
+        query, key, value = (x.to(dtype) for x in drawn)
+        scores = query * query.shape[-1] ** -0.5 @ key.mT + (0 if bias is None else bias.to(dtype))
+        if hidden is not None and made.hiding is not None:
+            scores = scores.masked_fill(hidden, made.hiding.fill)
+        mixed: Tensor = scores.softmax(-1) @ value
+        return mixed.double()
+
+    expected = attention(torch.float64)
+    found = _swapped(result, made.layout.result).double()
+    if found.shape != expected.shape:
         return False
-    query, key, value = (x.double() for x in drawn)
-    expected = F.scaled_dot_product_attention(query, key, value, mask)
-    result = _swapped(result, made.layout.result)
-    if result.shape != expected.shape:
-        return False
-    return torch.allclose(result.double(), expected, rtol=0, atol=1e-4 if precise else 0.1)
+    if torch.finfo(lowest).bits >= 32:
+        return torch.allclose(found, expected, rtol=0, atol=1e-4)
+    error, rounding = ((x - expected).abs().mean() for x in (found, attention(lowest)))
+    return bool(error <= ROUNDINGS * rounding)
 
 
 def _hiding(hiding: Hiding, hidden: Tensor) -> dict[fx.Node, Any]:
@@ -113,9 +127,9 @@ def _swapped(x: Tensor, swap: Swapped) -> Tensor:
 
 def _run(
     made: WrittenOut, values: dict[fx.Node, Any], module_of: ModuleOf, small: Mapping[int, int]
-) -> tuple[Tensor, bool]:
-    """The result, and whether single precision or better was kept all the way."""
-    precise = True
+) -> tuple[Tensor, torch.dtype]:
+    """The result, and the lowest precision on the way."""
+    lowest = torch.float64
     for node in made.nodes:
         args = fx.node.map_arg(node.args, lambda n: _value(n, values, small))
         kwargs = fx.node.map_arg(node.kwargs, lambda n: _value(n, values, small))
@@ -124,8 +138,8 @@ def _run(
         else:
             result = evaluated(node, args, kwargs)
         values[node] = result
-        precise = precise and torch.finfo(result.dtype).bits >= 32
-    return values[made.nodes[-1]], precise
+        lowest = min(lowest, result.dtype, key=lambda dtype: torch.finfo(dtype).bits)
+    return values[made.nodes[-1]], lowest
 
 
 def _value(node: fx.Node, values: dict[fx.Node, Any], small: Mapping[int, int]) -> Any:

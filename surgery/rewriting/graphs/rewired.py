@@ -144,7 +144,7 @@ class _Rewriter(Evaluator):
         users = {value: [(node, user) for node in nodes for user in node.users] for value, nodes in old.items()}
         self.make(self._rewiring.calls)
         for value, by in self._rewiring.results.items():
-            new = self.of(by)
+            new = self._contiguous(self.of(by)) if parse(by).swapped else self.of(by)
             for node, user in users[value]:
                 if not is_guard(user):
                     user.replace_input_with(node, new)
@@ -226,6 +226,10 @@ class _Rewriter(Evaluator):
             node: fx.Node = make()
         self._order.add(node, after)
         return node
+
+    def _contiguous(self, node: fx.Node) -> fx.Node:
+        """Laid out in memory as it is read, for those who view it."""
+        return self._insert(lambda: self._graph.call_method("contiguous", (node,)), [node])
 
     def _take_out(self) -> None:
         kept = self._rewiring.read | set(self._rewiring.keeps)
