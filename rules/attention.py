@@ -155,6 +155,8 @@ class ReplaceAttention(Rule):
         except Exception as error:  # whatever else it is, it is this site's
             return f"{self.operator.kind} fails on it: {first_line(error)}"
         root = site.first.path if site.first.is_module else site.scope
+        if reason := core.why_features_vary(root):
+            return reason
         if next(module.parameters(), None) is not None and (reason := core.why_heads_vary(root)):
             return f"{reason}, for which {self.operator.kind} would have weights"
         if self.inherit == "exact" and (reason := module.why_inexact()):

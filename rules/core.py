@@ -121,13 +121,22 @@ class SoftmaxAttention:
 
     def why_heads_vary(self, root: str) -> str | None:
         """That what should be heads are samples or tokens of what the scope at `root` is given; None if they are not."""
+        return self._why_varies(root, 1, "heads") if self.traced("query").dim() == 4 else None
+
+    def why_features_vary(self, root: str) -> str | None:
+        """The same of what should be features."""
+        return self._why_varies(root, self.traced("query").dim() - 1, "features")
+
+    def _why_varies(self, root: str, axis: int, what: str) -> str | None:
+        """That an axis of (B, H, N, K) queries grows with what the scope at `root` is given; None if it does not."""
         item, _ = self.given["query"]
-        node, rank = self.argument("query"), self.traced("query").dim()
-        axis = 2 if self.layout.query == (1, 2) else 1
-        if rank < 4 or not self.items[item].graph.grows(root, self.items[item].scope, node, axis):
+        node = self.argument("query")
+        first, second = self.layout.query or (axis, axis)
+        own = {first: second, second: first}.get(axis, axis)
+        if not self.items[item].graph.grows(root, self.items[item].scope, node, own):
             return None
         shape = tuple(node.meta["val"].shape)
-        return f"its queries {shape} have samples or tokens where heads should be, in axis {axis}"
+        return f"its queries {shape} have samples or tokens where {what} should be, in axis {own}"
 
     def between(self) -> str | None:
         """What stands between the projections and it, besides layout, such as a norm or a rotary embedding."""

@@ -137,6 +137,12 @@ STACKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
                           ["body.layers.0.0", "body.layers.0.1", "body.layers.1.0"]),
     "sequentials by name": (lambda: Around(ordered(trunk=ordered(a=Block(), b=Block()), head=ordered(c=Block()))),
                             ["body.trunk.a", "body.trunk.b", "body.head.c"]),
+    "a stem and stages": (lambda: nn.Sequential(Residual(mlp()), nn.Sequential(Block(), Block(), Block())),
+                          [f"1.{n}" for n in range(3)]),
+    "a residual step between stages": (
+        lambda: nn.Sequential(nn.Sequential(Block(), Block()), Residual(mlp()), nn.Sequential(Block())),
+        ["0.0", "0.1", "2.0"],
+    ),
     "sequential sublayers": (lambda: nn.Sequential(*(like_sublayers() for _ in range(3))), [f"{n}" for n in range(3)]),
     "parts": (Parts, [f"layers.{n}" for n in range(3)]),
     "named": (Named, ["first", "second", "third"]),

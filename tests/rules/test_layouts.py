@@ -219,3 +219,41 @@ def test_no_sample_gets_weights_of_its_own(folded: bool, batch: int) -> None:
             surgery.plan(model, [replace_attention(operator)], tokens(batch, 5))
     student = surgery.rewrite(model, [replace_attention(FullAttention())], tokens(batch, 5))
     torch.testing.assert_close(student(**tokens(4, 7)), model(**tokens(4, 7)), atol=1e-5, rtol=1e-5)
+
+
+LOOKS_ALIKE: dict[str, Callable[..., Tensor]] = {
+    "a band": lambda x, q, k, v: (q @ k.mT * WIDTH**-0.5).softmax(-1).tril(6).triu(-6) @ v,
+    "rolled": lambda x, q, k, v: (q @ k.mT * WIDTH**-0.5).softmax(-1).roll(5, -1) @ v,
+    "clamped": lambda x, q, k, v: (q @ k.mT * WIDTH**-0.5).clamp(-20, 20).softmax(-1) @ v,
+    "scale by tokens": lambda x, q, k, v: (q @ k.mT * x.shape[1] ** -0.5).softmax(-1) @ v,
+    "scale by tokens of the queries": lambda x, q, k, v: (q @ k.mT * q.shape[2] ** -0.5).softmax(-1) @ v,
+    "scale by samples": lambda x, q, k, v: (q @ k.mT * x.shape[0] ** -0.5).softmax(-1) @ v,
+    "over features": lambda x, q, k, v: ((q.mT @ k * WIDTH**-0.5).softmax(-1) @ v.mT).mT,
+    "a boolean is added": lambda x, q, k, v: (
+        q @ k.mT * WIDTH**-0.5 + torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    ).softmax(-1) @ v,
+    "another scale in half precision": lambda x, q, k, v: (
+        (q.bfloat16() @ k.bfloat16().mT * WIDTH**-0.5 * 1.08).softmax(-1) @ v.bfloat16()
+    ).to(v.dtype),
+}  # fmt: skip
+
+
+class LooksAlike(nn.Module):
+    def __init__(self, mix: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.mix, self.qkv, self.proj = mix, nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, WIDTH)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.mix(x, q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("name", LOOKS_ALIKE)
+def test_what_is_attention_at_the_traced_sizes_only_is_left_alone(name: str) -> None:
+    """Traced with as many samples and tokens as a head has features, where the scales are the usual one."""
+    with pytest.raises(MatchError):
+        surgery.plan(
+            Model(lambda: LooksAlike(LOOKS_ALIKE[name])).eval(),
+            [replace_attention(FullAttention())],
+            tokens(WIDTH, WIDTH),
+        )

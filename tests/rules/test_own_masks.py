@@ -215,3 +215,20 @@ def test_heads_that_are_samples_have_their_masks(tokens: int, pairs: bool) -> No
         changed = {"x": other["x"].clone(), "seen": other["seen"]}
         changed["x"][:, 7] += 1
         torch.testing.assert_close(student(**changed)[:, :6], student(**other)[:, :6])
+
+
+@pytest.mark.parametrize("fill", [-1e9, -1e4, -1000.0])
+def test_a_sample_without_any_key_sees_all_alike_under_a_low_number(fill: float) -> None:
+    model = Scaled(2, 8, "queries", "method")
+    model.hide = lambda s, hidden, m: s.masked_fill(hidden, fill)
+    inputs = {"x": torch.randn(2, 6, 8), "hidden": torch.tensor([[True] * 6, [False] * 4 + [True] * 2])}
+    student = surgery.rewrite(model.eval(), [replace_attention(FullAttention(), inherit="exact")], inputs)
+    torch.testing.assert_close(student(**inputs), model(**inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_a_number_that_hides_only_some_of_a_key_is_no_mask() -> None:
+    model = Scaled(2, 8, "queries", "method").eval()
+    model.hide = lambda s, hidden, m: s.masked_fill(hidden, -100.0)
+    inputs = {"x": torch.randn(2, 6, 8), "hidden": torch.arange(6).expand(2, -1) > 3}
+    with pytest.raises(MatchError, match="does not compute softmax"):
+        surgery.plan(model, [replace_attention(FullAttention())], inputs)

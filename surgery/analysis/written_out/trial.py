@@ -18,6 +18,7 @@ from surgery.analysis.written_out.attention import Hiding, Swapped, WrittenOut
 
 QUERIES, KEYS = 3, 5
 SCORES = (1, 2, QUERIES, KEYS)
+OTHERS = (3, 2, 5, 4)
 MOST_SCORES = 1 << 16
 FEWEST_KEYS = 2
 """Of one key the weight is 1, whatever its score."""
@@ -39,7 +40,10 @@ def computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
     small.setdefault(queries, QUERIES)
     small.setdefault(keys, KEYS)
     few = (*heads, small[queries], small[keys])
-    tried = [(SCORES, {}), (few, small), ((*heads, queries, keys), {})]
+    traced = (*heads, queries, keys)
+    alike = dict(zip(dict.fromkeys(traced), OTHERS, strict=False))  # those that are equal stay so
+    of_traced = (SCORES, _unambiguous(traced, SCORES)), (tuple(alike[size] for size in traced), alike)
+    tried = [*of_traced, (few, small), (traced, {})]
     results = [
         _computes_at(made, module_of, each, sizes, hide)
         for sizes, each in tried
@@ -47,6 +51,12 @@ def computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
         for hide in ((False, True) if made.hiding else (False,))
     ]
     return True in results and False not in results
+
+
+def _unambiguous(traced: tuple[int, ...], sizes: tuple[int, ...]) -> dict[int, int]:
+    """By the traced sizes, those that take their places, if it is one for all that were equal."""
+    pairs = set(zip(traced, sizes, strict=False))
+    return {old: new for old, new in pairs if sum(old == other for other, _ in pairs) == 1}
 
 
 def _computes_at(
