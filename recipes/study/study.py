@@ -4,7 +4,8 @@
 
 Each row is a run of its own in DIR, of a recipe that is trained but not judged; afterwards five draws of 1,000 samples
 are judged, as the teacher's draws from the same noise are, which are made once. The command may be interrupted
-and repeated: what is there is not done again. FILE gets all results as JSON after each row, by default DIR/results.json.
+and repeated: what is there is not done again. FILE gets all results as JSON after each row, by default DIR/results.json;
+what it has already, from another machine or an earlier checkout, is not done again either.
 """
 
 from __future__ import annotations
@@ -115,11 +116,12 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [row for row in rows(blocks) if not options.only or any(part in row.key for part in options.only)]
     seeds = {row.key: max(row.seeds, options.seeds) for row in chosen}
     asked = [(row, seed) for seed in range(max(seeds.values())) for row in chosen if seed < seeds[row.key]]
-    failed = 0
+    failed, file = 0, options.save or study.out / "results.json"
+    _take_over(file, study.out)
     _kept(study.out / "teacher.json", study.teacher)
     for done in _done(study, asked, places, options.minutes):
         failed += not done
-        _save(study.out, asked, options.save or study.out / "results.json")
+        _save(study.out, asked, file)
     return failed
 
 
@@ -200,6 +202,17 @@ def _kept(file: Path, make: Any) -> dict[str, Any]:
         write_atomically(file, json.dumps(make(), indent=1).encode())
     found: dict[str, Any] = json.loads(file.read_text())
     return found
+
+
+def _take_over(file: Path, out: Path) -> None:
+    """Put what a file of results has into the folder, but for what is there."""
+    if not file.exists():
+        return
+    saved = json.loads(file.read_text())
+    _kept(out / "teacher.json", lambda: saved["teacher"])
+    for row in saved["rows"]:
+        key = f"{row['group']}: {row['name']}"
+        _kept(out / f"{_file_name(key, row['seed'])}.json", partial(dict, row))
 
 
 def _save(out: Path, asked: list[tuple[Row, int]], file: Path) -> None:

@@ -57,6 +57,11 @@ def test_a_row_is_trained_judged_and_shown(study, tmp_path, monkeypatch):
     saved = json.loads((tmp_path / "digits.json").read_text())
     assert saved["missing"] == [f"{row.key}, seed 1"]
     assert run._one(made, (row, 0)) == (done, said)  # it is not done again
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run._take_over(tmp_path / "digits.json", elsewhere)
+    assert run._one(replace(made, out=elsewhere), (row, 0)) == (done, said)  # nor on another machine
+    assert len(list(elsewhere.iterdir())) == 2
 
     page = study["page"]
     monkeypatch.setattr(page, "RESULTS", tmp_path)
