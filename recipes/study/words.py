@@ -9,9 +9,9 @@ HEAD = """# The study
 
 What of a trained diffusion transformer can be replaced, at which cost, and how it is best taught: the questions of
 "Exploring Diffusion Transformer Designs via Grafting" (arXiv 2506.05340, here "the paper"), asked on two models that
-come with surgery. `make study` runs all rows on `digits-dit`, from three seeds and two at a time, and goes on from
-the results that are there; with `--jobs cuda=15` a GPU trains many at once, which NVIDIA's MPS lets run side by side: a training of each
-row took 11 minutes. `python recipes/study/study.py --bench fashion` does it on `fashion-dit`, and
+come with surgery. `make study` runs all rows on `digits-dit`, from three seeds and two at a time, and goes on from the
+results that are there; with `--jobs cuda=15` a GPU trains many at once, which NVIDIA's MPS lets run side by side: a
+training of each row took 11 minutes. `python recipes/study/study.py --bench fashion` does it on `fashion-dit`, and
 `python recipes/study/page.py` writes this page from what there is.
 
 - **Teachers**: `digits-dit` has 8 layers on 64 tokens, `fashion-dit` 12 layers on 196 tokens; DiT-XL/2, the paper's, has

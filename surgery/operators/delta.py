@@ -78,7 +78,7 @@ class GatedDeltaCore(DecayingCore):
         y_XNK = gated_delta_rule(*sequences)
         if not self.causal:
             y_XNK = y_XNK + gated_delta_rule(*sequences, backwards=True)
-        return y_XNK.reshape(v_BHNK.shape).to(v_BHNK.dtype)
+        return y_XNK.view(v_BHNK.shape).to(v_BHNK.dtype)
 
 
 class GatedDeltaMixer(CoreMixer):

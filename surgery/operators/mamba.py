@@ -226,7 +226,7 @@ class Mamba2Core(DecayingCore):
         y_XN1K = state_space(
             entering_XNK.unsqueeze(2), log_BHN.flatten(0, 1).unsqueeze(2), k_XNK, q_XNK * scale, causal=self.causal
         )
-        y_BHNK: Tensor = torch.addcmul(y_XN1K.reshape(v_BHNK.shape), self.D.view(-1, 1, 1), v_BHNK)
+        y_BHNK: Tensor = torch.addcmul(y_XN1K.view(v_BHNK.shape), self.D.view(-1, 1, 1), v_BHNK)
         return y_BHNK
 
     @override

@@ -104,7 +104,7 @@ class TTTCore(ScanCore):
             # It goes from chunk to chunk, which takes as long for one pass as for two at once.
             forth, back = self._pass(*(torch.cat([x, x.flip(1)]) for x in sequences)).chunk(2)
             y_XNK = forth + back.flip(1)
-        return y_XNK.reshape(v_BHNK.shape).to(v_BHNK.dtype)
+        return y_XNK.view(v_BHNK.shape).to(v_BHNK.dtype)
 
     def _pass(self, *sequences: Tensor, backwards: bool = False) -> Tensor:
         """From the first chunk to the last, or a linear model from the last to the first: (X, N, K)."""

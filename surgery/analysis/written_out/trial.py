@@ -19,6 +19,7 @@ from surgery.analysis.written_out.attention import Hiding, Swapped, WrittenOut
 QUERIES, KEYS = 3, 5
 SCORES = (1, 2, QUERIES, KEYS)
 OTHERS = (3, 2, 5, 4)
+"""What takes the place of each traced size, in the order in which different ones are met."""
 MOST_SCORES = 1 << 16
 FEWEST_KEYS = 2
 """Of one key the weight is 1, whatever its score."""
@@ -29,9 +30,11 @@ ModuleOf = Callable[[fx.Node], nn.Module]
 
 
 def computes_attention(made: WrittenOut, module_of: ModuleOf) -> bool:
-    """Whether the nodes give softmax(q k^T / sqrt(K)) v: at sizes of which no two are equal, or as equal as traced.
+    """Whether the nodes give softmax(q k^T / sqrt(K)) v at every size that they can be run at, one at least.
 
-    Samples and heads that are counted by numbers of the forward's own have to be as many as these.
+    These are sizes of which no two are equal, others that are equal where the traced ones are, and the traced ones
+    themselves, if they are not too large: samples and heads that are counted by numbers of the forward's own have to be
+    as many as traced.
     """
     query, key, *_ = made.shapes
     *heads, queries, _ = query
