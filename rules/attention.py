@@ -207,17 +207,17 @@ def alternate(
     layers: Selection | None = None,
     inherit: Policy = "projections",
 ) -> tuple[ReplaceAttention, ...]:
-    """Rules that put `operators` into layers in turn: `alternate(a, b)` puts a into layers 0, 2, ..., b into 1, 3, ...
+    """Rules that put `operators` into layers in turn, of `alternate(a, b)` a into the first, third and so on.
 
     What one cannot see in its layer, the other may pass on in the next, as a window and a neighbourhood with steps do.
 
     Args:
         operators: configs of the new operators.
-        role, layers, inherit: as of `replace_attention`. Turns are those of all layers of the model, selected or not.
+        role, layers, inherit: as of `replace_attention`. Turns are those of the selected layers.
     """
     chosen, count = given_or_all(layers), len(operators)
     return tuple(
-        replace_attention(operator, role=role, layers=chosen & every(count, first=turn), inherit=inherit)
+        replace_attention(operator, role=role, layers=every(count, first=turn, of=chosen), inherit=inherit)
         for turn, operator in enumerate(operators)
     )
 

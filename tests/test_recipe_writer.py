@@ -34,7 +34,17 @@ def wide(site) -> bool:
 
 
 SELECTIONS = st.recursive(
-    st.sampled_from([all_layers(), every(2), every(3, first=1), three_of_four(), indices(0, 3), where(wide)]),
+    st.sampled_from(
+        [
+            all_layers(),
+            every(2),
+            every(3, first=1),
+            every(2, of=~indices(1)),
+            three_of_four(),
+            indices(0, 3),
+            where(wide),
+        ]
+    ),
     lambda inner: st.builds(lambda a, b: a & b, inner, inner) | st.builds(lambda a: ~a, inner),
     max_leaves=3,
 )
@@ -92,8 +102,8 @@ def test_the_recipes_of_the_project_are_written_shorter_than_they_are(tmp_path, 
 
 def test_rules_are_written_by_their_functions():
     first, second = alternate(HyenaX(), SlidingWindow(window=5))
-    assert expression(first) == "replace_attention(HyenaX(), layers=all_layers() & every(2, first=0))"
-    assert expression(second) == "replace_attention(SlidingWindow(window=5), layers=all_layers() & every(2, first=1))"
+    assert expression(first) == "replace_attention(HyenaX(), layers=every(2, first=0, of=all_layers()))"
+    assert expression(second) == "replace_attention(SlidingWindow(window=5), layers=every(2, first=1, of=all_layers()))"
     assert expression(drop_blocks(layers=~indices(1))) == "drop_blocks(layers=~indices(1))"
 
 

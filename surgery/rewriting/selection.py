@@ -64,11 +64,12 @@ class AllLayers(_Selection):
 
 
 class Every(_Selection):
-    """The last of each group of `n` layers: for n = 2 the layers 1, 3, 5, ..., the paper's 50 %; or another of each."""
+    """The last of each group of `n` layers, or the one `first`; layers of the model, or those that `of` chooses from."""
 
     kind: Literal["every"] = "every"
     n: PositiveInt
     first: NonNegativeInt | None = None
+    of: Selection | None = None
 
     @model_validator(mode="after")
     def _is_in_the_group(self) -> Self:
@@ -78,11 +79,17 @@ class Every(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths in every n-th layer."""
+        layers = numbers = {site.path: site.first.layer for site in sites if site.first.layer is not None}
+        if self.of is not None:
+            layers = {path: layers[path] for path in layers.keys() & self.of.select(sites)}
+            counted = sorted(set(layers.values()))
+            numbers = {path: counted.index(layer) for path, layer in layers.items()}
         place = self.n - 1 if self.first is None else self.first
-        return {s.path for s in sites if s.first.layer is not None and s.first.layer % self.n == place}
+        return {path for path, number in numbers.items() if number % self.n == place}
 
     def __str__(self) -> str:
-        return f"every({self.n})" if self.first is None else f"every({self.n}, first={self.first})"
+        first = "" if self.first is None else f", first={self.first}"
+        return f"every({self.n}{first}{'' if self.of is None else f', of={self.of}'})"
 
 
 class ThreeOfFour(_Selection):
@@ -139,10 +146,7 @@ class Where(_Selection):
 
 
 class Top(_Selection):
-    """The `n` sites of which a function, or an analysis, gives the largest numbers; of equal ones the earlier.
-
-    As `Where` in JSON.
-    """
+    """The `n` sites with the largest numbers by a function or an analysis, of equal ones the earlier; see `Where`."""
 
     kind: Literal["top"] = "top"
     n: PositiveInt
@@ -219,7 +223,7 @@ Selection = Annotated[
     BeforeValidator(_no_python_value),
 ]
 
-for _composed in (Both, Either, Not):
+for _composed in (Every, Both, Either, Not):
     _composed.model_rebuild()
 
 
@@ -233,14 +237,15 @@ def given_or_all(layers: Selection | None) -> Selection:
     return all_layers() if layers is None else layers
 
 
-def every(n: int, first: int | None = None) -> Every:
+def every(n: int, first: int | None = None, of: Selection | None = None) -> Every:
     """Select the last of each group of `n` layers (every second layer for n = 2: layers 1, 3, 5, ...).
 
     Args:
         n: layers of a group.
         first: the first layer to select, less than n; by default n - 1.
+        of: the layers that are counted, by default all of the model: `every(2, of=~indices(0))`.
     """
-    return Every(n=n, first=first)
+    return Every(n=n, first=first, of=of)
 
 
 def three_of_four() -> ThreeOfFour:

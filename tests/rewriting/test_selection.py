@@ -30,7 +30,10 @@ plain = st.one_of(
 selections = st.recursive(
     plain,
     lambda inner: st.one_of(
-        st.builds(operator.and_, inner, inner), st.builds(operator.or_, inner, inner), st.builds(operator.invert, inner)
+        st.builds(operator.and_, inner, inner),
+        st.builds(operator.or_, inner, inner),
+        st.builds(operator.invert, inner),
+        st.builds(lambda n, of: every(n, of=of), st.integers(1, 3), inner),
     ),
     max_leaves=6,
 )
@@ -60,6 +63,13 @@ def test_composition_is_that_of_sets(a, b):
     assert (a | b).select(SITES) == first | second
     assert (~a).select(SITES) == every_path - first
     assert (~~a).select(SITES) == first
+
+
+@settings(max_examples=30, deadline=None)
+@given(selections, st.integers(1, 4))
+def test_those_in_turn_are_all_that_were_chosen_each_once_and_in_order(chosen, n):
+    turns = [layers(every(n, first=turn, of=chosen)) for turn in range(n)]
+    assert turns == [layers(chosen)[turn::n] for turn in range(n)]
 
 
 @settings(max_examples=30, deadline=None)

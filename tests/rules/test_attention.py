@@ -21,7 +21,7 @@ from surgery.operators import (
     SlidingWindow,
     SparseLinear,
 )
-from surgery.rewriting import indices
+from surgery.rewriting import every, find_sites, indices, node
 from surgery.rules import alternate, replace_attention
 from surgery.testing import check_rule
 from tests.rules.students import check_student, graph, output
@@ -54,6 +54,12 @@ def test_mixers_take_turns(tmp_path):
     kinds = {edit.path: edit.label for edit in edits if not edit.path.startswith("single")}
     assert kinds == {f"transformer_blocks.{i}.attn": (type(near), type(far))[i % 2].__name__ for i in range(3)}
     check_student("flux", rules, tmp_path)
+    halves = [rule.layers for rule in alternate(near, far, layers=every(2))]
+    sites = find_sites(graph("flux"), node("joint_attention"))
+    assert [sorted(half.select(sites)) for half in halves] == [
+        ["transformer_blocks.1.attn"],
+        ["transformer_blocks.3.attn"],
+    ]
 
 
 def test_four_new_mixers_in_one_model(tmp_path):
