@@ -66,8 +66,10 @@ class SoftmaxAttention:
         return self.items[item].graph.fixed(self.items[item].scope, node) if isinstance(node, fx.Node) else None
 
     def values(self) -> dict[str, str]:
-        """What a core is called with in its place, as a rewiring writes it."""
-        return {name: self._in_order("{}({})".format(*self.given[name]), name) for name in self._for_core()}
+        """What a core is called with in its place, as a rewiring writes it; with a mask that is None as traced too."""
+        item, mask = self.given.get("attn_mask", ("attention", ""))
+        names = dict.fromkeys([*self._for_core(), *(["attn_mask"] if mask in self.items[item].bound else [])])
+        return {name: self._in_order("{}({})".format(*self.given[name]), name) for name in names}
 
     def instead(self, value: str) -> str:
         """What takes the place of its result, where `value` is that of a core."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from surgery.errors import GuardError, first_line
+from surgery.errors import GuardError, RewriteError, first_line
 from surgery.recording.autocast import AutocastState, autocast_state
 from surgery.recording.binding import binder
 from surgery.recording.caches import guarded_caches, require_no_shared_cache
@@ -75,6 +75,10 @@ class Trace:
                 recording.compile()  # before other threads see it
                 known.add(recording)
         generate(module, scopes, self.scope.path, self.record)
+
+
+class NotEdited(RewriteError):
+    """An edit cannot be made to another way through the forward."""
 
 
 class EditedTrace(Trace):
@@ -243,7 +247,8 @@ def _extend(module: nn.Module, trace: Trace, args: tuple[Any, ...], kwargs: dict
     try:
         type(module)._surgery_extend(trace, module, args, kwargs)  # type: ignore[attr-defined]
     except Exception as error:
-        raise GuardError(f"{scope.name}: {why}, and the model itself refuses: {first_line(error)}") from error
+        who = "the edit is not for" if isinstance(error, NotEdited) else "the model itself refuses"
+        raise GuardError(f"{scope.name}: {why}, and {who} these inputs: {first_line(error)}") from error
 
 
 def _record(trace: Trace, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -89,6 +89,22 @@ class KeysPermuted(nn.Module):
         return self.proj(torch.matmul(weights, v.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2))
 
 
+class ResultViewed(nn.Module):
+    """The result of the product, which lies in memory as it is read, is given another shape without a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, HEADS, WIDTH).permute(2, 0, 3, 1, 4)
+        y = (q @ k.mT * WIDTH**-0.5).softmax(-1) @ v
+        return self.proj(
+            y.view(batch * HEADS, length, WIDTH).view(batch, HEADS, length, WIDTH).transpose(1, 2).flatten(2)
+        )
+
+
 class WithBias(Attention):
     """Tokens first, with a bias of each head and pair."""
 
@@ -134,7 +150,7 @@ def test_full_attention_in_its_place_computes_the_same(layouts: tuple[str, ...],
     assert_kept(Model(lambda: Attention(layouts, norm)).eval())
 
 
-@pytest.mark.parametrize("make", [GuidedDiffusion, LatentDiffusion, KeysPermuted, WithBias])
+@pytest.mark.parametrize("make", [GuidedDiffusion, LatentDiffusion, KeysPermuted, ResultViewed, WithBias])
 def test_as_others_write_it(make: type[nn.Module]) -> None:
     assert_kept(Model(make).eval())
 

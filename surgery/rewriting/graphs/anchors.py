@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from pydantic import Field
 from torch import fx
 
 from surgery.config import Config
@@ -29,12 +30,14 @@ class Place(Config):
         nodes: their anchors, several for an operator that is made of several nodes.
         edges: pairs of names between which tensors flow.
         repeated: as of a rewiring.
+        given: what those nodes are called with that new operators take the place of.
     """
 
     scope: str
     nodes: dict[str, tuple[Anchor, ...]]
     edges: tuple[tuple[str, str], ...] = ()
     repeated: bool = False
+    given: dict[str, tuple[dict[str, str], ...]] = Field(default={})
 
 
 def turns(node: fx.Node) -> list[fx.Node]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
-from surgery.recording.generated import EditedTrace, RecordCall, edit_of, set_edit
+from surgery.recording.generated import EditedTrace, NotEdited, RecordCall, edit_of, set_edit
 from surgery.recording.parameters import dtype_of
 from surgery.recording.paths import put
 from surgery.recording.recording import Recording, Scope
@@ -49,7 +50,10 @@ class EditedScope(EditedTrace):
         self.record(self._before(module), found, self.scope.path, args, kwargs, alone=True)
         for recording in found[self.scope.path].recordings:
             for step, aliases in zip(self.steps, self.aliases, strict=True):
-                recording = rewired(recording, step, found, aliases)
+                try:
+                    recording = rewired(recording, step, found, aliases)
+                except RewriteError as error:
+                    raise NotEdited(str(error)) from error
             recording.compile()
             self.scope.add(recording)
 

@@ -15,6 +15,7 @@ from torch import fx, nn
 from surgery.analysis.arguments import bound_arguments, called_class, with_arguments
 from surgery.analysis.numbers import with_numbers
 from surgery.analysis.readers import is_guard, is_view, items_of, readers_of, takes
+from surgery.analysis.roles.primitives import name_of
 from surgery.errors import RewriteError
 from surgery.recording.copying import copied_graph
 from surgery.recording.paths import child_path, names_of, relative
@@ -22,6 +23,7 @@ from surgery.recording.recording import Recording, Scope
 from surgery.recording.torch_private import is_erased, reorder
 from surgery.rewriting.evaluator import Evaluator
 from surgery.rewriting.graphs.anchors import Anchors, Place
+from surgery.rewriting.graphs.given import given_to, require_same
 from surgery.rewriting.replacement import Call, New, Number, Rewiring
 from surgery.rewriting.trial import built
 from surgery.rewriting.values import parse
@@ -137,6 +139,9 @@ class _Rewriter(Evaluator):
 
     def rewrite(self) -> None:
         """Put in the calls, let all others read the new values, and take out what is not read any more."""
+        if planned := self._bound.place.given:
+            now = given_to(self._scopes, self._path, self._nodes)
+            require_same(self._rewiring, planned, now, self._nodes)
         for name, numbers in self._bound.numbers.items():
             node = self._nodes[name][0]
             node.args, node.kwargs = with_numbers(node, [(number.at, number.value) for number in numbers])
@@ -144,7 +149,8 @@ class _Rewriter(Evaluator):
         users = {value: [(node, user) for node in nodes for user in node.users] for value, nodes in old.items()}
         self.make(self._rewiring.calls)
         for value, by in self._rewiring.results.items():
-            new = self._contiguous(self.of(by)) if parse(by).swapped else self.of(by)
+            is_viewed = any(name_of(user) == "view" for _, user in users[value])
+            new = self._contiguous(self.of(by)) if is_viewed or parse(by).swapped else self.of(by)
             for node, user in users[value]:
                 if not is_guard(user):
                     user.replace_input_with(node, new)

@@ -19,6 +19,7 @@ from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.graphs.anchors import Place
 from surgery.rewriting.graphs.edited_module import aliases_of, edit_scope, edited_recordings_of
+from surgery.rewriting.graphs.given import given_to
 from surgery.rewriting.graphs.rewired import Bound
 from surgery.rewriting.lesson import Lesson, ModuleLesson
 from surgery.rewriting.make import Maker, like
@@ -153,7 +154,7 @@ def _items(application: Application, matched: Site, resizing: Resizing) -> dict[
     return {name: site[name] for name in {**resizing.modules, **sources}}
 
 
-def _place(application: Application, matched: Site, given: Resizing, replaced: Sequence[str]) -> Place | None:
+def _place(application: Application, group: Site, given: Resizing, replaced: Sequence[str]) -> Place | None:
     """The nodes whose numbers change.
 
     Raises:
@@ -161,7 +162,7 @@ def _place(application: Application, matched: Site, given: Resizing, replaced: S
     """
     if not given.numbers:
         return None
-    where, site, facts = application.where(matched), application.rule.place(matched), application.facts
+    where, site, facts = application.where(group), application.rule.place(group), application.facts
     scope = next(site[name].scope for name in given.numbers)
     for path in replaced:
         if not is_inside(path, scope):
@@ -171,8 +172,9 @@ def _place(application: Application, matched: Site, given: Resizing, replaced: S
         if len(replaced) > len(given.modules) or facts.calls[path] > 1:
             raise RewriteError(f"{where}: {path} is used in several places, and its features counted by fixed numbers")
     anchors = facts.anchors(scope)
-    nodes = {name: tuple(map(anchors.of, site[name].nodes)) for name in given.numbers}
-    return Place(scope=scope, nodes=nodes)
+    matched = {name: site[name].nodes for name in given.numbers}
+    nodes = {name: tuple(map(anchors.of, each)) for name, each in matched.items()}
+    return Place(scope=scope, nodes=nodes, given=given_to(site.graph.scopes, scope, matched))
 
 
 def _bound(given: Resizing, place: Place | None, replaced: tuple[str, ...]) -> Bound | None:

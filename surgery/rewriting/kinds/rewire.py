@@ -16,6 +16,7 @@ from surgery.rewriting.application import Application
 from surgery.rewriting.edit import Change, Claims, Edit, Weights
 from surgery.rewriting.graphs.anchors import Anchor, Place, turns
 from surgery.rewriting.graphs.edited_module import made_names
+from surgery.rewriting.graphs.given import given_to, taken_place_of
 from surgery.rewriting.graphs.removed import Removed
 from surgery.rewriting.graphs.rewired import Bound
 from surgery.rewriting.graphs.trial import try_rewiring
@@ -185,7 +186,9 @@ def _place(application: Application, site: Site, rewiring: Rewiring) -> Place:
     nodes = {name: tuple(map(anchors.of, item.nodes)) for name, item in site.items.items()}
     graphs = application.rule.pattern.graphs()
     edges = next((graph.edges for graph in graphs if set(graph.nodes) == set(site.items)), ())
-    return Place(scope=site.scope, nodes=nodes, edges=edges, repeated=rewiring.repeated)
+    given = given_to(site.graph.scopes, site.scope, {name: item.nodes for name, item in site.items.items()})
+    replaced = {name: given[name] for name in taken_place_of(rewiring, given)}
+    return Place(scope=site.scope, nodes=nodes, edges=edges, repeated=rewiring.repeated, given=replaced)
 
 
 def _path(application: Application, site: Site, rewiring: Rewiring, name: str, number: int) -> str:
