@@ -33,7 +33,7 @@ class ParallelPairs(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse blocks of which one does not go on with the other's streams, and those with other readers, or none."""
-        return _unclear(site) or _differ(site) or _apart(site) or _idle(site)
+        return _unclear(site) or _differ(site) or _apart(site) or _idle(site) or _unfit(site)
 
     def replacement(self, site: Site) -> Rewiring:
         """The second block on the first one's input, and a joiner for each stream that is read afterwards."""
@@ -120,6 +120,8 @@ class ShareBlocks(Rule):
 
     def check(self, site: Site) -> str | None:
         """Refuse blocks that are one module already, and those with other weights than the first."""
+        if len(site.items) == 1:
+            return "one block alone has nothing to share; a count of 2 or more is needed"
         if len({id(item.module) for item in site.items.values()}) == 1:
             return f"{site.first.path} comes several times in a row, so its weights are shared already"
         return _differ(site)
@@ -205,6 +207,17 @@ def _apart(site: Site) -> str | None:
         other = next((user.name for user in readers_of(value) if user is not b.node), None)
         if other is not None:
             return f"what {a.path} gives is also read by {other}"
+    return None
+
+
+def _unfit(site: Site) -> str | None:
+    """That a block changes what both are to read, or that a stream's last axis holds no features that could be joined."""
+    for stream in _streams(site):
+        for item in site.items.values():
+            if stream.argument in site.graph.changed_in_place(item.path):
+                return f"{item.path} changes its {stream.argument} in place, which the other block is to read as well"
+        if (axis := site.graph.feature_axis(site.first.path, stream.argument)) is not None:
+            return f"the features of {stream.argument} {stream.shape} are in axis {axis}; a joiner mixes the last one"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -54,7 +55,13 @@ class MLPRatio(Rule):
             cutting = {scope for scope, _ in self._numbers(site)}
         except (AnalysisError, RewriteError) as error:
             return str(error)
-        making = [each.scope for each in _linears(site)]
+        linears = _linears(site)
+        neurons = site.graph.hidden_layer(site.first.key).neurons
+        if self.inherit == "exact" and self._neurons(site) < neurons:
+            return f"has {neurons} neurons, whose function {self._neurons(site)} cannot keep; use inherit='projections'"
+        if hooked := next((path for path, module in _modules(site, linears) if _hooks(module)), None):
+            return f"{hooked} has forward hooks, which are for a layer of its size"
+        making = [each.scope for each in linears]
         odd = next((scope for scope in cutting if not all(is_inside(each, scope) for each in making)), None)
         return odd and f"{odd} takes its neurons apart by fixed numbers, but does not make them"
 
@@ -154,8 +161,18 @@ def _names(count: int) -> tuple[str, ...]:
     return ("up", *(f"up_{number}" for number in range(2, count)), "down")
 
 
+def _modules(site: Site, linears: Iterable[HiddenLinear]) -> Iterator[tuple[str, nn.Module]]:
+    for linear in linears:
+        path = child_path(linear.scope, linear.node)
+        yield path, site.graph.model.get_submodule(path)
+
+
+def _hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def _sizes(site: Site, linear: HiddenLinear) -> LinearSizes:
-    module = site.graph.model.get_submodule(child_path(linear.scope, linear.node))
+    ((_, module),) = _modules(site, [linear])
     assert isinstance(module, nn.Linear)
     return LinearSizes(
         inputs=module.in_features,

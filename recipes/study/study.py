@@ -73,6 +73,7 @@ class Study:
         model.to(self.judged_on)
         frechet, accuracy = [], []
         parts = model.transformer_blocks if self.judged_on == "cpu" else ()  # a GPU draws faster than this compiles
+        torch.compiler.reset()  # else a process gives up compiling after some rows, whose blocks are of one class
         with compiled(parts):
             for seed in range(draws):
                 images, labels = evaluate_samples(model, scheduler, steps=STEPS, seed=seed)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor, fx, nn
 
+from surgery.analysis.entries import changed_in_place, feature_axis
 from surgery.analysis.fixed import fixed_tensor
 from surgery.analysis.growing import grows
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
@@ -42,6 +43,7 @@ class Analysis:
         self._scopes = scopes
         self._layers_of: dict[fx.Node, tuple[str, HiddenLayer]] = {}
         self._resized: dict[tuple[fx.Node, int], tuple[Number, ...] | AnalysisError] = {}
+        self._feature_axes: dict[tuple[fx.Graph, str], int | None] = {}
         self._growing: dict[tuple[fx.Node, int], bool] = {}
 
     @cached_property
@@ -99,6 +101,18 @@ class Analysis:
     def streams(self, path: str) -> tuple[Stream, ...] | None:
         """The token streams of the block at `path`, see `find_streams`."""
         return find_streams(self.structure, path)
+
+    @remembered
+    def changed_in_place(self, path: str) -> set[str]:
+        """The arguments of the scope at `path` that it changes, see `entries`."""
+        return changed_in_place(self._scopes, self._model, path)
+
+    def feature_axis(self, path: str, argument: str) -> int | None:
+        """Where the features of an argument are, if not last, see `entries`; tried once for identical blocks."""
+        key = self._scopes[path].graph, argument
+        if key not in self._feature_axes:
+            self._feature_axes[key] = feature_axis(self._scopes[path], self._model.get_submodule(path), argument)
+        return self._feature_axes[key]
 
     def hidden_layer(self, end: ScopedNode, where: str) -> HiddenLayer:
         """The hidden layer of the MLP, at the path `where`, whose result is that of the node at `end`."""

@@ -163,7 +163,7 @@ class _Search:
         if not hidden.any():
             stopped = " and ".join(dict.fromkeys(_called(place, self._where) for place in self._run.stopped))
             raise AnalysisError(
-                f"between {down} and the linear maps before it comes {stopped}, which is not understood"
+                f"between {down} and the linear maps before it comes {stopped or 'a parameter'}, which is not understood"
             )
         slots = _in_order(features[:, hidden])
         parts = _parts(hidden)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from surgery.analysis.readers import readers_of
-from surgery.analysis.roles.primitives import bare, has_weights, inputs_of
+from surgery.analysis.roles.primitives import bare, has_weights, inputs_of, shape_of, tensors
 from surgery.analysis.roles.structure import Residual, Structure
 from surgery.errors import AnalysisError
 from surgery.recording.paths import child_path
@@ -34,13 +34,20 @@ def find_outside(structure: Structure, scope: str, call: fx.Node) -> Outside | N
     A block with a residual addition of its own has none outside.
 
     Raises:
-        AnalysisError: there is one, but something else reads what the block gives, too.
+        AnalysisError: there is one, but something else reads what the block gives, too; or there is none, and something
+            else reads what the block reads, in a way that is not understood.
     """
     if child_path(scope, call) in structure.blocks:
         return None
     for (path, node), residual in structure.residuals.items():
         if path == scope and (scope, call) in residual.sublayer and _reads_stream(structure, scope, call, residual):
             return Outside(_steps(call, node), node, node.args.index(residual.stream))
+    for source in inputs_of(call):
+        others = (user for user in readers_of(source) if user is not call and tensors(user))
+        if shape_of(source) == shape_of(call) and (other := next(others, None)):
+            raise AnalysisError(
+                f"{call.target} has no residual addition, and what it reads is read by {other.name} too"
+            )
     return None
 
 

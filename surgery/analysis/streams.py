@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
+from surgery.analysis.entries import entries_of
 from surgery.analysis.roles.primitives import shape_of, tensors
 from surgery.analysis.roles.structure import Structure
-from surgery.recording.binding import named, unbind
 from surgery.recording.recording import Recording
-from surgery.recording.signature import is_input
 from surgery.recording.torch_private import pytree
 
 
@@ -42,7 +41,7 @@ class Stream:
 def find_streams(structure: Structure, path: str) -> tuple[Stream, ...] | None:
     """The streams of the scope at `path`; None if some result goes on with no argument, or it is not clear with which."""
     recording = structure.flow.scopes[path].recordings[0]
-    entries = _entries(structure.flow.scopes[path].module_class, recording)
+    entries = entries_of(structure.flow.scopes[path].module_class, recording)
     found = []
     for items, node in _results(recording):
         sources = structure.streams({(path, node)}, path)
@@ -54,21 +53,21 @@ def find_streams(structure: Structure, path: str) -> tuple[Stream, ...] | None:
     return tuple(found) if found and len(distinct) == len(found) else None
 
 
-def _entries(module_class: type[nn.Module], recording: Recording) -> dict[fx.Node, str]:
-    """The placeholders that are arguments themselves, not items of one, by name."""
-    placeholders = iter(recording.graph.find_nodes(op="placeholder"))
-    leaves = [next(placeholders) if is_input(leaf) else None for leaf in recording.in_leaves]
-    bound: dict[str, Any] = pytree.tree_unflatten(leaves, recording.in_spec)
-    args, kwargs = unbind(module_class, bound, len(bound))
-    arguments = named(module_class, args, kwargs)
-    return {node: name for name, node in arguments.items() if isinstance(node, fx.Node)}
-
-
 def _results(recording: Recording) -> Iterator[tuple[tuple[int | str, ...], fx.Node]]:
     """The tensors in the result, with the keys that lead to them."""
     output = next(iter(recording.graph.find_nodes(op="output")))
     leaves = output.args[0][: recording.out_spec.num_leaves]
-    named, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(leaves, recording.out_spec))
+    result = pytree.tree_unflatten(leaves, recording.out_spec)
+    named, _ = pytree.tree_flatten_with_path(result)
     for keys, leaf in named:
         if isinstance(leaf, fx.Node) and tensors(leaf):
-            yield tuple(getattr(key, "idx", getattr(key, "key", "")) for key in keys), leaf
+            yield tuple(_items(result, keys)), leaf
+
+
+def _items(value: Any, keys: Sequence[Any]) -> Iterator[int | str]:
+    """What leads into `value`, of a named tuple its positions."""
+    for key in keys:
+        name = getattr(key, "name", None)
+        item: int | str = getattr(key, "idx", getattr(key, "key", "")) if name is None else value._fields.index(name)
+        yield item
+        value = value[item]

@@ -22,6 +22,9 @@ from surgery.recording.state import own_class
 from surgery.rewriting.commit import record_of
 
 Model = TypeVar("Model", bound=nn.Module)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+         "_forward_hooks_always_called")  # fmt: skip
+"""Where a module keeps what runs around its forward, and how."""
 MORE_TENSORS, SOME_TENSORS = 20, 1000
 """How many more tensors than the student its base may have, as edits drop and share blocks."""
 
@@ -129,6 +132,9 @@ def _checked_base(description: Description, base: nn.Module) -> nn.Module:
             "base was rewritten itself; give the model as it was before, for example surgery.undo(base)"
         )
     twin = without_weights(base).eval()
+    for module, own in zip(twin.modules(), base.modules(), strict=True):
+        for name in HOOKS:
+            vars(module)[name].update(vars(own)[name])
     different = next(structural_differences(description.structure or {}, structure_of(twin)), None)
     if different is not None and description.structure is not None:
         raise ArtifactError(f"base is not what the student was made from: {different}")
@@ -152,13 +158,27 @@ def _require_fitting(student: nn.Module, slots: Mapping[str, Mapping[str, Slot]]
             raise ArtifactError(f"{name} has the dtype {slot.dtype}, and {known[name].dtype} in the model")
 
 
+def _tied(student: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several in modules of their own: weights are put in name by name."""
+    names: dict[int, list[str]] = {}
+    for path, module in student.named_modules():
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            names.setdefault(id(parameter), []).append(name)
+    return [each for each in names.values() if len(each) > 1]
+
+
 def _fill(student: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put `tensors` into the student; buffers that are in no `state_dict` too."""
     weights = student.state_dict()
     for name in [name for name in tensors if name not in weights]:
         path, buffer = parent_and_name(name)
         setattr(student.get_submodule(path), buffer, tensors.pop(name))
+    tied = _tied(student)
     student.load_state_dict(tensors, strict=True, assign=True)
+    for first, *others in tied:
+        for name in others:
+            path, own = parent_and_name(name)
+            setattr(student.get_submodule(path), own, student.get_parameter(first))
     empty = next((n for n, t in (*student.named_parameters(), *student.named_buffers()) if t.is_meta), None)
     if empty is not None:
         raise ArtifactError(f"the weights have no {empty}")

@@ -122,6 +122,14 @@ class ModelGraph:
         """Whether a size of what `node` gives depends on what the scope at `root` is given, see `growing`."""
         return self._analysis.grows(root, (scope, node), axis)
 
+    def changed_in_place(self, path: str) -> set[str]:
+        """Names of the arguments that the module at `path` changes in place; none if it has no graph."""
+        return self._analysis.changed_in_place(path) if path in self.scopes else set()
+
+    def feature_axis(self, path: str, argument: str) -> int | None:
+        """The axis of an argument of the module at `path` that holds the features, if that is not the last one."""
+        return self._analysis.feature_axis(path, argument) if path in self.scopes else None
+
     def outside(self, scope: str, call: fx.Node) -> Outside | None:
         """The residual addition around a block, see `find_outside`."""
         return self._analysis.outside(scope, call)

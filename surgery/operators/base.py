@@ -6,7 +6,7 @@ Shape legend: D features of the stream.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -46,6 +46,7 @@ class CountedByConfig:
 
     config: OperatorConfig
     dims: Dims
+    takes_heads: ClassVar[bool] = False
 
     def flops(self, batch: int, tokens: int) -> int:
         """FLOPs of one forward pass over (batch, tokens, D)."""

@@ -5,6 +5,7 @@ Shape legend: B batch, N tokens, I features in, O features out of all maps toget
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -111,8 +112,12 @@ class FeaturePieces(BuiltByConfig):
 
     @override
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-        """Map (B, N, O) to a tuple of (B, N, outputs[i])."""
-        return torch.split(input, list(self.dims.outputs), dim=-1)
+        """Map (B, N, O) to a tuple of (B, N, outputs[i]).
+
+        Each is a view by itself, as autograd lets none of those be changed in place that `torch.split` gives.
+        """
+        ends = itertools.accumulate(self.dims.outputs)
+        return tuple(input[..., end - width : end] for width, end in zip(self.dims.outputs, ends, strict=True))
 
 
 class LinearPartMap(CountedByConfig, nn.Linear):

@@ -147,6 +147,7 @@ class SequenceMixer(BuiltByConfig, ABC):
 class MixerCore(BuiltByConfig, ABC):
     """Mixes values by queries and keys, and leaves projections, norms and rotary embeddings to the old attention."""
 
+    takes_heads: ClassVar[bool] = True
     mixes_one_stream: ClassVar[bool] = True
     """Whether token i of the queries must be token i of the keys, so that N = M."""
     takes_mask: ClassVar[bool] = False

@@ -7,6 +7,7 @@ knows its own cost, as every operator of `surgery.operators` does, is asked for 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,7 +22,13 @@ _SOFTMAX = {torch.ops.aten._softmax, torch.ops.aten._safe_softmax}
 
 @runtime_checkable
 class Counted(Protocol):
-    """A module of one token stream that knows what a forward pass costs."""
+    """A module of one token stream that knows what a forward pass costs.
+
+    Attributes:
+        takes_heads: whether tensors of four dimensions are heads (B, H, N, K), not tokens on a grid (B, N, N', D).
+    """
+
+    takes_heads: bool
 
     def flops(self, batch: int, tokens: int) -> int:
         """Floating point operations for tokens of shape (batch, tokens, D)."""
@@ -46,6 +53,9 @@ def cost_of(module: torch.nn.Module, arguments: Any, counted: int) -> tuple[int,
     if isinstance(module, torch.nn.Linear):  # maps tensors of any rank
         vectors = first.numel() // first.shape[-1]
         return module.flops(vectors, 1), module.flops_mixing(vectors, 1)
+    if first.dim() > 3 and not module.takes_heads:
+        tokens = math.prod(first.shape[1:-1])
+        return module.flops(first.shape[0], tokens), module.flops_mixing(first.shape[0], tokens)
     if first.dim() in (3, 4) and others and others[0].shape[-2:-1] != first.shape[-2:-1]:
         return counted, counted
     batch, length = first.shape[0], first.shape[-2] if first.dim() > 2 else 1

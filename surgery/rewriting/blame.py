@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from surgery.errors import ConfigError, RewriteError, SurgeryError, in_one_line
 
+Result = TypeVar("Result")
 OURS = Path(__file__).parents[1]
 
 
@@ -23,6 +26,23 @@ def blaming(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RewriteError(f"{where}: {type(error).__name__}: {in_one_line(error)}{_line(error)}") from error
+
+
+def asked(where: str, function: Callable[[Any], Any], value: Any, as_one: Callable[[Any], Result]) -> Result:
+    """What a function of the user's says of `value`, as one truth or number; see `blaming`."""
+    with blaming(where):
+        return as_one(function(value))
+
+
+def number(value: Any) -> float:
+    """`value` as something that others can be ranked against.
+
+    Raises:
+        ValueError: it is NaN.
+    """
+    if math.isnan(value):
+        raise ValueError("gives no number (NaN)")
+    return float(value)
 
 
 def _line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import nn
 
 from surgery.errors import RewriteError
@@ -14,6 +15,7 @@ from surgery.graph import ModelGraph
 from surgery.recording.copying import copied
 from surgery.recording.generated import set_edit
 from surgery.recording.one_thread import one_thread
+from surgery.recording.parameters import first_floating
 from surgery.recording.paths import is_inside, parent_and_name, put, relative
 from surgery.recording.recording import Scope
 from surgery.recording.skeleton import skeleton
@@ -39,10 +41,21 @@ class Record:
         commits: the edits of each call of `rewrite`, in order.
         replaced: what stood where something else stands now, by path, the oldest of each place (on the meta device if
             the student was loaded).
+        like: tells the device and dtype that the student had then.
     """
 
     commits: tuple[tuple[Edit, ...], ...]
     replaced: Mapping[str, nn.Module]
+    like: torch.Tensor | None = None
+
+    def following(self, student: nn.Module) -> dict[str, nn.Module]:
+        """What was replaced, moved and cast as the student was since."""
+        now, then = first_floating(student), self.like
+        if now is None or then is None or (now.dtype, now.device) == (then.dtype, then.device):
+            return dict(self.replaced)
+        dtype = None if now.dtype == then.dtype else now.dtype
+        device = None if now.device == then.device else now.device
+        return {path: old.to(device=device, dtype=dtype) for path, old in self.replaced.items()}
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -116,12 +129,12 @@ def commit(
     else:
         student = copy.deepcopy(graph.model)
     before = record_of(student)
-    replaced = dict(before.replaced) if before else {}
+    replaced = before.following(student) if before else {}
     aliases = rewired_aliases(student, edits)
     for path, old in make_modules(student, edits, seed).items():
         replaced.setdefault(path, old)
     rewire(student, edits, replaced, recordings, aliases)
-    set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced))
+    set_record(student, Record((*(before.commits if before else ()), tuple(edits)), replaced, _like(student)))
     return student
 
 
@@ -184,9 +197,14 @@ def undo(student: Model) -> Model:
         raise RewriteError(
             f"undo: the weights replaced at {missing[0]} are not in an artifact; load the base model instead"
         )
-    original, old = copy.deepcopy((student, dict(known.replaced)))
-    restore(original, known, old)
+    original, old = copy.deepcopy((student, known))
+    restore(original, known, old.following(student))
     return original
+
+
+def _like(student: nn.Module) -> torch.Tensor | None:
+    near = first_floating(student)
+    return None if near is None else near.detach().new_empty(0)
 
 
 def skeleton_before(model: nn.Module) -> nn.Module:
@@ -206,10 +224,18 @@ def restore(model: nn.Module, known: Record, replaced: Mapping[str, nn.Module]) 
         set_edit(model.get_submodule(path), None)
     for edit in reversed(known.edits):  # a later one may be inside a copy that an earlier one made
         for path in edit.added.values():
-            parent, name = parent_and_name(path)
-            delattr(model.get_submodule(parent), name)
+            _take_away(model, path)
     delattr(model, RECORD)
     forget_edits(model)
+
+
+def _take_away(model: nn.Module, path: str) -> None:
+    """Delete the module at `path`, unless it stood in one that has given way to what was there before."""
+    parent, name = parent_and_name(path)
+    try:
+        delattr(model.get_submodule(parent), name)
+    except AttributeError:
+        return
 
 
 def record_of(module: nn.Module) -> Record | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -107,13 +107,8 @@ def prove(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Recordings]:
     Raises:
         MatchError, RewriteError: see `plan`.
     """
-    if not rules:
-        raise MatchError("there are no rules to apply")
-    odd = rules if isinstance(rules, Rule) else next((rule for rule in rules if not isinstance(rule, Rule)), None)
-    if odd is not None:
-        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:SHOWN])
     planner = Planner(graph)
-    for rule in rules:
+    for rule in _listed(rules):
         planner.add(rule)
     conflicts = find_conflicts(planner.edits)
     if not conflicts:
@@ -125,6 +120,17 @@ def prove(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Recordings]:
         total=_total(graph, planner.edits),
     )
     return planned, {} if conflicts else edited_recordings(graph, planner.edits)
+
+
+def _listed(rules: Iterable[Rule]) -> list[Rule]:
+    """The rules, which may come from a generator, if they are such and there are any."""
+    listed = list(rules) if isinstance(rules, Iterable) and not isinstance(rules, Rule) else [rules]
+    if not listed:
+        raise MatchError("there are no rules to apply")
+    odd = rules if isinstance(rules, Rule) else next((rule for rule in listed if not isinstance(rule, Rule)), None)
+    if odd is not None:
+        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:SHOWN])
+    return listed
 
 
 def edited_recordings(graph: ModelGraph, edits: Sequence[Edit]) -> Recordings:

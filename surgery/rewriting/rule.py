@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, ConfigDict, SerializeAsAny
 
 from surgery.kinds import Kinded
 from surgery.losses import LossName
@@ -28,6 +28,8 @@ class Rule(Kinded, ABC):
         shared: what becomes of a module that stands in several places: one new module "together", or one for each place
             ("apart").
     """
+
+    model_config = ConfigDict(validate_default=True)
 
     pattern: Pattern
     layers: Selection = AllLayers()

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from surgery.config import Config
 from surgery.errors import ConfigError, MatchError
-from surgery.rewriting.blame import blaming
+from surgery.rewriting.blame import asked, number
 from surgery.rewriting.figures import Between, Figure
 from surgery.rewriting.function import AS_FUNCTION, name_of
 from surgery.rewriting.site import Site
@@ -135,7 +135,7 @@ class Where(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of which the function holds."""
-        return {site.path for site in sites if _asked(self, self.predicate, site)}
+        return {site.path for site in sites if asked(f"{self} at {site.path}", self.predicate, site, bool)}
 
     def figures(self) -> set[str]:
         """See `_Selection`."""
@@ -154,7 +154,9 @@ class Top(_Selection):
 
     def select(self, sites: Sequence[Site]) -> set[str]:
         """The paths of the first `n` by the metric."""
-        ranked = sorted(sites, key=lambda site: _asked(self, self.metric, site), reverse=True)
+        ranked = sorted(
+            sites, key=lambda site: asked(f"{self} at {site.path}", self.metric, site, number), reverse=True
+        )
         return {site.path for site in ranked[: self.n]}
 
     def figures(self) -> set[str]:
@@ -289,9 +291,3 @@ def top(metric: Metric | str, n: int, *, least: bool = False) -> Top:
 
 def _shown(asked: Any) -> str:
     return str(asked) if isinstance(asked, Figure | Between) else name_of(asked)
-
-
-def _asked(selection: Where | Top, function: Callable[[Site], Any], site: Site) -> Any:
-    """What the user's `function` says of `site`."""
-    with blaming(f"{selection} at {site.path}"):
-        return function(site)

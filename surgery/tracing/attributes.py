@@ -27,7 +27,7 @@ from surgery.tracing.sizes import Number
 
 # Read by `nn.Module.__call__`, or of no effect on the result (checkpointing: see `codegen`).
 IGNORED = BOOKKEEPING - {"_modules", "_parameters", "_buffers"} | {
-    "forward", "_compiled_call_impl", "gradient_checkpointing", "_gradient_checkpointing_func"}  # fmt: skip
+    "forward", "_call_impl", "_compiled_call_impl", "gradient_checkpointing", "_gradient_checkpointing_func"}  # fmt: skip
 
 
 class Attributes:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import fx, nn
 
+from surgery.recording.in_place import called_name, writes
 from surgery.recording.torch_private import DropoutBase
 
 RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "rand", "randn", "randint", "randperm", "rand_like",
@@ -44,13 +42,6 @@ def may_have_effects(module: nn.Module) -> bool:
     return draws or next(module.buffers(), None) is not None
 
 
-def writes(name: str, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the torch function or method called `name` changes its first argument."""
-    is_augmented = name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__")
-    is_method = name.endswith("_") and not name.startswith("__")
-    return is_augmented or is_method or name in ("setitem", "__setitem__") or "out" in kwargs
-
-
 def _is_there_before(value: object) -> bool:
     """Whether `value` is, or may be a view of, an input or a tensor of the module."""
     while isinstance(value, fx.Node):
@@ -60,8 +51,3 @@ def _is_there_before(value: object) -> bool:
             return False
         value = value.args[0]
     return False
-
-
-def called_name(node: fx.Node) -> str:
-    """The name of what `node` calls, underscores and all: they tell what writes."""
-    return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))

@@ -16,12 +16,12 @@ from torch import fx, nn
 
 from surgery.errors import TraceError
 from surgery.recording.describe import PLAIN, Description
+from surgery.recording.in_place import called_name
 from surgery.recording.objects import parts
 from surgery.recording.reach import reach
 from surgery.recording.skeleton import held_tensors
 from surgery.recording.state import describe
 from surgery.recording.surroundings import Global
-from surgery.tracing.effects import called_name
 from surgery.tracing.stand_ins import is_tracked
 
 OF_KIND = {"size", "dim", "numel", "device", "dtype", "device_seen", "layout"}

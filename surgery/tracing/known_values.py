@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from surgery.errors import TraceError
+from surgery.recording.in_place import writes
 from surgery.recording.skeleton import Owned, blank, owned_tensors
-from surgery.tracing.effects import writes
 from surgery.tracing.leaves import leaves, map_leaves
 
 # `torch.all(image == 0)` asks whether an input is there at all, which repeats from call to call.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
+from surgery.recording.torch_private import pytree
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
@@ -43,3 +46,9 @@ def containers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[A
     if isinstance(value, list | tuple | dict):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from containers(item, (*path, key))
+
+
+def leaf_names(arguments: dict[str, Any]) -> list[str]:
+    """A readable identifier for each leaf, such as `encoder_hidden_states` or `added_cond_kwargs_resolution`."""
+    paths, _ = pytree.tree_flatten_with_path(arguments)
+    return ["_".join(re.findall(r"\w+", pytree.keystr(path))) for path, _ in paths]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from surgery.recording.torch_private import device_constructors, pytree
 
@@ -25,6 +26,13 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if name == "to" and len(args) > 1 and isinstance(args[1], str):
         args = (args[0], META, *args[2:])
     return func(*args, **kwargs)
+
+
+class StayOnMeta(TorchFunctionMode):
+    """Every call inside is made so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run_on_meta(func, args, kwargs or {})
 
 
 def _on_meta(value: Any) -> Any:

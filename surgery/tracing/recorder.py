@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +35,7 @@ from surgery.tracing.functions import FunctionRecorder
 from surgery.tracing.handing_back import handed_back
 from surgery.tracing.hidden import refuse_hidden
 from surgery.tracing.known_values import KnownValues
-from surgery.tracing.leaves import containers
+from surgery.tracing.leaves import containers, leaf_names
 from surgery.tracing.modes import recorded_questions
 from surgery.tracing.randomness import drawing_nothing, seeding_refused
 from surgery.tracing.replay import replayed, share_recordings
@@ -79,6 +78,9 @@ class Recorder(TorchFunctionMode):
         self._alone = alone
         self._local = {id(m): path for path, m in model.named_modules()}
         self._paths = {key: below(root, path) for key, path in self._local.items()}
+        self._places: dict[int, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False) if self._shares else ():
+            self._places.setdefault(id(module), []).append(below(root, path))
         self._scopes = scopes
         self._leaves = leaves
         self._frames: list[Frame] = []
@@ -153,8 +155,9 @@ class Recorder(TorchFunctionMode):
     ) -> fx.Node:
         """The node of a call of a module, which is below that of `frame` or among its arguments."""
         guarded = not isinstance(result, torch.Tensor)  # its structure may vary with the attributes of `module`
-        if path is not None and is_inside(path, frame.path):
-            node = frame.call("call_module", relative(path, frame.path), args, kwargs, result, flops, guarded)
+        own = None if path is None else self._place_below(frame, module, path)
+        if own is not None:
+            node = frame.call("call_module", relative(own, frame.path), args, kwargs, result, flops, guarded)
         elif frame.gives(module):
             node = frame.call("call_function", call_given, (module, *args), kwargs, result, flops, guarded=True)
         else:
@@ -166,6 +169,18 @@ class Recorder(TorchFunctionMode):
         node.meta["params"] = self._count(module)
         frame.has_effects = frame.has_effects or path is None or path in self._leaves or self._may_keep(module, path)
         return node
+
+    def _place_below(self, frame: Frame, module: nn.Module, path: str) -> str | None:
+        """Where a module stands below that of `frame`, if not at its first `path`: then it is recorded for there too."""
+        if is_inside(path, frame.path):
+            return path
+        place = next((place for place in self._places.get(id(module), ()) if is_inside(place, frame.path)), None)
+        if place is not None and path in self._scopes:
+            scope = self._scope(place, module)
+            for recording in self._scopes[path].recordings:
+                scope.add(recording)
+            share_recordings(self._scopes, path, place)
+        return place
 
     def _may_keep(self, module: nn.Module, path: str) -> bool:
         """Whether a module that is called as a whole may have effects; what an opened one has is in its recording."""
@@ -237,7 +252,7 @@ class Recorder(TorchFunctionMode):
         owned = self._owned | owned_parts(module, path) if self._shares else self._owned
         frame = Frame(path, owned, self._devices, is_kept=not (self._alone and self._frames))
         signature = signature_of(own_class(module), list(map(origin_of, leaves)), spec, autocast_state())
-        names = _leaf_names(arguments)
+        names = leaf_names(arguments)
         of_model = bool(self._frames)
         inner = [frame.placeholder(n, v, of_model) if is_input(v) else v for n, v in zip(names, leaves, strict=True)]
         frame.generators = [leaf for leaf in leaves if isinstance(leaf, torch.Generator)]
@@ -249,7 +264,7 @@ class Recorder(TorchFunctionMode):
             args, kwargs = unbind(type(module), given, positional)
             self._attributes.note_around(frame, own_class(module).forward)
             with drawing_nothing(type(module).__name__), self._watching(True):
-                result = _call(module, *args, **kwargs)
+                result = module.forward(*args, **kwargs)  # no hooks, the process's own neither: they run anyway
         finally:
             self._frames.pop()
         frame.require_success()
@@ -280,9 +295,3 @@ class Recorder(TorchFunctionMode):
             yield
         finally:
             self._opaque = outer
-
-
-def _leaf_names(arguments: dict[str, Any]) -> list[str]:
-    """A readable identifier for each leaf, such as `encoder_hidden_states` or `added_cond_kwargs_resolution`."""
-    paths, _ = pytree.tree_flatten_with_path(arguments)
-    return ["_".join(re.findall(r"\w+", pytree.keystr(path))) for path, _ in paths]

@@ -30,6 +30,7 @@ from surgery.recording.torch_private import DisableTorchFunction, pytree
 from surgery.tracing.autocast import without_autocast
 from surgery.tracing.devices import Devices, standing_for
 from surgery.tracing.known_values import KnownValues
+from surgery.tracing.on_meta import StayOnMeta
 from surgery.tracing.patches import patched_code
 from surgery.tracing.recorder import Recorder
 from surgery.tracing.stand_ins import on_meta
@@ -144,7 +145,7 @@ def _detached(tensor: torch.Tensor) -> torch.Tensor:
 
 def _cover(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let edited graphs record, before the model is recorded around them, what they do not cover yet."""
-    with suppress(Exception), OwnDraws(), torch.no_grad():  # what fails, fails again when recorded
+    with suppress(Exception), OwnDraws(), StayOnMeta(), torch.no_grad():  # what fails, fails again when recorded
         twin(*args, **kwargs)
 
 

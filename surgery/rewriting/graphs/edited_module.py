@@ -72,7 +72,9 @@ class EditedScope(EditedTrace):
         for path, original in self.originals.items():
             old = skeleton(original)
             put(twin, path, old.to(dtype_of(twin)) if was_cast else old)
-        return twin.train(module.training)
+        for part in twin.modules():  # past `__setattr__`: the code around may be recorded right now
+            vars(part)["training"] = module.training
+        return twin
 
 
 def made_names(module: nn.Module) -> set[str]:

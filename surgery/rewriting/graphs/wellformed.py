@@ -19,6 +19,7 @@ def require_well_formed(rewiring: Rewiring, site: Site, where: str) -> None:
     _require_order(rewiring, site, where)
     _require_modules(rewiring, site, where)
     _require_use(rewiring, where)
+    _require_unchanged(rewiring, site, where)
 
 
 def _require_results(rewiring: Rewiring, where: str) -> None:
@@ -71,6 +72,18 @@ def _require_result(value: str, site: Site, where: str) -> None:
     name, argument, *_ = parse(value)
     if argument is not None and name not in site.items:
         raise RewriteError(f"{where}: {value} is an argument of a new call; write the value that the call is given")
+
+
+def _require_unchanged(rewiring: Rewiring, site: Site, where: str) -> None:
+    """Raise RewriteError if an argument is read of a module that stays, and changes it in place before."""
+    again = {name for call in rewiring.calls for name in (call.module, call.like)} | rewiring.read | set(rewiring.keeps)
+    for value in (*(v for call in rewiring.calls for v in call.arguments.values()), *rewiring.results.values()):
+        name, argument, *_ = parse(value)
+        stays = name in again and name in site.items and site[name].is_module
+        if stays and argument in site.graph.changed_in_place(site[name].path):
+            raise RewriteError(
+                f"{where}: {site[name].path} stays and changes its {argument} in place, which {value} reads"
+            )
 
 
 def _require_modules(rewiring: Rewiring, site: Site, where: str) -> None:

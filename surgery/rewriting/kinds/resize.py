@@ -69,6 +69,11 @@ class Resize(Edit):
             )
         paths = {name: item.path for name, item in items.items()}
         replaced = tuple(path for name in given.modules for path in places[name])
+        _require_together(
+            application.where(matched), matched.unit, {name: (paths[name], places[name]) for name in items}
+        )
+        if matched.first.is_module:
+            group = application.calls(matched.module)
         place = _place(application, matched, given, replaced)
         old, new = _tried(application.trial, matched, paths, given, _bound(given, place, replaced))
         flops = _flops(application, group, old, new)
@@ -152,6 +157,18 @@ def _items(application: Application, matched: Site, resizing: Resizing) -> dict[
     if matched.unit in [item.path for item in site.items.values()]:
         raise RewriteError(f"{where}: resizes what matched itself; return a Replacement, or match the modules in it")
     return {name: site[name] for name in {**resizing.modules, **sources}}
+
+
+def _require_together(where: str, unit: str, places: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Raise RewriteError if some of the modules stand in other places as well, and those around them there do not."""
+    roots: dict[str, set[str]] = {}
+    for name, (path, each) in places.items():
+        tail = path.removeprefix(unit)
+        roots[name] = {other.removesuffix(tail) if other.endswith(tail) else other for other in each}
+    widest, fewest = (choose(roots.values(), key=len) for choose in (max, min))
+    if widest != fewest or len({frozenset(each) for each in roots.values()}) > 1:
+        other = next(iter(sorted(set().union(*roots.values()) - fewest)))
+        raise RewriteError(f"{where}: only some of its layers are those of {other} too; share all of them, or none")
 
 
 def _place(application: Application, group: Site, given: Resizing, replaced: Sequence[str]) -> Place | None:

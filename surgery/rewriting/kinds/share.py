@@ -89,8 +89,9 @@ class Share(Edit):
     def make(self, maker: Maker) -> dict[str, nn.Module]:
         """The first module in the places of all; with the mean of their weights, if wanted."""
         modules = list(dict.fromkeys(map(maker.at, self.paths)))
-        if self.replacement.average and maker.inherits:
-            return dict.fromkeys(self.paths, _mean(modules))
+        if self.replacement.average:
+            mean = _mean(modules) if maker.inherits else copy.deepcopy(modules[0])
+            return dict.fromkeys(self.paths, mean)
         return dict.fromkeys(self.paths[1:], modules[0])
 
     def lessons(self, teacher: nn.Module, student: nn.Module) -> list[Lesson]:
