@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from surgery.config import Config
-from surgery.training.imitate import PREDICTION, Imitation, Watched, blocks_to_imitate
+from surgery.training.imitate import PREDICTION, Blocks, Imitation, Watched, blocks_to_imitate
 from surgery.training.source import Forward, Source, predict
 
 
@@ -32,9 +32,9 @@ class Target(Config):
             raise ValueError("all weights are 0, so nothing is learnt; give one")
         return self
 
-    def imitated(self, teacher: nn.Module, student: nn.Module, batches: Source) -> tuple[str, ...]:
-        """Paths of all blocks that can be imitated, if any are."""
-        return blocks_to_imitate(teacher, student, batches.training(0)[0].inputs) if self.blocks else ()
+    def imitated(self, teacher: nn.Module, student: nn.Module, batches: Source) -> Blocks:
+        """All blocks that can be imitated, if any are."""
+        return blocks_to_imitate(teacher, student, batches.training(0)[0].inputs) if self.blocks else {}
 
 
 TargetName = Literal["data", "teacher"]
@@ -49,7 +49,7 @@ class Objective:
         teacher: only read, and only if it is part of the target.
         student: its student.
         run: what is called: the student, or its compiled form.
-        blocks: paths of the blocks that are imitated, see `surgery.training.imitate`.
+        blocks: those that are imitated, see `surgery.training.imitate`.
         batches: on the first of which the teacher's variances are measured; None takes all for 1.
     """
 
@@ -59,7 +59,7 @@ class Objective:
         teacher: nn.Module,
         student: nn.Module,
         run: Callable[..., Any],
-        blocks: Collection[str],
+        blocks: Blocks,
         batches: Source | None,
     ) -> None:
         self._target, self._run = target, run
