@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -22,7 +23,9 @@ from surgery.rewriting import every
 from surgery.rules import replace_attention
 from surgery.run.finished import sample_run
 from surgery.run.measure import Measuring
-from surgery.run.prepare import metrics_for, prepare
+from surgery.run.prepare import metrics_for, open_recipe, prepare
+from surgery.run.search import _judged
+from surgery.store import InMemory
 from tests.training import tiny
 from tests.training.test_wired import wired
 
@@ -91,3 +94,13 @@ def test_what_fits_the_data_is_measured_unless_a_recipe_says_otherwise():
     assert metrics_for(Evaluate(metrics=[], samples=5), other) == ((), 5)
     with pytest.raises(RecipeError, match="evaluate: metric 'held_out_loss': of 3 samples none is held out"):
         metrics_for(Evaluate(metrics=[HeldOutLoss()]), few)
+
+
+def test_a_search_does_not_choose_by_what_nothing_is_held_out_for(tiny_dit):
+    opened = open_recipe(recipe(tiny_dit, Evaluate(metrics=[HeldOutLoss(), Answer()], samples=3, steps=2)))
+    assert _judged(opened) == opened
+    copies = InMemory(40 * [opened.data.feed.samples[0]])
+    opened = replace(opened, data=replace(opened.data, feed=replace(opened.data.feed, samples=copies)))
+    assert _judged(opened).metrics == (Answer(),)
+    judged = _judged(replace(opened, metrics=(HeldOutLoss(),)))
+    assert (judged.metrics, judged.samples) == ((TeacherDistance(),), 3)
