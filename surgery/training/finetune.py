@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PlainSerializer, PositiveFloat
 from torch import Tensor, nn
 
 from surgery.pipelines.times import AnyLossWeight
@@ -32,6 +32,19 @@ from surgery.training.record import LossRecord
 from surgery.training.source import Noising, Source, TrainingData, batch_loss
 
 STAGE = "finetune"
+
+
+def _as_mapping(value: Any) -> Any:
+    is_listed = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    return dict(value) if is_listed else value
+
+
+Rates = Annotated[
+    Mapping[str, NonNegativeFloat],
+    BeforeValidator(_as_mapping),
+    PlainSerializer(lambda given: [list(pair) for pair in given.items()], when_used="json"),
+]
+"""A pydantic field for factors by patterns, the first that fits counting: pairs in JSON, as keys there have no order."""
 
 
 class Finetune(StageConfig):
@@ -57,7 +70,7 @@ class Finetune(StageConfig):
     target: TargetName | Target = "data"
     weights: AnyLossWeight | None = None
     inherited_lr: NonNegativeFloat = 1.0
-    rates: Mapping[str, NonNegativeFloat] = {}
+    rates: Rates = Field(default={})
     lora: LoRA | None = None
     weight_decay: NonNegativeFloat = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999

@@ -4,8 +4,10 @@ trained than what was asked for."""
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +15,16 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.errors import RecipeError
+from surgery.errors import ArtifactError, RecipeError
 from surgery.operators import GatedMLP
 from surgery.pipelines.times import LogitNormal, MinSNR
 from surgery.progress import Progress, SilentProgress
+from surgery.recipe import Recipe
 from surgery.rewriting import indices
 from surgery.rewriting.commit import commit, record_of
-from surgery.rules import replace_mlp
+from surgery.rules import drop_blocks, replace_mlp
+from surgery.run.compare import compare
+from surgery.run.folder import RunFolder
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil, sites_of
 from surgery.training.finetune import Finetune, finetune
@@ -165,6 +170,28 @@ def test_the_first_rate_that_fits_counts() -> None:
             assert float(delta.abs().max()) == pytest.approx(1e-4, rel=0.01)
         elif name.endswith("norm1.linear.weight"):
             assert float(delta.abs().max()) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_the_order_of_rates_tells_a_training_from_another(tmp_path: Path) -> None:
+    rates = {"*.attn1.*": 0.5, "*.weight": 2.0, "*.bias": 0.1}
+    again = dict(reversed(rates.items()))
+    recipes = [
+        Recipe(model="m", rules=[drop_blocks(layers=indices(0))], finetune=Finetune(rates=each))
+        for each in (rates, again)
+    ]
+    first, second = (json.loads(json.dumps(recipe.model_dump(mode="json"))) for recipe in recipes)
+    assert [*Recipe.model_validate(second).finetune.rates] == [*again]
+    RunFolder.open(tmp_path / "run", first, resume=False)
+    RunFolder.open(tmp_path / "run", first, resume=True)
+    with pytest.raises(RecipeError, match="it differs in finetune"):
+        RunFolder.open(tmp_path / "run", second, resume=True)
+    RunFolder.open(tmp_path / "other", second, resume=False)
+    differing = compare([tmp_path / "run", tmp_path / "other"]).groups
+    assert [[*group.differs] for group in differing] == [["finetune.rates"], ["finetune.rates"]]
+    store = CheckpointStore(tmp_path / "checkpoints")
+    run(store=store, rates=rates)
+    with pytest.raises(ArtifactError, match=r"it differs in rates \("):
+        run(store=store, rates=again)
 
 
 def test_weight_decay_is_of_matrices() -> None:
