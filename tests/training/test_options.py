@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from surgery.run.compare import compare
 from surgery.run.folder import RunFolder
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil, sites_of
-from surgery.training.finetune import Finetune, finetune
+from surgery.training.finetune import Finetune, finetune, require_learnable
 from surgery.training.imitate import Imitation, blocks_to_imitate
 from surgery.training.lora import LoRA
 from surgery.training.objective import Target
@@ -149,6 +150,33 @@ def test_adapters_learn_beside_new_operators_and_nothing_else_does(tmp_path: Any
     inputs = wired("DiTPipeline")[1].example(0, "cpu")
     with torch.no_grad():
         assert torch.equal(surgery.load(tmp_path)(**inputs).sample, student.eval()(**inputs).sample)
+
+
+@pytest.mark.parametrize("inherited", [0.0, 0.5])
+def test_adapters_are_new_weights_whatever_the_rate_of_inherited_ones(inherited: float) -> None:
+    lora = LoRA(rank=2, targets=("*.norm1.linear",))
+    full, other = (change(lora=lora, inherited_lr=rate) for rate in (1.0, inherited))
+    assert all(torch.equal(full[name], other[name]) for name in full)
+    assert all(delta.any() for name, delta in full.items() if name.endswith("norm1.linear.weight"))
+    still = change(lora=lora, inherited_lr=inherited, rates={"*.lora_[AB].*": 0.0})
+    assert not any(delta.any() for name, delta in still.items() if "norm1" in name)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lora": LoRA(rank=2)}, None),
+        ({"lora": LoRA(rank=2), "rates": {"*.lora_A.*": 0.0}}, None),
+        ({"lora": LoRA(rank=2), "rates": {"*.lora_*": 0.0}}, "all weights are frozen"),
+        ({"rates": {"*.lora_A.*": 1.0}}, "fits no parameter"),
+        ({}, "all weights are frozen"),
+    ],
+)
+def test_adapters_are_enough_to_learn(options: dict[str, Any], words: str | None) -> None:
+    student, before = copy.deepcopy(wired("DiTPipeline")[0]), weights(wired("DiTPipeline")[0])
+    with pytest.raises(RecipeError, match=words) if words else nullcontext():
+        require_learnable(student, (), Finetune(inherited_lr=0, **options))
+    assert same_bits(weights(student), before)
 
 
 def test_an_interrupted_training_leaves_no_adapters() -> None:
