@@ -157,6 +157,7 @@ def _objective(teacher: nn.Module, student: nn.Module, batches: Source, config: 
     """The loss, while the teacher is held as `config` says."""
     run: Any = torch.compile(student) if config.compile else student
     blocks = config.parts.imitated(teacher, student, batches)
+    config.parts.require(blocks)
     with (
         set_aside(student, [student], config.teacher_weights is not None),
         held(teacher, config.teacher_weights),

@@ -9,6 +9,7 @@ from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from surgery.config import Config
+from surgery.errors import RecipeError
 from surgery.training.imitate import PREDICTION, Blocks, Imitation, Watched, blocks_to_imitate
 from surgery.training.source import Forward, Source, predict
 
@@ -31,6 +32,14 @@ class Target(Config):
         if not (self.data or self.teacher or self.blocks):
             raise ValueError("all weights are 0, so nothing is learnt; give one")
         return self
+
+    def require(self, blocks: Blocks) -> None:
+        """Raise RecipeError if nothing is learnt where these blocks are all that can be imitated."""
+        if not (self.data or self.teacher or blocks):
+            raise RecipeError(
+                "finetune.target: no block of the student can be compared with its teacher's, so nothing is learnt; "
+                "give data or teacher a weight"
+            )
 
     def imitated(self, teacher: nn.Module, student: nn.Module, batches: Source) -> Blocks:
         """All blocks that can be imitated, if any are."""
@@ -69,7 +78,11 @@ class Objective:
         self._watched = Watched(student, blocks)
 
     def loss(self, forward: Forward) -> Tensor:
-        """That of one forward, a scalar."""
+        """That of one forward, a scalar.
+
+        Raises:
+            RecipeError: it has no part, as no call of a block that is imitated can be told whose it is.
+        """
         target, imitation = self._target, self._imitation
         taught = imitation.taught(forward.inputs) if imitation is not None else {}
         with self._watched.open() as learnt:
@@ -79,6 +92,8 @@ class Objective:
             error, blocks = imitation.errors(taught, {PREDICTION: prediction, **learnt})
             terms += [target.teacher * error] if target.teacher else []
             terms += [target.blocks * blocks] if blocks is not None else []
+        if not terms:
+            target.require({})
         return sum(terms[1:], terms[0])
 
     def close(self) -> None:

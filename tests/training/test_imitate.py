@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import surgery
-from surgery.errors import ConfigError
+from surgery.errors import ConfigError, RecipeError
 from surgery.rewriting import indices
 from surgery.rules import drop_blocks, share_blocks
 from surgery.training.imitate import blocks_to_imitate
@@ -187,6 +187,16 @@ def test_calls_of_which_it_cannot_be_told_whose_they_are_are_left_out() -> None:
         errors = [F.mse_loss(learnt[n], taught[n]) / taught[n].var() for n in (1, 3)]
     found = loss(teacher, student, Target(data=0, teacher=0, blocks=1))
     torch.testing.assert_close(found, torch.stack(errors).mean())
+
+
+def test_a_target_of_which_no_part_is_left_is_refused() -> None:
+    torch.manual_seed(0)
+    teacher = Nested(2).requires_grad_(True)
+    teacher.inner.blocks[1] = teacher.inner.blocks[0]
+    student = copy.deepcopy(teacher)
+    student.inner.blocks[1] = copy.deepcopy(student.inner.blocks[0])
+    with pytest.raises(RecipeError, match=r"finetune\.target: no block of the student can be compared"):
+        loss(teacher, student, Target(data=0, teacher=0, blocks=1))
 
 
 def test_a_shared_block_that_was_taken_out_is_imitated_nowhere() -> None:
