@@ -138,6 +138,7 @@ def finetune(
                 config=config,
                 model=student,
                 parameters=learns.parameters,
+                batch=batches.training,
                 backward=partial(backward, objective, batches),
                 validate=partial(_validate, student, batches),
                 identity=identity,
