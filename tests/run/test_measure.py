@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,7 +22,7 @@ from surgery.progress import SilentProgress
 from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rewriting import every
 from surgery.rules import replace_attention
-from surgery.run.finished import sample_run
+from surgery.run.finished import bench_run, sample_run
 from surgery.run.measure import Measuring
 from surgery.run.prepare import metrics_for, open_recipe, prepare
 from surgery.run.search import _judged
@@ -104,3 +105,20 @@ def test_a_search_does_not_choose_by_what_nothing_is_held_out_for(tiny_dit):
     assert _judged(opened).metrics == (Answer(),)
     judged = _judged(replace(opened, metrics=(HeldOutLoss(),)))
     assert (judged.metrics, judged.samples) == ((TeacherDistance(),), 3)
+
+
+def test_a_finished_run_is_used_from_any_folder(tiny_dit, tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(tiny_dit, here / "models" / "dit")
+    monkeypatch.chdir(here)
+    surgery.apply(recipe(Path("models/dit"), None), "run")
+    surgery.apply(recipe(Path("models/dit"), None), "run", resume=True)
+    monkeypatch.chdir(elsewhere)
+    sample_run(Path("../here/run"), Path("s.png"), 2, 0, SilentProgress())
+    assert (elsewhere / "s.png").exists()
+    assert bench_run(Path("../here/run")).keys() == {"1", "8"}
+    assert Path.cwd() == elsewhere
+    here.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    sample_run(Path("run"), Path("s.png"), 2, 0, SilentProgress())
