@@ -38,7 +38,9 @@ def run_file(path: Path) -> dict[str, Any]:
     with collecting_errors(path) as lines, _importing(module, path.parent.resolve()):
         try:
             exec(code, vars(module))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a class that a recipe made, or took from elsewhere, need be no Exception
             failure = _failure(path, error, vars(module))
             # A slip that follows from a value that is noted already is no news.
             if not (lines and "'Invalid'" in failure):

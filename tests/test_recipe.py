@@ -156,6 +156,9 @@ STOPS = {
     "raise KeyError": "5: KeyError",
     "raise ValueError('two\\nlines')": "5: ValueError: two lines",
     "exit(3)": "5: the recipe ends the program; leave out the call of exit",
+    "raise BaseException('no')": "5: BaseException: no",
+    "raise type('Stop', (BaseException,), {})": "5: Stop",
+    "raise GeneratorExit": "5: GeneratorExit",
     "recipe = (": "5: '(' was never closed",
     "x = 1\n\tx": "6: unexpected indent",
     "x = '\0'": "1: source code string cannot contain null bytes",
@@ -181,6 +184,12 @@ def test_what_stops_a_recipe_is_one_line(text: str, tmp_path: Path) -> None:
     found = errors(tmp_path / "r.py", IMPORTS + text)
     assert len(found) == 1
     assert found[0].removeprefix(f"{tmp_path.resolve()}/").startswith(STOPS[text])
+
+
+def test_an_interruption_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("class Own(KeyboardInterrupt):\n    pass\nraise Own")
+    with pytest.raises(KeyboardInterrupt):
+        load_recipe(tmp_path / "r.py")
 
 
 def test_the_errors_before_the_stop_are_reported_too(tmp_path: Path) -> None:

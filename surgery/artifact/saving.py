@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.artifact.description import DESCRIPTION, Description, signed
+from surgery.artifact.description import DESCRIPTION, Description, is_artifact, signed
 from surgery.artifact.rebuild import from_config, transformer_class, with_edits
 from surgery.artifact.structure import Structure, differences, structure_of
-from surgery.artifact.weights import DTYPES, give_parts, settle, write_weights
+from surgery.artifact.weights import DTYPES, foreign_weights, give_parts, settle, write_weights
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.kinds import why_not_read_back
@@ -32,15 +32,18 @@ NAMED = 3
 def save(student: nn.Module, folder: str | Path) -> Path:
     """Write `student` to `folder` as `surgery.json` and `model.safetensors`, of more than 5 GB in several files.
 
-    An older artifact in the folder is replaced as a whole, or stays as it is. Of a model that is no transformer of
-    diffusers, the class is not saved: `load` needs a fresh model of it as `base`. Several processes that have divided
-    the weights call this at once: the first one writes, and holds a whole tensor at a time.
+    An older artifact in the folder is replaced as a whole, or stays as it is; weights that others have written are never
+    touched. Of a model that is no transformer of diffusers, the class is not saved: `load` needs a fresh model of it as
+    `base`. Several processes that have divided the weights call this at once: the first one writes, and holds a whole
+    tensor at a time.
 
     Raises:
         ArtifactError: the student could not be read back as it is, because it has operators that are not known, or
-            modules or attributes that differ from what its class and its edits give; or the folder cannot be written.
+            modules or attributes that differ from what its class and its edits give; or the folder holds the weights of
+            another model, or cannot be written.
     """
     folder = Path(folder)
+    _require_no_other(folder)
     record = record_of(student)
     _require_read_back(record.edits if record else ())
     config, structure = _base_of(student)
@@ -68,6 +71,15 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     except SurgeryError as error:
         raise ArtifactError(str(error)) from error
     return folder
+
+
+def _require_no_other(folder: Path) -> None:
+    """Raise ArtifactError if there are other weights: whoever opens the folder would find two models, and take either."""
+    others = foreign_weights(folder, is_artifact(folder))
+    if others:
+        raise ArtifactError(
+            f"{folder}: holds another model, {others[0]}; save the student to another folder, or remove that model first"
+        )
 
 
 def require_savable(model: nn.Module, edits: Iterable[Edit]) -> None:

@@ -32,6 +32,10 @@ DTYPES = {
     torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64", torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
 }  # fmt: skip
+OWN = re.compile(r"\.?model(-\d{5}-of-\d{5})?\.safetensors(\.[\w.]+)?")
+"""Names of the files of an artifact, and of those that become such."""
+ANY = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)[.-].*(safetensors|bin)")
+"""Names of the files that diffusers and transformers take for a model's weights."""
 TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -80,8 +84,14 @@ def settle(folder: Path, files: Sequence[WeightsFile]) -> None:
         _pending(folder, file).replace(folder / file.name)
     names = {file.name for file in files}
     for path in folder.iterdir():
-        if path.name not in names and re.fullmatch(r"\.?model(-\d{5}-of-\d{5})?\.safetensors(\.[\w.]+)?", path.name):
+        if path.name not in names and OWN.fullmatch(path.name):
             path.unlink()
+
+
+def foreign_weights(folder: Path, holds_artifact: bool) -> list[str]:
+    """Names of the files of weights in `folder`, if it exists, that are not those of an artifact."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if ANY.fullmatch(name) and not (holds_artifact and OWN.fullmatch(name))]
 
 
 def open_weights(folder: Path, file: WeightsFile) -> BinaryIO:

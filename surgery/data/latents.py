@@ -17,7 +17,7 @@ from torch import Tensor
 from surgery.config import PathText
 from surgery.data.base import Data
 from surgery.errors import RecipeError
-from surgery.store.sample import Sample
+from surgery.store.sample import Sample, require_finite
 
 LATENTS = "latents"
 
@@ -60,7 +60,7 @@ class LatentRows:
         index = bisect_right(self._up_to, number)
         file, row = self._files[index], number - (self._up_to[index - 1] if index else 0)
         tensors: dict[str, Tensor] = {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
-        return Sample(tensors.pop(LATENTS), tensors)
+        return require_finite(Sample(tensors.pop(LATENTS), tensors), f"row {row} of {self._paths[index]}")
 
     def extremes(self) -> set[int]:
         """The numbers of rows that hold the least and the largest of each condition of whole numbers, such as labels."""

@@ -18,7 +18,7 @@ from surgery.pipelines.record import Conditioning, sample
 from surgery.pipelines.tree import Arguments, moved
 from surgery.pipelines.wiring import Wiring
 from surgery.store.order import seeded
-from surgery.store.sample import Sample, Source
+from surgery.store.sample import Sample, Source, require_finite
 
 CONDITIONS_KEPT = 64
 
@@ -69,11 +69,12 @@ class GeneratedSamples:
         """The sample of a number, on the CPU.
 
         Raises:
+            RecipeError: its latents are not finite.
             WiringError: the prompt is not wired as that which was measured.
         """
         generator = seeded(self._seed, "generated", number)
         made = sample(self._holder.pipeline, self._calls(number, generator=generator), self._wiring)
-        return fed_by(made.latents, made.conditions)
+        return require_finite(fed_by(made.latents, made.conditions), f"sample {number} of the pipeline's own")
 
 
 class PictureSamples:
@@ -107,6 +108,7 @@ class PictureSamples:
 
         Raises:
             Skipped: the file is no picture.
+            RecipeError: it, or what the autoencoder makes of it, is not finite.
             WiringError: the autoencoder does not encode it, or its caption is not wired as the first one.
         """
         picture = self._pictures[number]
@@ -114,7 +116,8 @@ class PictureSamples:
         _, _, encoder = self._sized[size]
         pixels = picture.pixels.reshape(1, *encoder.pixels)
         conditions = self._conditions(size, picture.text if picture.label is None else picture.label)
-        return fed_by(encoder.encode(self._holder.pipeline, pixels)[0], conditions, size)
+        latents = encoder.encode(self._holder.pipeline, pixels)[0]
+        return require_finite(fed_by(latents, conditions, size), picture.name)
 
     def _made_of(self, size: int, prompt: Prompt | None) -> list[Arguments]:
         keywords, _, _ = self._sized[size]

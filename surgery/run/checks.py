@@ -8,6 +8,7 @@ from types import CodeType
 from typing import Any
 
 from surgery.artifact.saving import require_savable
+from surgery.device import require_device
 from surgery.errors import RecipeError
 from surgery.parallel.group import size
 from surgery.pipelines.times import Uniform
@@ -33,7 +34,8 @@ def check_run(prepared: Prepared) -> None:
     """Raise an error if the run could not come to its end.
 
     Raises:
-        RecipeError: a number is too large, the pipeline takes no guidance, or loss weights do not fit the scheduler.
+        RecipeError: a number is too large, the pipeline takes no guidance, a device cannot be used, or loss weights
+            do not fit the scheduler.
         ArtifactError: the student could not be saved.
     """
     check_opened(prepared)
@@ -57,6 +59,7 @@ def check_opened(opened: Opened) -> None:
     if opened.recipe.evaluate is not None:
         opened.sampler.require(opened.recipe.evaluate)
     _require_teacher(opened.recipe)
+    _require_ema_device(opened.recipe.finetune)
     _require_fitting_weights(opened)
     _require_what_is_recorded(opened)
 
@@ -80,6 +83,15 @@ def _require_teacher(recipe: Recipe) -> None:
             )
         if isinstance(stage, Distil) and stage.compile:
             raise RecipeError(f"{name}.compile: a teacher with teacher_weights={how!r} is not compiled; leave one out")
+
+
+def _require_ema_device(config: Finetune) -> None:
+    """The average of the weights can be kept where the recipe says."""
+    if config.steps and config.ema_device is not None:
+        try:
+            require_device(config.ema_device)
+        except RecipeError as error:
+            raise RecipeError(f"finetune.ema_device: {error}") from None
 
 
 def _require_fitting_weights(prepared: Opened) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
     """
     if not 1 <= count <= MOST:
         raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
-    folder = RunFolder(run)
+    folder, out = RunFolder(run.resolve()), out.resolve()
     recipe = folder.read_json(RECIPE)
     student = surgery.artifact.load(folder.model)
-    with progress.stage("sample", total=count) as bar:
+    with _where_it_ran(folder), progress.stage("sample", total=count) as bar:
         drawn = subject_of(folder, recipe).sampler.draw(student, count, _sampling_of(recipe), seed, bar.advance)
     if not drawn.pictures:
         raise RecipeError(f"{run}: the pipeline gives no pictures, of which a grid could be made")
@@ -59,9 +60,10 @@ def bench_run(run: Path, *, compiled: bool = False) -> dict[str, dict[str, float
         ArtifactError: a file of the run is missing or damaged.
         SurgeryError: a model cannot be compiled.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(run.resolve())
     recipe = folder.read_json(RECIPE)
-    subject = subject_of(folder, recipe)
+    with _where_it_ran(folder):
+        subject = subject_of(folder, recipe)
     models = [subject.teacher.model, surgery.artifact.load(folder.model)]
     found: dict[str, dict[str, float]] = {}
     for batch in BATCHES if subject.data.joins_samples else BATCHES[:1]:
@@ -80,6 +82,12 @@ def subject_of(folder: RunFolder, recipe: dict[str, Any]) -> Subject:
     data = Data.from_data(data) if isinstance(data, dict) else data
     dtype = recipe.get("dtype", "float32")
     return load_subject(recipe["model"], data, recipe["seed"], made=folder.data, dtype=dtype)
+
+
+def _where_it_ran(folder: RunFolder) -> AbstractContextManager[None]:
+    """Lets the recipe's relative paths start where they did; where that folder is not known, or gone, from here."""
+    places = [origin.folder for origin in folder.origins()[-1:] if Path(origin.folder or "?").is_dir()]
+    return chdir(places[0]) if places else nullcontext()
 
 
 def _sampling_of(recipe: dict[str, Any]) -> Sampling:

@@ -24,6 +24,7 @@ class Origin(Config):
     Attributes:
         started: in UTC, to the second.
         command: as it was typed.
+        folder: the working directory, from which the recipe's relative paths start; "" of an earlier version.
         device: what was trained on.
         processes: how many shared the run.
         threads: of PyTorch on the CPU, in each of them.
@@ -32,6 +33,7 @@ class Origin(Config):
 
     started: str
     command: str
+    folder: str = ""
     device: str
     processes: int = 1
     threads: int
@@ -43,6 +45,7 @@ def origin_of(device: str) -> Origin:
     return Origin(
         started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         command=_command(),
+        folder=str(Path.cwd()),
         device=_words(device),
         processes=size(),
         threads=torch.get_num_threads(),

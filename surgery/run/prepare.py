@@ -158,7 +158,7 @@ def metrics_for(evaluate: Evaluate, data: TrainingData) -> tuple[tuple[Metric, .
 
 
 def _fitting(data: TrainingData) -> tuple[Metric, ...]:
-    """The metrics that fit `data`: none is of held-out samples where there are too few to hold one out."""
+    """The metrics that fit `data`: none is of held-out samples where there are surely too few to hold one out."""
     if not_digits(data) is None:
         return METRICS
     held_out = HeldOutLoss()

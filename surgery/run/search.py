@@ -52,7 +52,7 @@ def search(
         )
     require_writable(recipe, source)
     progress = progress or SilentProgress()
-    opened = _judged(open_recipe(recipe, device, RunFolder(out).data, progress))
+    opened = open_recipe(recipe, device, RunFolder(out).data, progress)
     check_opened(opened)
     candidates = find_candidates(opened.graph, recipe.rules)
     planned = "\n".join(edit.model_dump_json() for each in candidates for edit in each.edits)
@@ -60,7 +60,7 @@ def search(
     with locked(out):
         identity = identity_of(opened, planned)
         folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)
-        opened = replace(opened, data=opened.data.stored(folder.data, progress))
+        opened = _judged(replace(opened, data=opened.data.stored(folder.data, progress)))
         found = Searcher(opened, recipe.search, candidates, folder, progress).run(str(source or "recipe"))
         chosen = [each for each in candidates if each.key in found.best.candidates]
         plain = recipe.model_copy(update={"search": None, "rules": tuple(chosen_rules(opened.graph, chosen))})
@@ -71,10 +71,17 @@ def search(
 
 
 def _judged(opened: Opened) -> Opened:
-    """With a metric, if the recipe has none: the held-out loss; of data too few for that, the distance to the teacher."""
-    held_out = HeldOutLoss()
-    metric = TeacherDistance() if held_out.check(opened.data, 0) else held_out
-    return opened if opened.metrics else replace(opened, metrics=(metric,), samples=metric.usual_samples)
+    """With metrics that choose: those of the recipe, the held-out loss only of data of which some are held out.
+
+    If nothing is left, it is that loss, or else the distance to the teacher.
+    """
+    model, seed = opened.teacher.model, opened.recipe.seed
+    holds_out = bool(opened.data.source(model, stage="search", batch_size=1, seed=seed).held_out())
+    metrics = [each for each in opened.metrics if holds_out or not isinstance(each, HeldOutLoss)]
+    if metrics:
+        return replace(opened, metrics=tuple(metrics))
+    metric = HeldOutLoss() if holds_out else TeacherDistance()
+    return replace(opened, metrics=(metric,), samples=opened.samples or metric.usual_samples)
 
 
 def _notes(found: SearchResult, folder: Path) -> list[str]:

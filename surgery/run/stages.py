@@ -35,6 +35,7 @@ from surgery.sensitivity import from_library
 from surgery.training.distil import distil, sites_of
 from surgery.training.finetune import finetune, require_learnable
 from surgery.training.fit import fit
+from surgery.training.imitate import imitable
 from surgery.training.record import LossRecord
 from surgery.training.sharding import divide, never_trained
 
@@ -97,6 +98,7 @@ def apply(
         student = commit(prepared.graph, prepared.plan.edits, recipe.seed, prepared.recordings, shared=True)
     if recipe.finetune.steps:
         require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
+        recipe.finetune.parts.require(imitable(prepared.graph, student))
     with locked(out):
         plain = recipe.model_dump(mode="json")
         identity = identity_of(prepared, prepared.plan.model_dump_json())

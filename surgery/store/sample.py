@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+from surgery.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,17 @@ class Sample:
 
     latents: Tensor
     conditions: Any
+
+
+def require_finite(sample: Sample, name: str) -> Sample:
+    """The sample, of which `name` tells a user where it is from.
+
+    Raises:
+        RecipeError: its latents hold NaN or an infinity.
+    """
+    if not bool(torch.isfinite(sample.latents).all()):
+        raise RecipeError(f"data: {name}: its latents are not finite; repair it or take it out")
+    return sample
 
 
 class Skipped(Exception):

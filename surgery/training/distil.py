@@ -128,22 +128,22 @@ def distil(
     """
     pairs = Pairs(teacher, student, sites)
     batches = data.source(teacher, stage=STAGE, batch_size=config.batch_size, seed=seed, noising=config.noising)
-    identity = identity_of(
-        config,
-        data,
-        pairs.parameters,
-        seed=seed,
-        sites={site.lesson.path: site.loss for site in sites},
-        teacher=digest(teacher.state_dict()),
-    )
     task = Task(
         stage=STAGE,
         config=config,
         model=student,
         parameters=pairs.parameters,
+        batch=batches.training,
         backward=lambda step: pairs.losses(batches.training(step), backward=True),
         validate=partial(_validate, pairs, batches),
-        identity=identity,
+        identity=identity_of(
+            config,
+            data,
+            pairs.parameters,
+            seed=seed,
+            sites={site.lesson.path: site.loss for site in sites},
+            teacher=digest(teacher.state_dict()),
+        ),
         show=show,
         clip_by=clip_by,
         log=log,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PlainSerializer, PositiveFloat
 from torch import Tensor, nn
 
 from surgery.pipelines.times import AnyLossWeight
@@ -25,13 +25,26 @@ from surgery.training.ema import Ema
 from surgery.training.held import held, set_aside
 from surgery.training.learning import rates, recomputing
 from surgery.training.loop import Task, identity_of, train
-from surgery.training.lora import LoRA, adapted, layers_of
+from surgery.training.lora import LoRA, adapted
 from surgery.training.objective import NAMED, Objective, Target, TargetName
 from surgery.training.optim import frozen_behaviour, requiring_grad
 from surgery.training.record import LossRecord
 from surgery.training.source import Noising, Source, TrainingData, batch_loss
 
 STAGE = "finetune"
+
+
+def _as_mapping(value: Any) -> Any:
+    is_listed = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    return dict(value) if is_listed else value
+
+
+Rates = Annotated[
+    Mapping[str, NonNegativeFloat],
+    BeforeValidator(_as_mapping),
+    PlainSerializer(lambda given: [list(pair) for pair in given.items()], when_used="json"),
+]
+"""A pydantic field for factors by patterns, the first that fits counting: pairs in JSON, as keys there have no order."""
 
 
 class Finetune(StageConfig):
@@ -42,9 +55,11 @@ class Finetune(StageConfig):
             imitate the "teacher", which is its prediction and block outputs alike, or a `Target` with weights.
         weights: how much the errors against the data count at each time; None weighs all alike.
         inherited_lr: a factor on the learning rate of the weights that were the teacher's, which need less of it than
-            those of new operators; 0 freezes them, which saves their gradients, moments and averages too.
+            those of new operators; 0 freezes them, which saves their gradients, moments and averages too. With `lora`
+            they are frozen whatever it is.
         rates: other factors, by patterns of parameters' names such as "*.norm1.*"; the first that fits counts, 0 freezes.
-        lora: adapts inherited linear layers instead of training inherited weights; new operators are trained in full.
+        lora: adapts inherited linear layers instead of training inherited weights; adapters are new weights, as those of
+            new operators, and both are trained in full.
         weight_decay: of matrices and filters, at each step times the learning rate.
         ema_decay: the largest decay of the moving average of the weights, see `surgery.training.ema`.
         ema_device: where the average is kept, e.g. "cpu"; None keeps it where the student is.
@@ -57,7 +72,7 @@ class Finetune(StageConfig):
     target: TargetName | Target = "data"
     weights: AnyLossWeight | None = None
     inherited_lr: NonNegativeFloat = 1.0
-    rates: Mapping[str, NonNegativeFloat] = {}
+    rates: Rates = Field(default={})
     lora: LoRA | None = None
     weight_decay: NonNegativeFloat = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
@@ -123,6 +138,7 @@ def finetune(
                 config=config,
                 model=student,
                 parameters=learns.parameters,
+                batch=batches.training,
                 backward=partial(backward, objective, batches),
                 validate=partial(_validate, student, batches),
                 identity=identity,
@@ -142,6 +158,7 @@ def _objective(teacher: nn.Module, student: nn.Module, batches: Source, config: 
     """The loss, while the teacher is held as `config` says."""
     run: Any = torch.compile(student) if config.compile else student
     blocks = config.parts.imitated(teacher, student, batches)
+    config.parts.require(blocks)
     with (
         set_aside(student, [student], config.teacher_weights is not None),
         held(teacher, config.teacher_weights),
@@ -202,10 +219,9 @@ def _identity(
 
 
 def require_learnable(student: nn.Module, new: Collection[str], config: Finetune) -> None:
-    """Raise RecipeError if nothing of the student is to be trained, or a pattern fits nothing in it."""
-    rates(student, new, config.rates, config.inherited_lr, has_adapters=False)
-    if config.lora is not None:
-        layers_of(student, config.lora, new)
+    """Raise RecipeError if nothing of the student, its adapters included, is to be trained, or a pattern fits nothing."""
+    with adapted(student, config.lora, new, seed=0, merge=False):
+        rates(student, new, config.rates, config.inherited_lr, config.lora is not None)
 
 
 def backward(objective: Objective, batches: Source, step: int) -> dict[str, Tensor]:

@@ -6,10 +6,11 @@ and LinFusion (arXiv 2409.02097) train linear-attention students so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import networkx as nx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ PREDICTION = "prediction"
 SMALLEST = 1e-12
 """A variance that a loss is divided by."""
 Outputs = dict[str, Tensor]
+Blocks = Mapping[str, str]
+"""The paths of blocks, each with a name; those have one name that are one module in the teacher or in the student."""
 
 
 class Imitation:
@@ -34,11 +37,11 @@ class Imitation:
 
     Args:
         teacher: only read.
-        blocks: paths of the blocks whose outputs are compared, see `blocks_to_imitate`.
+        blocks: those whose outputs are compared, see `blocks_to_imitate`.
         batch: what the variances are measured on; None takes all for 1.
     """
 
-    def __init__(self, teacher: nn.Module, blocks: Collection[str], batch: Sequence[Forward] | None) -> None:
+    def __init__(self, teacher: nn.Module, blocks: Blocks, batch: Sequence[Forward] | None) -> None:
         self._teacher = teacher
         self._watched = Watched(teacher, blocks)
         self._scales = {} if batch is None else self._variances(batch)
@@ -79,37 +82,43 @@ class Imitation:
 
 
 class Watched:
-    """Collects the tensors that modules return, by path and number; a block may return several.
+    """Collects the tensors that blocks return, by name and number, over all calls of blocks of that name.
+
+    A block may return several, and be called several times: by one path, or by each path that it has. The number is told
+    together with how many there are, as in "blocks.0.1/4"; so where a student calls a block more often than its teacher,
+    and which call is whose cannot be told, they have nothing in common.
 
     The hooks stay until `close`, as compiled code sees only those that were there before it.
 
     Args:
-        model: whose modules.
-        paths: of the modules.
+        model: whose blocks.
+        blocks: which.
     """
 
-    def __init__(self, model: nn.Module, paths: Collection[str]) -> None:
-        self._found: Outputs | None = None
-        modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path in paths}
-        self._hooks = [module.register_forward_hook(self._hook(path)) for path, module in modules.items()]
+    def __init__(self, model: nn.Module, blocks: Blocks) -> None:
+        self._returned: dict[str, list[Tensor]] | None = None
+        places = model.named_modules(remove_duplicate=False)
+        modules = {module: blocks[path] for path, module in places if path in blocks}
+        self._hooks = [module.register_forward_hook(self._hook(name)) for module, name in modules.items()]
 
-    def _hook(self, path: str) -> Callable[..., None]:
+    def _hook(self, name: str) -> Callable[..., None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-            if self._found is not None:
-                for number, tensor in enumerate(tensors_in(output)):
-                    self._found[f"{path}.{number}"] = tensor
+            if self._returned is not None:
+                self._returned.setdefault(name, []).extend(tensors_in(output))
 
         return keep
 
     @contextmanager
     def open(self) -> Iterator[Outputs]:
-        """Collects while the block runs."""
+        """Collects while the block runs; what it gives is filled when the block ends."""
         found: Outputs = {}
-        self._found = found
+        self._returned = {}
         try:
             yield found
+            for name, tensors in self._returned.items():
+                found |= {f"{name}.{number}/{len(tensors)}": tensor for number, tensor in enumerate(tensors)}
         finally:
-            self._found = None
+            self._returned = None
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -117,8 +126,8 @@ class Watched:
             hook.remove()
 
 
-def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, Any]) -> tuple[str, ...]:
-    """Paths of the teacher's blocks, wherever it keeps them, of which the student's give what they give.
+def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, Any]) -> Blocks:
+    """The teacher's blocks, wherever it keeps them, of which the student's give what they give.
 
     Raises:
         TraceError: the teacher cannot be traced on `inputs`.
@@ -126,10 +135,17 @@ def blocks_to_imitate(teacher: nn.Module, student: nn.Module, inputs: dict[str, 
     return imitable(trace(teacher, inputs), student)
 
 
-def imitable(graph: ModelGraph, student: nn.Module) -> tuple[str, ...]:
+def imitable(graph: ModelGraph, student: nn.Module) -> Blocks:
     """The same of a teacher that is traced."""
-    rewired = rewired_modules(student)
-    return tuple(path for path in graph.layers if path not in rewired)
+    rewired, places = rewired_modules(student), nx.Graph()
+    for model in (graph.model, student):
+        places.add_edges_from((path, module) for path, module in model.named_modules(remove_duplicate=False))
+    blocks: dict[str, str] = {}
+    for path in graph.layers:
+        together = nx.node_connected_component(places, path)
+        if rewired.isdisjoint(together):
+            blocks[path] = next((blocks[other] for other in blocks if other in together), path)
+    return blocks
 
 
 def rewired_modules(student: nn.Module) -> set[str]:

@@ -39,8 +39,8 @@ def factors_of(
         student: with its adapters.
         new: paths of its new operators.
         given: factors by patterns of names; the first that fits counts.
-        inherited: that of all other inherited weights, or, where the student has adapters, of these; the weights that
-            they are for are frozen.
+        inherited: that of all other inherited weights, unless the student has adapters: these are new too, and what is
+            inherited is frozen.
         has_adapters: whether it has.
 
     Raises:
@@ -55,9 +55,9 @@ def factors_of(
         for pattern, factor in given.items():
             if fnmatchcase(name.replace(BASE, ""), pattern):
                 return factor
-        if any(is_inside(name, path) for path in new):
+        if ADAPTER in name or any(is_inside(name, path) for path in new):
             return 1.0
-        return 0.0 if has_adapters and ADAPTER not in name else inherited
+        return 0.0 if has_adapters else inherited
 
     return {name: rate(name) for name in names}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -14,13 +14,14 @@ from surgery.errors import TrainingError
 from surgery.parallel.division import add_up_gradients
 from surgery.parallel.group import add_up
 from surgery.parallel.whole import alike, total_norm, whole
+from surgery.pipelines.tree import tensors_in
 from surgery.progress import Progress
 from surgery.training.checkpoint import CheckpointStore, Identity, TrainState
 from surgery.training.config import StageConfig
 from surgery.training.ema import Ema
 from surgery.training.optim import Optimizer, linear_weights, requiring_grad
 from surgery.training.record import LossRecord
-from surgery.training.source import TrainingData
+from surgery.training.source import Forward, TrainingData
 
 
 def together(name: str) -> str:  # noqa: ARG001
@@ -37,6 +38,7 @@ class Task:
         config: how long and how fast.
         model: whose linear layers have the weights that Muon takes.
         parameters: what is trained, by name.
+        batch: gives the forwards of a step.
         backward: adds the gradients of this process's part of a step and gives its loss terms by site, detached scalars;
             a single term has the key "".
         validate: gives the loss on the held-out batch, None if there is none; the parameters are their average then.
@@ -53,6 +55,7 @@ class Task:
     config: StageConfig
     model: nn.Module
     parameters: dict[str, nn.Parameter]
+    batch: Callable[[int], Sequence[Forward]]
     backward: Callable[[int], dict[str, Tensor]]
     validate: Callable[[], float | None]
     identity: Identity
@@ -164,6 +167,9 @@ class _Loop:
         kept = ""
         if self._checkpoints is not None and self._saved_step:
             kept = f"; the checkpoint of step {self._saved_step} is kept in {self._checkpoints.folder}"
+        taken = [tensor for forward in self._task.batch(step) for tensor in tensors_in(forward.inputs)]
+        if any(bool((tensor.isnan() | tensor.isposinf()).any()) for tensor in taken):  # masks hold -inf
+            return TrainingError(f"{self._task.stage}: {what} at step {step + 1}; so are its data: repair them{kept}")
         return TrainingError(f"{self._task.stage}: {what} at step {step + 1}; lower its lr (now {lr:g}){kept}")
 
     def _checkpoint(self, record: LossRecord) -> None:

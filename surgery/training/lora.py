@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from surgery.config import Config
@@ -38,6 +38,13 @@ class LoRA(Config):
     rank: PositiveInt = 16
     alpha: PositiveFloat | None = None
     targets: tuple[str, ...] = ("*",)
+
+    @field_validator("targets")
+    @classmethod
+    def _names_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("must name layers, e.g. '*.attn1.*'; leave it out for all")
+        return value
 
 
 @contextmanager

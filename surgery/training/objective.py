@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from surgery.config import Config
-from surgery.training.imitate import PREDICTION, Imitation, Watched, blocks_to_imitate
+from surgery.errors import RecipeError
+from surgery.training.imitate import PREDICTION, Blocks, Imitation, Watched, blocks_to_imitate
 from surgery.training.source import Forward, Source, predict
 
 
@@ -32,9 +33,17 @@ class Target(Config):
             raise ValueError("all weights are 0, so nothing is learnt; give one")
         return self
 
-    def imitated(self, teacher: nn.Module, student: nn.Module, batches: Source) -> tuple[str, ...]:
-        """Paths of all blocks that can be imitated, if any are."""
-        return blocks_to_imitate(teacher, student, batches.training(0)[0].inputs) if self.blocks else ()
+    def require(self, blocks: Blocks) -> None:
+        """Raise RecipeError if nothing is learnt where these blocks are all that can be imitated."""
+        if not (self.data or self.teacher or blocks):
+            raise RecipeError(
+                "finetune.target: no block of the student can be compared with its teacher's, so nothing is learnt; "
+                "give data or teacher a weight"
+            )
+
+    def imitated(self, teacher: nn.Module, student: nn.Module, batches: Source) -> Blocks:
+        """All blocks that can be imitated, if any are."""
+        return blocks_to_imitate(teacher, student, batches.training(0)[0].inputs) if self.blocks else {}
 
 
 TargetName = Literal["data", "teacher"]
@@ -49,7 +58,7 @@ class Objective:
         teacher: only read, and only if it is part of the target.
         student: its student.
         run: what is called: the student, or its compiled form.
-        blocks: paths of the blocks that are imitated, see `surgery.training.imitate`.
+        blocks: those that are imitated, see `surgery.training.imitate`.
         batches: on the first of which the teacher's variances are measured; None takes all for 1.
     """
 
@@ -59,7 +68,7 @@ class Objective:
         teacher: nn.Module,
         student: nn.Module,
         run: Callable[..., Any],
-        blocks: Collection[str],
+        blocks: Blocks,
         batches: Source | None,
     ) -> None:
         self._target, self._run = target, run
@@ -69,7 +78,11 @@ class Objective:
         self._watched = Watched(student, blocks)
 
     def loss(self, forward: Forward) -> Tensor:
-        """That of one forward, a scalar."""
+        """That of one forward, a scalar.
+
+        Raises:
+            RecipeError: it has no part, as no call of a block that is imitated can be told whose it is.
+        """
         target, imitation = self._target, self._imitation
         taught = imitation.taught(forward.inputs) if imitation is not None else {}
         with self._watched.open() as learnt:
@@ -79,6 +92,8 @@ class Objective:
             error, blocks = imitation.errors(taught, {PREDICTION: prediction, **learnt})
             terms += [target.teacher * error] if target.teacher else []
             terms += [target.blocks * blocks] if blocks is not None else []
+        if not terms:
+            target.require({})
         return sum(terms[1:], terms[0])
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from surgery.training.config import StageConfig
 from surgery.training.distil import Distil, Pairs, sites_of, used_by
 from surgery.training.finetune import STAGE, Finetune, backward, learning
 from surgery.training.held import on_device
+from surgery.training.imitate import Blocks
 from surgery.training.learning import BASE
 from surgery.training.lora import adapted
 from surgery.training.objective import Objective
@@ -144,9 +145,9 @@ class Rehearsal:
         models = used if config.sets_aside and not is_host else [student]
         return _bytes([*kept, *_weights(*models)]) + more
 
-    def finetune(self, config: Finetune, blocks: Sequence[str]) -> StageMemory:
-        """The memory of stage 2, if it imitates the blocks at these paths wherever it imitates blocks."""
-        new, imitated = new_paths(self._edits), blocks if config.parts.blocks else ()
+    def finetune(self, config: Finetune, blocks: Blocks) -> StageMemory:
+        """The memory of stage 2, if it imitates these blocks wherever it imitates blocks."""
+        new, imitated = new_paths(self._edits), blocks if config.parts.blocks else {}
         with (
             adapted(self._real[1], config.lora, new, seed=0, merge=False),
             self._copies() as (teacher, student, forward),

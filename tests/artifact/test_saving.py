@@ -186,6 +186,40 @@ def test_save_pretrained_keeps_the_edits(tmp_path: Path):
     assert (tmp_path / "base" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("options", [{}, {"safe_serialization": False}, {"max_shard_size": "20KB"}], ids=str)
+def test_a_student_is_not_saved_beside_another_model(tmp_path: Path, options):
+    model, folder = student(), tmp_path / "pipe"
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8)
+    teacher = surgery.undo(copy.deepcopy(model)).eval()
+    DiTPipeline(transformer=teacher, vae=vae, scheduler=DDIMScheduler()).save_pretrained(folder, **options)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pipeline = DiTPipeline.from_pretrained(folder)
+    pipeline.transformer = model
+    for save in (pipeline.save_pretrained, lambda path: surgery.save(model, path / "transformer")):
+        with pytest.raises(ArtifactError, match=r"transformer: holds another model, .*save the student to another"):
+            save(folder)
+    assert {path: path.read_bytes() for path in (folder / "transformer").iterdir()}.items() <= before.items()
+    loaded, call = DiTPipeline.from_pretrained(folder).transformer.eval(), dit_inputs(1, 8)
+    assert_same(teacher(**call), loaded(**call))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00002.safetensors"])
+def test_weights_of_others_are_never_replaced(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"theirs")
+    with pytest.raises(ArtifactError, match=f"holds another model, {name}"):
+        surgery.save(student(), tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"theirs")]
+
+
+def test_other_files_are_left_alone(tmp_path: Path):
+    notes = ("config.json", "scheduler_config.json", "README.md", "model_index.json", "model.py")
+    for name in notes:
+        (tmp_path / name).write_text("{}")
+    surgery.save(student(), tmp_path)
+    surgery.save(student(), tmp_path)
+    assert all((tmp_path / name).read_text() == "{}" for name in notes)
+
+
 def test_an_artifact_of_an_older_layout_says_so(tmp_path: Path):
     (tmp_path / "surgery.json").write_text(json.dumps({"format": 2}))
     with pytest.raises(ArtifactError, match="written by an older surgery"):

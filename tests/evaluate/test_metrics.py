@@ -156,6 +156,14 @@ def test_the_held_out_loss_is_a_mean_squared_error_on_fixed_noise():
     assert "of 19 samples none is held out" in metric.check(digits(19), 1000)
 
 
+@pytest.mark.parametrize("different", [19, 20])
+def test_the_held_out_loss_of_nothing_is_no_number(different):
+    samples = InMemory([digits().feed.samples[number % different] for number in range(40)])
+    data = replace(digits(), feed=replace(digits().feed, samples=samples))
+    loss = HeldOutLoss(draws=2).compute(context(Scaled(0.0), data=data))
+    assert math.isnan(loss) == (different < 20)
+
+
 def test_costs_are_counted():
     judged = context()
     assert Params().compute(judged) == 1

@@ -15,7 +15,7 @@ from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
 from surgery.evaluate.report.layers import layers_of
 from surgery.evaluate.report.losses import losses_of
-from surgery.evaluate.report.words import figure
+from surgery.evaluate.report.words import figure, headline
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
 NAMES = ("teacher", "rewritten", "distilled", "finetuned")
@@ -178,6 +178,13 @@ def test_a_figure_that_there_is_not_is_shown_as_none():
     page = render_report(replace(report(), metrics=results(stages)))
     assert len(re.findall('<td class="n"[^>]*>–</td>', page)) == 3
     assert verdict(results(stages)).startswith("The finetuned student has a Frechet distance of 1.50, with as many")
+
+
+def test_a_metric_without_a_figure_does_not_lead():
+    stages = [StageMetrics.model_validate({"stage": n, "seconds": 0, "none": None, "frechet": 2.0}) for n in NAMES[:2]]
+    assert headline(results(stages)) == "frechet"
+    assert headline(results([stage.model_copy(update={"frechet": None}) for stage in stages])) == "none"
+    assert headline(results([])) is None
 
 
 def test_without_a_metric_of_quality_the_costs_are_told():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,9 +22,11 @@ from surgery.progress import SilentProgress
 from surgery.recipe import Distil, Finetune, Recipe
 from surgery.rewriting import every
 from surgery.rules import replace_attention
-from surgery.run.finished import sample_run
+from surgery.run.finished import bench_run, sample_run
 from surgery.run.measure import Measuring
-from surgery.run.prepare import metrics_for, prepare
+from surgery.run.prepare import metrics_for, open_recipe, prepare
+from surgery.run.search import _judged
+from surgery.store import InMemory
 from tests.training import tiny
 from tests.training.test_wired import wired
 
@@ -91,3 +95,30 @@ def test_what_fits_the_data_is_measured_unless_a_recipe_says_otherwise():
     assert metrics_for(Evaluate(metrics=[], samples=5), other) == ((), 5)
     with pytest.raises(RecipeError, match="evaluate: metric 'held_out_loss': of 3 samples none is held out"):
         metrics_for(Evaluate(metrics=[HeldOutLoss()]), few)
+
+
+def test_a_search_does_not_choose_by_what_nothing_is_held_out_for(tiny_dit):
+    opened = open_recipe(recipe(tiny_dit, Evaluate(metrics=[HeldOutLoss(), Answer()], samples=3, steps=2)))
+    assert _judged(opened) == opened
+    copies = InMemory(40 * [opened.data.feed.samples[0]])
+    opened = replace(opened, data=replace(opened.data, feed=replace(opened.data.feed, samples=copies)))
+    assert _judged(opened).metrics == (Answer(),)
+    judged = _judged(replace(opened, metrics=(HeldOutLoss(),)))
+    assert (judged.metrics, judged.samples) == ((TeacherDistance(),), 3)
+
+
+def test_a_finished_run_is_used_from_any_folder(tiny_dit, tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(tiny_dit, here / "models" / "dit")
+    monkeypatch.chdir(here)
+    surgery.apply(recipe(Path("models/dit"), None), "run")
+    surgery.apply(recipe(Path("models/dit"), None), "run", resume=True)
+    monkeypatch.chdir(elsewhere)
+    sample_run(Path("../here/run"), Path("s.png"), 2, 0, SilentProgress())
+    assert (elsewhere / "s.png").exists()
+    assert bench_run(Path("../here/run")).keys() == {"1", "8"}
+    assert Path.cwd() == elsewhere
+    here.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    sample_run(Path("run"), Path("s.png"), 2, 0, SilentProgress())

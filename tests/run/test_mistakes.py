@@ -68,6 +68,25 @@ def test_a_recipe_that_freezes_all_there_is_to_train_is_refused_at_once(capsys, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("finetune", "words"),
+    [
+        ("steps=1, target={'data': 0, 'teacher': 0}", "finetune.target: no block of the student can be compared"),
+        ("steps=1, ema_device='gpu'", "finetune.ema_device: the device 'gpu' cannot be used"),
+        ("steps=1, ema_device='meta'", "finetune.ema_device: the device 'meta' holds no values"),
+        ("steps=1, ema_device='cuda:99'", "finetune.ema_device: the device 'cuda:99' cannot be used"),
+        ("steps=1, lora={'targets': ()}", "Finetune.lora.targets: must name layers, e.g. '*.attn1.*'"),
+    ],
+)
+def test_what_cannot_be_finetuned_is_refused_at_once(capsys, tmp_path, write_recipe, finetune, words):
+    recipe = write_recipe(rules="[parallel_pairs()]", finetune=finetune)
+    recipe.write_text("from surgery.rules import parallel_pairs\n" + recipe.read_text())
+    status, _, err = run(capsys, "apply", recipe, "--out", tmp_path / "run")
+    assert status == 2
+    assert words in only_line(err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_plan_with_conflicts_shows_them_and_fails(capsys, write_recipe):
     status, out, err = run(capsys, "plan", write_recipe(rules=CONFLICT))
     assert status == 1

@@ -157,6 +157,26 @@ def test_latents_in_files_keep_their_conditions(tmp_path):
         load_subject(str(pipeline), Latents(path=str(tmp_path)), 0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    rows = torch.randn(20, 4, 8, 8)
+    rows[13, 0, 3, 3] = value
+    save_file({"latents": torch.randn(20, 4, 8, 8)}, tmp_path / "a.safetensors")
+    save_file({"latents": rows}, tmp_path / "b.safetensors")
+    found = read_latents(Latents(path=str(tmp_path)))
+    assert found[32].latents.isfinite().all()
+    with pytest.raises(RecipeError, match=r"data: row 13 of .*b\.safetensors: its latents are not finite"):
+        found[33]
+
+
+def test_pictures_whose_latents_are_not_finite_are_refused_by_name(flux, tmp_path, monkeypatch):
+    data = load_subject(str(flux), Images(folder=str(images(tmp_path / "few", 3)), size=16, step=16, call=TEXT), 0).data
+    encode = type(encoder := data.feed.samples._sized[0][2]).encode
+    monkeypatch.setattr(type(encoder), "encode", lambda *given: encode(*given) / 0)
+    with pytest.raises(RecipeError, match=r"data: \w+\.png: its latents are not finite"):
+        data.stored(tmp_path / "made", SilentProgress())
+
+
 def edit(path: Path, old: str, new: str) -> str:
     text = path.read_text()
     assert old in text

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from surgery.errors import ConfigError, RecipeError, TrainingError
+from surgery.store import InMemory
 from surgery.training.checkpoint import CheckpointStore, TrainState
 from surgery.training.distil import Distil, distil
 from surgery.training.finetune import Finetune, finetune
@@ -133,6 +134,19 @@ def test_nan_stops_keeps_the_last_checkpoint_and_can_be_resumed(tmp_path: Path) 
     records = run(resumed, checkpoints=store)
     assert records == run(whole)
     assert tiny.same_bits(tiny.weights(resumed), tiny.weights(whole))
+
+
+def test_a_batch_that_is_not_finite_is_not_blamed_on_the_learning_rate() -> None:
+    whole = tiny.data()
+    samples = [whole.feed.samples[number] for number in range(60)]
+    samples[11] = replace(samples[11], latents=samples[11].latents / 0)
+    data = replace(whole, feed=replace(whole.feed, samples=InMemory(samples)))
+    config = FAST.model_copy(update={"steps": 20})
+    student, teacher = tiny.student(), tiny.teacher()
+    with pytest.raises(TrainingError, match=r"finetune: loss is nan at step \d+; so are its data: repair them$"):
+        finetune(teacher, student, (tiny.SITE,), data, config, seed=0)
+    with pytest.raises(TrainingError, match=r"distil: loss of .* is nan at step \d+; so are its data: repair them$"):
+        distil(teacher, student, tiny.sites(teacher, student, {tiny.SITE: "l1"}), data, Distil(steps=20), seed=0)
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ trained than what was asked for."""
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
+from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +16,19 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.errors import RecipeError
+from surgery.errors import ArtifactError, RecipeError
 from surgery.operators import GatedMLP
 from surgery.pipelines.times import LogitNormal, MinSNR
 from surgery.progress import Progress, SilentProgress
+from surgery.recipe import Recipe
 from surgery.rewriting import indices
 from surgery.rewriting.commit import commit, record_of
-from surgery.rules import replace_mlp
+from surgery.rules import drop_blocks, replace_mlp
+from surgery.run.compare import compare
+from surgery.run.folder import RunFolder
 from surgery.training.checkpoint import CheckpointStore
 from surgery.training.distil import Distil, distil, sites_of
-from surgery.training.finetune import Finetune, finetune
+from surgery.training.finetune import Finetune, finetune, require_learnable
 from surgery.training.imitate import Imitation, blocks_to_imitate
 from surgery.training.lora import LoRA
 from surgery.training.objective import Target
@@ -146,6 +152,33 @@ def test_adapters_learn_beside_new_operators_and_nothing_else_does(tmp_path: Any
         assert torch.equal(surgery.load(tmp_path)(**inputs).sample, student.eval()(**inputs).sample)
 
 
+@pytest.mark.parametrize("inherited", [0.0, 0.5])
+def test_adapters_are_new_weights_whatever_the_rate_of_inherited_ones(inherited: float) -> None:
+    lora = LoRA(rank=2, targets=("*.norm1.linear",))
+    full, other = (change(lora=lora, inherited_lr=rate) for rate in (1.0, inherited))
+    assert all(torch.equal(full[name], other[name]) for name in full)
+    assert all(delta.any() for name, delta in full.items() if name.endswith("norm1.linear.weight"))
+    still = change(lora=lora, inherited_lr=inherited, rates={"*.lora_[AB].*": 0.0})
+    assert not any(delta.any() for name, delta in still.items() if "norm1" in name)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lora": LoRA(rank=2)}, None),
+        ({"lora": LoRA(rank=2), "rates": {"*.lora_A.*": 0.0}}, None),
+        ({"lora": LoRA(rank=2), "rates": {"*.lora_*": 0.0}}, "all weights are frozen"),
+        ({"rates": {"*.lora_A.*": 1.0}}, "fits no parameter"),
+        ({}, "all weights are frozen"),
+    ],
+)
+def test_adapters_are_enough_to_learn(options: dict[str, Any], words: str | None) -> None:
+    student, before = copy.deepcopy(wired("DiTPipeline")[0]), weights(wired("DiTPipeline")[0])
+    with pytest.raises(RecipeError, match=words) if words else nullcontext():
+        require_learnable(student, (), Finetune(inherited_lr=0, **options))
+    assert same_bits(weights(student), before)
+
+
 def test_an_interrupted_training_leaves_no_adapters() -> None:
     student = copy.deepcopy(rewritten("DiTPipeline"))
     teacher, data = wired("DiTPipeline")
@@ -165,6 +198,28 @@ def test_the_first_rate_that_fits_counts() -> None:
             assert float(delta.abs().max()) == pytest.approx(1e-4, rel=0.01)
         elif name.endswith("norm1.linear.weight"):
             assert float(delta.abs().max()) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_the_order_of_rates_tells_a_training_from_another(tmp_path: Path) -> None:
+    rates = {"*.attn1.*": 0.5, "*.weight": 2.0, "*.bias": 0.1}
+    again = dict(reversed(rates.items()))
+    recipes = [
+        Recipe(model="m", rules=[drop_blocks(layers=indices(0))], finetune=Finetune(rates=each))
+        for each in (rates, again)
+    ]
+    first, second = (json.loads(json.dumps(recipe.model_dump(mode="json"))) for recipe in recipes)
+    assert [*Recipe.model_validate(second).finetune.rates] == [*again]
+    RunFolder.open(tmp_path / "run", first, resume=False)
+    RunFolder.open(tmp_path / "run", first, resume=True)
+    with pytest.raises(RecipeError, match="it differs in finetune"):
+        RunFolder.open(tmp_path / "run", second, resume=True)
+    RunFolder.open(tmp_path / "other", second, resume=False)
+    differing = compare([tmp_path / "run", tmp_path / "other"]).groups
+    assert [[*group.differs] for group in differing] == [["finetune.rates"], ["finetune.rates"]]
+    store = CheckpointStore(tmp_path / "checkpoints")
+    run(store=store, rates=rates)
+    with pytest.raises(ArtifactError, match=r"it differs in rates \("):
+        run(store=store, rates=again)
 
 
 def test_weight_decay_is_of_matrices() -> None:

@@ -19,7 +19,7 @@ from tests.training.test_options import new_of, rewritten, run, shared
 from tests.training.test_wired import wired
 
 SAMPLES = 12
-BLOCKS = ("transformer_blocks.0", "transformer_blocks.1")
+BLOCKS = {path: path for path in ("transformer_blocks.0", "transformer_blocks.1")}
 
 
 def rehearsal(name: str = "DiTPipeline") -> Rehearsal:
@@ -38,7 +38,7 @@ def test_as_much_is_alive_as_in_a_real_step(options: dict[str, Any]) -> None:
     (teacher, data), student = wired("DiTPipeline"), copy.deepcopy(rewritten("DiTPipeline"))
     forward = Rehearsed(data.example(0, "cpu", SAMPLES))
     with learning(teacher, student, new_of(student), config) as learns, requiring_grad(learns.parameters.values()):
-        blocks = BLOCKS if config.parts.blocks else ()
+        blocks = BLOCKS if config.parts.blocks else {}
         objective = Objective(config.parts, teacher, student, student, blocks, None)
         with Alive() as alive:
             backward(objective, forward, 0)
@@ -67,7 +67,7 @@ def test_weights_moments_and_averages_are_those_of_the_stage() -> None:
     kept = inherited - sum(p.nbytes for p in teacher.transformer_blocks[1].ff.parameters())
     inputs = data.example(0, "cpu", SAMPLES)
     stated = Rehearsal(teacher, student, record_of(student).edits, inputs)
-    frozen, whole = (stated.finetune(Finetune(inherited_lr=rate), ()) for rate in (0, 1))
+    frozen, whole = (stated.finetune(Finetune(inherited_lr=rate), {}) for rate in (0, 1))
     assert frozen.weights == inherited + new + buffers
     assert whole.weights == frozen.weights + kept
     assert (frozen.gradients, whole.gradients) == (new, new + kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
@@ -31,11 +32,13 @@ class HeldOutLoss(Metric):
     draws: PositiveInt = 8
 
     def check(self, data: TrainingData, samples: int) -> str | None:  # noqa: ARG002
-        """Refuse data of which none are held out."""
+        """Refuse data too few for any to be held out; how many of more are different is known once they are made."""
         few = len(data) < HELD_OUT_SHARE
         return f"of {len(data)} samples none is held out; give at least {HELD_OUT_SHARE}" if few else None
 
     def compute(self, context: Context) -> float:
-        """See `Metric`."""
+        """See `Metric`; no number where nothing is held out."""
         batches = context.data.source(context.model, stage="evaluate", batch_size=context.held_out, seed=context.seed)
-        return sum(batch_loss(context.model, batches.held_out(draw)) for draw in range(self.draws)) / self.draws
+        drawn = map(batches.held_out, range(self.draws))
+        losses = [batch_loss(context.model, batch) for batch in drawn if batch]
+        return sum(losses) / len(losses) if losses else math.nan

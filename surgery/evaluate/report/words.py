@@ -25,8 +25,13 @@ def columns_of(metrics: Metrics) -> dict[str, Column]:
 
 
 def headline(metrics: Metrics) -> str | None:
-    """The name of the metric that a report speaks of: the first that judges quality; None if there is none."""
-    return next((name for name in columns_of(metrics) if name not in _COSTS), None)
+    """The name of the metric that a report speaks of: the first that judges quality, and has a figure if any has one.
+
+    None if there is none that judges quality.
+    """
+    names = [name for name in columns_of(metrics) if name not in _COSTS]
+    known = [name for name in names if any(stage.values.get(name) is not None for stage in metrics.stages)]
+    return next(iter([*known, *names]), None)
 
 
 def verdict(metrics: Metrics) -> str:
