@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import surgery
-from surgery.errors import MatchError, RewriteError
+from surgery.errors import MatchError
 from surgery.rules import mlp_ratio
 from tests.nightly import examples
 
@@ -235,5 +235,5 @@ def test_what_is_skipped_and_why(block):
 
 
 def test_exact_needs_as_many_neurons():
-    with pytest.raises(RewriteError, match=r"cannot initialise hidden_layer: 4 neurons cannot keep the function of 6"):
-        surgery.rewrite(Model(PLAIN), [mlp_ratio(1, inherit="exact")], {"x": torch.randn(2, 3, 4).double()})
+    with pytest.raises(MatchError, match=r"has 6 neurons, whose function 4 cannot keep; use inherit='projections'"):
+        surgery.plan(Model(PLAIN), [mlp_ratio(1, inherit="exact")], {"x": torch.randn(2, 3, 4).double()})
