@@ -76,9 +76,9 @@ STAGES = """An operator that can do what attention does needs no first stage: al
 {0[stages: Hyena-X, stage 1 only]:.1f} with stage 1 alone, {0[stages: Hyena-X, stage 2 only]:.1f} with stage 2 alone.
 The paper's operators start from random weights, and always have both."""
 STARTS = """The teacher's projections are worth more than any choice of the training: a blend that starts from them is
-at {0[inheritance: Blend, projections]:.2f}, and at {0[inheritance: Blend, random]:.2f} from random weights. The fit
-in closed form adds little to that after a full training ({0[all attention: Blend]:.2f}), more for Mamba-2, whose
-products have another scale. Where the operator cannot see enough, no start helps."""
+at {0[inheritance: Blend, projections]:.2f}, and at {0[inheritance: Blend, random]:.2f} from random weights. After a
+full training nothing is left of what the fit in closed form gains a blend ({0[all attention: Blend]:.2f}); Mamba-2,
+whose products have another scale, keeps it. Where the operator cannot see enough, no start helps."""
 TARGETS = """The data alone teach least: {0[targets: Blend, data]:.2f}. The teacher's prediction in place of the noise
 that was added gives {0[targets: Blend, prediction]:.2f}, and its blocks' outputs beside it
 {0[all attention: Blend]:.2f}; to add the data to both makes it worse again. The paper finetunes on the data, for a
