@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 import surgery
-from surgery.errors import MatchError
+from surgery.errors import MatchError, RewriteError
 from surgery.operators import HyenaX
 from surgery.rewriting import Selection, all_layers, every, find_sites, indices, node, three_of_four, top, where
 from surgery.rules import replace_attention
@@ -90,3 +91,16 @@ def test_a_composed_selection_in_a_rule():
     plan = surgery.plan(GRAPH, [replace_attention(HyenaX(), layers=every(2) & ~indices(1))])
     assert [edit.layer for edit in plan.edits] == [3, 5, 7]
     assert {skipped.reason for skipped in plan.skipped} == {"not selected by (every(2) & ~indices(1))"}
+
+
+@pytest.mark.parametrize(
+    ("selection", "reason"),
+    [
+        (top(lambda site: None, 2), "must be real number, not NoneType"),  # type: ignore[arg-type,return-value]
+        (top(lambda site: float("nan") if site.operator.layer == 3 else 1.0, 2), "gives no number"),
+        (where(lambda site: torch.ones(2) > 0), "Boolean value of Tensor"),  # type: ignore[arg-type,return-value]
+    ],
+)
+def test_what_gives_no_single_number_or_truth_is_an_error_that_names_the_site(selection, reason):
+    with pytest.raises(RewriteError, match=rf"blocks\.\d.*: {reason}|{reason}"):
+        selection.select(SITES)
