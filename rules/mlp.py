@@ -60,7 +60,7 @@ class MLPRatio(Rule):
         if self.inherit == "exact" and self._neurons(site) < neurons:
             return f"has {neurons} neurons, whose function {self._neurons(site)} cannot keep; use inherit='projections'"
         if hooked := next((path for path, module in _modules(site, linears) if _hooks(module)), None):
-            return f"{hooked} has forward hooks, which are for a layer of its size"
+            return f"{hooked} has forward hooks, which are for a layer of its size; remove them first"
         making = [each.scope for each in linears]
         odd = next((scope for scope in cutting if not all(is_inside(each, scope) for each in making)), None)
         return odd and f"{odd} takes its neurons apart by fixed numbers, but does not make them"

@@ -54,8 +54,7 @@ class Record:
         if now is None or then is None or (now.dtype, now.device) == (then.dtype, then.device):
             return dict(self.replaced)
         dtype = None if now.dtype == then.dtype else now.dtype
-        device = None if now.device == then.device else now.device
-        return {path: old.to(device=device, dtype=dtype) for path, old in self.replaced.items()}
+        return {path: old.to(device=_device_for(old, now), dtype=dtype) for path, old in self.replaced.items()}
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -200,6 +199,11 @@ def undo(student: Model) -> Model:
     original, old = copy.deepcopy((student, known))
     restore(original, known, old.following(student))
     return original
+
+
+def _device_for(old: nn.Module, now: torch.Tensor) -> torch.device | None:
+    """Where what was replaced goes: what came from an artifact has no weights, and stays on the meta device."""
+    return None if any(p.is_meta for p in old.parameters()) else now.device
 
 
 def _like(student: nn.Module) -> torch.Tensor | None:

@@ -102,5 +102,5 @@ def test_a_composed_selection_in_a_rule():
     ],
 )
 def test_what_gives_no_single_number_or_truth_is_an_error_that_names_the_site(selection, reason):
-    with pytest.raises(RewriteError, match=rf"blocks\.\d.*: {reason}|{reason}"):
+    with pytest.raises(RewriteError, match=rf"at blocks\.\d\S*: .*{reason}"):
         selection.select(SITES)
