@@ -83,10 +83,11 @@ class MLPRatio(Rule):
         linears = _linears(site)
         sizes = tuple(_sizes(site, each) for each in linears)
         layer = HiddenNeurons(neurons=self._neurons(site))
+        neurons, alike = site.graph.hidden_layer(site.first.key).neurons, site.graph.alike_neurons(site.first.key)
         names = _names(len(linears))
 
         def new(index: int) -> New:
-            dims = HiddenDims(neurons=site.graph.hidden_layer(site.first.key).neurons, linears=sizes, index=index)
+            dims = HiddenDims(neurons=neurons, linears=sizes, index=index, alike=alike)
             return New(operator=layer, dims=dims, sources=names, inherit=self.inherit)
 
         changed = enumerate(self._numbers(site).values(), 1)

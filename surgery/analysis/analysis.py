@@ -12,7 +12,7 @@ from surgery.analysis.entries import changed_in_place, feature_axis
 from surgery.analysis.fixed import fixed_tensor
 from surgery.analysis.growing import grows
 from surgery.analysis.hidden_layer import HiddenLayer, find_hidden_layer
-from surgery.analysis.neuron_wise import require_neuron_wise
+from surgery.analysis.neuron_wise import are_alike, require_neuron_wise
 from surgery.analysis.numbers import Number
 from surgery.analysis.outside import Outside, find_outside
 from surgery.analysis.remembered import remembered
@@ -43,6 +43,7 @@ class Analysis:
         self._scopes = scopes
         self._layers_of: dict[fx.Node, tuple[str, HiddenLayer]] = {}
         self._resized: dict[tuple[fx.Node, int], tuple[Number, ...] | AnalysisError] = {}
+        self._alike: dict[fx.Node, bool] = {}
         self._feature_axes: dict[tuple[fx.Graph, str], int | None] = {}
         self._growing: dict[tuple[fx.Node, int], bool] = {}
 
@@ -156,6 +157,13 @@ class Analysis:
         numbers = numbers_for(flow, layer, neurons)
         require_neuron_wise(flow, layer, neurons, numbers, self._model.get_submodule)
         return numbers
+
+    def alike_neurons(self, layer: HiddenLayer) -> bool:
+        """Whether the same is done to all neurons of `layer`, see `are_alike`; tried once for identical blocks."""
+        node = layer.down.node
+        if node not in self._alike:
+            self._alike[node] = are_alike(self.structure.flow, layer, self._model.get_submodule)
+        return self._alike[node]
 
     def outside(self, scope: str, call: fx.Node) -> Outside | None:
         """The residual addition around a block, see `find_outside`."""

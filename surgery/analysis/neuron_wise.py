@@ -50,6 +50,19 @@ def require_neuron_wise(
         raise AnalysisError(f"what is done to a neuron depends on the others: with {neurons} of them it changes")
 
 
+def are_alike(flow: Flow, layer: HiddenLayer, module_at: ModuleAt) -> bool:
+    """Whether the same is done to all neurons of `layer`: if each is given another's numbers, it has its results."""
+    straight, turned = (
+        _Numeric(flow, layer, layer.neurons, layer.neurons, (), module_at, turn).result() for turn in (0, 1)
+    )
+    parts = layer.down.parts
+    pieces = (torch.split(features, [part or layer.neurons for part in parts], -1) for features in (straight, turned))
+    return all(
+        torch.allclose(old if part else old.roll(1, -1), new, rtol=0, atol=1e-9)
+        for part, old, new in zip(parts, *pieces, strict=True)
+    )
+
+
 def _require_unread(flow: Flow, layer: HiddenLayer) -> None:
     """Raise AnalysisError if a forward reads an attribute of a linear map: what it computes with it is not followed."""
     changing = {child_path(each.scope, each.node) for each in (*layer.ups, layer.down)}
@@ -63,11 +76,19 @@ def _require_unread(flow: Flow, layer: HiddenLayer) -> None:
 class _Numeric(SmallRun):
     """What the linear map out of the hidden layer reads, if those into it give random numbers.
 
-    The first neurons have the same numbers, however many of the `most` there are.
+    The first neurons have the same numbers, however many of the `most` there are; each has those of the one that comes
+    `turn` places before.
     """
 
     def __init__(
-        self, flow: Flow, layer: HiddenLayer, neurons: int, most: int, numbers: Iterable[Number], module_at: ModuleAt
+        self,
+        flow: Flow,
+        layer: HiddenLayer,
+        neurons: int,
+        most: int,
+        numbers: Iterable[Number],
+        module_at: ModuleAt,
+        turn: int = 0,
     ) -> None:
         super().__init__(flow, shape_of(layer.ups[0].node)[:-1], numbers)
         self._layer, self._module_at = layer, module_at
@@ -76,6 +97,7 @@ class _Numeric(SmallRun):
                 self._random((*self._prefix, part or most * up.beside), seed)[..., : part or neurons * up.beside]
                 for seed, part in enumerate(up.parts, 100 * (number + 1))
             ]
+            parts = [x if part else x.roll(turn * up.beside, -1) for x, part in zip(parts, up.parts, strict=True)]
             self.known[up.scope, up.node] = torch.cat(parts, -1)
 
     def result(self) -> Tensor:

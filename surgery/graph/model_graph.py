@@ -110,6 +110,10 @@ class ModelGraph:
             found.setdefault((scopes[number.node], number.node.name), {})[number.at] = number.value
         return found
 
+    def alike_neurons(self, key: Key) -> bool:
+        """Whether the MLP at `key` does the same to all of its neurons, see `are_alike`."""
+        return self._analysis.alike_neurons(self.hidden_layer(key))
+
     def written_out(self, scope: str) -> list[WrittenOut]:
         """Every softmax attention that the forward of the scope at the path `scope` writes out."""
         return self._analysis.written_out(scope)

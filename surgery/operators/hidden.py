@@ -57,12 +57,14 @@ class HiddenDims(Dims):
         neurons: R.
         linears: their sizes, the one out of the hidden layer last.
         index: which of them is replaced.
+        alike: whether the same is done to all neurons. If not, as where only some are rectified, each keeps its place.
     """
 
     kind: Literal["hidden"] = "hidden"
     neurons: PositiveInt
     linears: tuple[LinearSizes, ...]
     index: int
+    alike: bool = True
 
     @property
     def own(self) -> LinearSizes:
@@ -80,7 +82,8 @@ class HiddenNeurons(OperatorConfig):
 
     It is built as one of the MLP's linear maps at a time, which follow the ratios of "Exploring Diffusion Transformer
     Designs via Grafting" (arXiv 2506.05340) with the weights of "Net2Net" (arXiv 1511.05641): a wider layer computes the
-    same function, a narrower one keeps the neurons that contribute most.
+    same function, a narrower one keeps the neurons that contribute most, or the first ones where these are not treated
+    alike.
     """
 
     kind: Literal["hidden_layer"] = "hidden_layer"
@@ -130,8 +133,7 @@ class HiddenLinearMap(CountedByConfig, nn.Linear):
                 f"{self.config.neurons} neurons cannot keep the function of {self.dims.neurons}; use 'projections'"
             )
         old, own = linears[self.dims.index], self.dims.own
-        order = contributions(linears, self.dims).argsort(descending=True, stable=True)
-        kept = order[: self.config.neurons].sort().values
+        kept = self._kept(linears)
         taken = own.features(self.dims.neurons, kept)
         places = own.features(self.config.neurons, torch.arange(len(kept), device=kept.device))
         with torch.no_grad():
@@ -142,6 +144,13 @@ class HiddenLinearMap(CountedByConfig, nn.Linear):
                 self.weight[places] = old.weight[taken]
             if self.bias is not None:
                 self._take_bias(old.bias, taken, places)
+
+    def _kept(self, linears: Sequence[nn.Linear]) -> Tensor:
+        """Which neurons stay, in order."""
+        contributed = contributions(linears, self.dims)
+        if not self.dims.alike:
+            return torch.arange(self.dims.neurons, device=contributed.device)[: self.config.neurons]
+        return contributed.argsort(descending=True, stable=True)[: self.config.neurons].sort().values
 
     def _take_bias(self, old: Tensor, taken: Tensor, places: Tensor) -> None:
         if self.dims.is_last:
