@@ -17,6 +17,7 @@ from surgery.analysis.roles.primitives import (
     LAYOUT,
     SPLITS,
     is_activation,
+    is_glu,
     is_linear,
     is_module,
     name_of,
@@ -139,7 +140,9 @@ class LabelRun(SmallRun):
         if _is_same(node):
             return read[0]
         try:
-            return _moved(node, args, kwargs, read) if is_moving(node) else _together(read)
+            if is_moving(node):
+                return _moved(node, args, kwargs, read)
+            return _together(_halves(node, read[0]) if is_glu(node) else read)
         except Exception:  # of few samples and tokens it may fail, as whatever is not understood
             return self._stop(place)
 
@@ -166,6 +169,14 @@ def _moved(node: fx.Node, args: Any, kwargs: Any, read: Sequence[Labels]) -> Lab
     """The node's own function moves the labels."""
     count = max(len(labels.layers) for labels in read)
     return _distinct([evaluated(node, *_layer((args, kwargs), layer)) for layer in range(count)])
+
+
+def _halves(node: fx.Node, labels: Labels) -> list[Labels]:
+    """The gated features and their gates."""
+    if 2 * shape_of(node)[-1] != shape_of(node.all_input_nodes[0])[-1]:
+        raise ValueError(f"{node} halves another axis")
+    halves = [layer.chunk(2, -1) for layer in labels.layers]
+    return [Labels(half) for half in zip(*halves, strict=True)]
 
 
 def _together(read: Sequence[Labels]) -> Labels:

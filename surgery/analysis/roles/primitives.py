@@ -14,7 +14,8 @@ ATTENTIONS = {"scaled_dot_product_attention", "flex_attention"}
 PRODUCTS = {"matmul", "rmatmul", "bmm", "baddbmm", "mm", "einsum"}
 LINEARS = {"linear", "conv1d", "conv2d", "conv3d"}
 NORMS = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "normalize"}
-ACTIVATIONS = {"gelu", "silu", "relu", "relu6", "elu", "leaky_relu", "softplus", "mish", "hardswish", "sigmoid", "tanh"}
+ACTIVATIONS = {"gelu", "silu", "relu", "relu6", "elu", "leaky_relu", "softplus", "mish", "hardswish", "sigmoid", "tanh",
+               "glu"}  # fmt: skip
 ADDS = {"add", "radd", "iadd"}
 MULTIPLICATIONS = {"mul", "rmul", "imul", "addcmul"}
 ELEMENTWISE = {*ADDS, *MULTIPLICATIONS, "sub", "rsub", "div", "truediv", "rdiv", "where", "masked_fill"}
@@ -112,8 +113,13 @@ def is_norm(node: fx.Node) -> bool:
 
 
 def is_activation(node: fx.Node) -> bool:
-    """Whether `node` is a nonlinearity applied to each feature by itself."""
+    """Whether `node` is a nonlinearity applied to each feature, or to each and its gate."""
     return name_of(node) in ACTIVATIONS or is_module(node, ACTIVATION_MODULES)
+
+
+def is_glu(node: fx.Node) -> bool:
+    """Whether `node` gates one half of a tensor with the other."""
+    return name_of(node) == "glu" or is_module(node, (nn.GLU,))
 
 
 def is_layout(node: fx.Node) -> bool:
