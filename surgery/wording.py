@@ -149,6 +149,8 @@ def _describe(place: tuple[Any, ...], errors: Sequence[Any], model: type[BaseMod
     if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
         tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
         return f"{name}: unknown kind {error['ctx']['tag']!r}{nearest(error['ctx']['tag'], tags)}"
+    if error["type"] == "value_error" and not place:  # of several fields, whose values it names itself
+        return f"{name}: {_demand(error, model)}"
     given, words = error["input"], _options(errors)
     alternatives = [error] if error["type"] == "value_error" else [e for e in errors if e["type"] != "literal_error"]
     demands = [f"must be one of {', '.join(words)}"] if words else []

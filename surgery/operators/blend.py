@@ -23,7 +23,7 @@ from surgery.operators.mixer import MixerConfig, MixerCore
 
 def _have_cores(parts: tuple[AnyOperator, ...]) -> tuple[AnyOperator, ...]:
     if len(parts) < 2:
-        raise ValueError(f"a blend needs two parts or more, got {len(parts)}")
+        raise ValueError("must be two mixers or more")
     for part in parts:
         if not isinstance(part, MixerConfig) or type(part).core is MixerConfig.core:
             raise ValueError(f"{type(part).__name__} has no core that mixes queries, keys and values")

@@ -34,7 +34,7 @@ class ConvMLP(ChannelConfig):
     @classmethod
     def _is_odd(cls, kernel: int) -> int:
         if kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, got {kernel}")
+            raise ValueError("must be odd")
         return kernel
 
     @override

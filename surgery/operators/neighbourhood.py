@@ -55,7 +55,7 @@ class NeighbourhoodAttention(MixerConfig):
     @classmethod
     def _is_odd(cls, window: int) -> int:
         if window % 2 == 0:
-            raise ValueError(f"window must be odd, got {window}")
+            raise ValueError("must be odd")
         return window
 
     @model_validator(mode="after")
