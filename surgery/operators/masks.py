@@ -26,7 +26,8 @@ def key_weights(mask: Tensor | None, queries: int, keys: int, *, across: bool) -
     """The weight of each key: (B, H, M, 1), booleans if the mask has such, else 0 to 1; None if there is no mask.
 
     A mask of pairs is one of keys if all queries have the same, those left out that are padding themselves: with as many
-    queries as keys, and of the same tokens (not `across`), those whose own weight is less than the largest.
+    queries as keys, and of the same tokens (not `across`), those of less weight than the largest whose own row tells no
+    key from another, or leaves one only.
 
     Raises:
         RewriteError: it is another mask of pairs, such as a causal one.
@@ -39,12 +40,24 @@ def key_weights(mask: Tensor | None, queries: int, keys: int, *, across: bool) -
     most_BH1M = mask_BHNM.amax(2, keepdim=True)
     same_BHN = (mask_BHNM == most_BH1M).all(3)
     if queries == keys and not across:
-        same_BHN = same_BHN | (most_BH1M < most_BH1M.amax(3, keepdim=True)).squeeze(2)
+        same_BHN = same_BHN | _are_padding(mask_BHNM, most_BH1M)
     _require(same_BHN.all(), mask)
     return _weights(most_BH1M)
 
 
+def _are_padding(mask_BHNM: Tensor, most_BH1M: Tensor) -> Tensor:
+    """Which queries are padding, whose results nobody reads: (B, H, N).
+
+    A smaller weight alone does not tell: along a causal mask with slopes, all keys but the last have one.
+    """
+    is_less_BHN = (most_BH1M < most_BH1M.amax(3, keepdim=True)).squeeze(2)
+    is_indifferent_BHN = (mask_BHNM == mask_BHNM[..., :1]).all(3)
+    sees_one_BHN = seen(_weights(mask_BHNM)).sum(2) <= 1
+    return is_less_BHN & (is_indifferent_BHN | sees_one_BHN)
+
+
 def _weights(mask_BH1M: Tensor) -> Tensor:
+    """The weight of each key beside the largest, (B, H, M, 1)."""
     if mask_BH1M.dtype == torch.bool:
         return mask_BH1M.mT
     added_BHM1 = mask_BH1M.mT.to(torch.promote_types(mask_BH1M.dtype, torch.float32))

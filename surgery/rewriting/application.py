@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import nn
@@ -21,16 +21,17 @@ class Application:
 
     Attributes:
         rule: the rule.
+        sites: its matches, in execution order.
         facts: what is known of the model.
         trial: runs what is new.
         ended: how many calls of each module the edits planned so far take out.
     """
 
-    def __init__(self, rule: Rule, facts: Facts, trial: Trial, sites: Iterable[Site]) -> None:
-        self.rule, self.facts, self.trial = rule, facts, trial
+    def __init__(self, rule: Rule, facts: Facts, trial: Trial, sites: Sequence[Site]) -> None:
+        self.rule, self.facts, self.trial, self.sites = rule, facts, trial, sites
         self.ended: Counter[str] = Counter()
         self._calls: dict[int, list[Site]] = defaultdict(list)
-        self._done: set[int] = set()
+        self._done: set[Hashable] = set()
         for site in sites:
             if len(site.items) == 1 and site.first.is_module:
                 self._calls[id(site.module)].append(site)
@@ -39,10 +40,10 @@ class Application:
         """The matches that are calls of `module`, and nothing else."""
         return self._calls[id(module)]
 
-    def is_first(self, module: nn.Module) -> bool:
-        """Whether no edit of `module` was planned yet; from now on one is."""
+    def is_first(self, edited: Hashable) -> bool:
+        """Whether no edit of `edited` was planned yet; from now on one is."""
         known = len(self._done)
-        self._done.add(id(module))
+        self._done.add(edited)
         return len(self._done) > known
 
     def where(self, site: Site) -> str:

@@ -39,6 +39,18 @@ class Facts:
             self._anchors[id(graph)] = Anchors(graph)
         return self._anchors[id(graph)]
 
+    def homes(self, scope: str) -> list[str]:
+        """Every path of the module that is traced as the scope at the path `scope`, if it is traced there too."""
+        return self._homes[id(self.module(scope))]
+
+    @cached_property
+    def _homes(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = defaultdict(list)
+        for path, module in self.graph.model.named_modules(remove_duplicate=False):
+            if path in self.graph.scopes:
+                found[id(module)].append(path)
+        return found
+
     @cached_property
     def _places(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = defaultdict(list)

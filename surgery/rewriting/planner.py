@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surgery.errors import MatchError, RewriteError
@@ -59,7 +59,24 @@ class Planner:
         if not made:
             raise MatchError(why_nothing(self._graph, rule, skipped))
         self.edits += made
-        self.skipped += skipped
+        self.skipped += self._with_namesakes(skipped, groups)
+
+    def _with_namesakes(self, skipped: Sequence[Skipped], groups: Mapping[str, Sequence[Site]]) -> list[Skipped]:
+        """`skipped`, of which those say so that are edited all the same, as what matched there is what did elsewhere."""
+        left_out = {each.path for each in skipped}
+        edited = {self._what(group[0]): path for path, group in groups.items() if path not in left_out}
+        found = []
+        for each in skipped:
+            twin = edited.get(self._what(groups[each.path][0]))
+            reason = each.reason if twin is None else f"{each.reason}, but is edited as it is {twin}"
+            found.append(each.model_copy(update={"reason": reason}))
+        return found
+
+    def _what(self, site: Site) -> object:
+        """What tells whether two sites are the same module, or the same nodes of one; all are different from others."""
+        if len(site.items) > 1:
+            return site.path
+        return site.module if site.first.is_module else (self._facts.module(site.scope), site.first.key[1])
 
 
 def _refusal(

@@ -119,7 +119,22 @@ def test_every_form_of_a_mask_is_the_same(config: MixerConfig) -> None:
 @pytest.mark.parametrize("config", [c for c in AT_THE_END if not isinstance(c, SCORES)], ids=repr)
 def test_another_mask_of_pairs_is_refused(config: MixerConfig) -> None:
     q, k, v = heads(LENGTH, LENGTH)
-    for mask in (torch.ones(LENGTH, LENGTH).tril().bool(), torch.rand(2, 1, LENGTH, LENGTH).double()):
+    causal = torch.ones(LENGTH, LENGTH).tril().bool()
+    slopes = torch.arange(LENGTH).double()  # along the keys: all but the last have less weight than the largest
+    text = torch.arange(LENGTH) < 3  # which does not see the image, and is weighed down for it
+    read_out = torch.ones(LENGTH, LENGTH, dtype=torch.bool)
+    read_out[:, -1], read_out[-1, :3] = (
+        False,
+        False,
+    )  # a token that nobody sees, and that sees others than the rest does
+    masks = {
+        "causal": causal,
+        "random": torch.rand(2, 1, LENGTH, LENGTH).double(),
+        "slopes": (slopes / 2).expand(LENGTH, -1).masked_fill(~causal, -math.inf),
+        "text": torch.where(text, -0.5, 0.0).double().masked_fill(text[:, None] & ~text, -math.inf),
+        "read out": read_out,
+    }
+    for mask in masks.values():
         with pytest.raises(RewriteError, match="differs between queries"):
             core_of(config)(q, k, v, attn_mask=mask)
 

@@ -21,6 +21,7 @@ from surgery.rewriting.graphs.removed import Removed
 from surgery.rewriting.graphs.rewired import Bound
 from surgery.rewriting.graphs.trial import try_rewiring
 from surgery.rewriting.graphs.wellformed import require_well_formed
+from surgery.rewriting.kinds.everywhere import alike
 from surgery.rewriting.kinds.rewire_lesson import CallsLesson
 from surgery.rewriting.lesson import Lesson, ModuleLesson
 from surgery.rewriting.make import Maker, like
@@ -38,6 +39,7 @@ class Rewire(Edit):
         place: the nodes that matched.
         modules: the paths of the new modules, by the names that the rewiring gives them.
         removed: the paths of the modules that are taken out, as nothing calls them any more.
+        elsewhere: the other paths of the module whose graph changes, if it stands in several places.
     """
 
     made_by = Rewiring
@@ -47,29 +49,31 @@ class Rewire(Edit):
     place: Place
     modules: dict[str, str] = Field(default={})
     removed: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @classmethod
     def plan(cls, application: Application, group: Sequence[Site], given: Rewiring) -> list[Self]:  # noqa: ARG003
-        """One for each call; several calls of a module may have their edit in one place inside it."""
+        """One for each call; several calls of a module may have their edit in one place inside it.
+
+        One in all, if the module whose graph changes stands in several places.
+        """
         rule = application.rule
         places = {
             frozenset(i.key for i in rule.place(each).items.values()): each for each in reversed(_disjoint(group))
         }
-        return [cls._at(application, each, number) for number, each in enumerate(reversed(places.values()))]
+        everywhere = [alike(application, each) for each in reversed(places.values())]
+        return [cls._at(application, each, number) for number, each in enumerate(everywhere) if each]
 
     @classmethod
-    def _at(cls, application: Application, matched: Site, number: int) -> Self:
-        """The edit of what `matched`, the call of that `number` of the same modules."""
-        rule, site = application.rule, application.rule.place(matched)
-        rewiring = application.replacement(matched)
-        if type(rewiring) is not Rewiring:
-            raise RewriteError(
-                f"{matched.path}: {rule.name} rewires one of its calls and replaces it at another; do one of both"
-            )
-        require_well_formed(rewiring, site, application.where(matched))
-        new = try_rewiring(application.trial, site, rewiring)
+    def _at(cls, application: Application, everywhere: Sequence[Site], number: int) -> Self:
+        """The edit of what matched, in each of its places, the call of that `number` of the same modules."""
+        matched = everywhere[0]
+        rule, sites = application.rule, [application.rule.place(each) for each in everywhere]
+        site, rewiring = sites[0], _rewiring(application, everywhere)
+        new = [_tried(application, each, rewiring) for each in sites]
         removed = _removed(application, site, rewiring)
-        flops, mixing = _costs(application, site, rewiring, new)
+        costs = [_costs(application, each, rewiring, cost) for each, cost in zip(sites, new, strict=True)]
+        flops, mixing = (Change.total(each) for each in zip(*costs, strict=True))
         return cls(
             path=matched.path,
             rule=rule.name,
@@ -79,8 +83,9 @@ class Rewire(Edit):
             place=_place(application, site, rewiring),
             modules={name: _path(application, site, rewiring, name, number) for name in rewiring.modules},
             removed=tuple(path for path, _ in removed),
+            elsewhere=tuple(each.scope for each in sites[1:]),
             loss=rule.loss,
-            params=Change(before=sum(count for _, count in removed), after=new.params),
+            params=Change(before=sum(count for _, count in removed), after=new[0].params),
             flops=flops,
             flops_mixing=mixing,
         )
@@ -121,19 +126,25 @@ class Rewire(Edit):
     @property
     def claims(self) -> Claims:
         """The matched nodes, but for those that stay and whose results others go on to read."""
-        rewiring, nodes = self.replacement, self.place.nodes
+        rewiring, nodes, scopes = self.replacement, self.place.nodes, (self.place.scope, *self.elsewhere)
         looked_at = set(rewiring.keeps) - {parse(value)[0] for value in rewiring.results}
         again = {call.module for call in rewiring.calls} | rewiring.read | set(rewiring.keeps)
         ended = (a for name, group in nodes.items() if name not in again for a in group if a.op == "call_module")
         copied = (new.of for new in rewiring.modules.values() if isinstance(new, Copy))
         return Claims(
             modules=self.removed,
-            nodes=tuple((self.place.scope, a) for name, group in nodes.items() if name not in looked_at for a in group),
-            scopes=(self.place.scope,),
+            nodes=tuple(
+                (scope, anchor)
+                for scope in scopes
+                for name, group in nodes.items()
+                for anchor in group
+                if name not in looked_at
+            ),
+            scopes=scopes,
             calls=self._matched_modules,
             ended=tuple(map(self._called, ended)),
             copied=tuple(self._called(nodes[name][0]) for name in copied),
-            changed=(*self.removed, self.place.scope),
+            changed=(*self.removed, *scopes),
         )
 
     def weights(self, model: nn.Module) -> Weights:  # noqa: ARG002
@@ -169,6 +180,28 @@ class Rewire(Edit):
             return [ModuleLesson(teacher, student, self.unit)]
         paths = {name: self._called(group[0]) for name, group in self.place.nodes.items()}
         return [CallsLesson(teacher, student, self.path, self.replacement, paths, self.modules)]
+
+
+def _rewiring(application: Application, everywhere: Sequence[Site]) -> Rewiring:
+    """What the rule gives for one match, in each of its places.
+
+    Raises:
+        RewriteError: it gives something else in one of them.
+    """
+    matched, name = everywhere[0], application.rule.name
+    rewiring, *others = (application.replacement(each) for each in everywhere)
+    if type(rewiring) is not Rewiring:
+        raise RewriteError(
+            f"{matched.path}: {name} rewires one of its calls and replaces it at another; do one of both"
+        )
+    if (odd := next((n for n, other in enumerate(others, 1) if other != rewiring), None)) is not None:
+        raise RewriteError(f"{matched.path}: is also {everywhere[odd].path}, for which {name} has another replacement")
+    return rewiring
+
+
+def _tried(application: Application, site: Site, rewiring: Rewiring) -> Cost:
+    require_well_formed(rewiring, site, application.where(site))
+    return try_rewiring(application.trial, site, rewiring)
 
 
 def _costs(application: Application, site: Site, rewiring: Rewiring, new: Cost) -> tuple[Change, Change]:
