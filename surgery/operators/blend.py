@@ -93,6 +93,8 @@ class Blend(MixerConfig):
 class BlendCore(MixerCore):
     """The parts' cores and their gates."""
 
+    mixes_any_dtype = True  # each part casts for itself, and one without weights keeps its precision
+
     def __init__(self, config: Blend, dims: MixerDims) -> None:
         super().__init__(config, dims)
         parts = [part.core(dims) for part in config.mixers]

@@ -152,6 +152,8 @@ class MixerCore(BuiltByConfig, ABC):
     """Whether token i of the queries must be token i of the keys, so that N = M."""
     takes_mask: ClassVar[bool] = False
     """Whether `mix` uses a mask."""
+    mixes_any_dtype: ClassVar[bool] = False
+    """Whether its weights may have another dtype than what it mixes."""
 
     config: MixerConfig
     dims: MixerDims
@@ -215,7 +217,23 @@ class MixerCore(BuiltByConfig, ABC):
             q, k, v = (tensor.unsqueeze(1) for tensor in (query, key, value))
             return self.forward(q, k, v, mask, grid=grid).squeeze(1)
         self._require_fit(query, key, attn_mask)
-        return _token_major(self.mix(query, key, value, attn_mask, grid=grid))
+        dtype = self._other_dtype(query)
+        if dtype is None:
+            return _token_major(self.mix(query, key, value, attn_mask, grid=grid))
+        mask = attn_mask if attn_mask is None or attn_mask.dtype == torch.bool else attn_mask.to(dtype)
+        mixed_BHNK = self.mix(query.to(dtype), key.to(dtype), value.to(dtype), mask, grid=grid)
+        return _token_major(mixed_BHNK.to(query.dtype))
+
+    def _other_dtype(self, query: Tensor) -> torch.dtype | None:
+        """The dtype of its weights if it is another, as where a model in half precision casts up for its softmax.
+
+        Under autocast each operation finds its own.
+        """
+        weight, device = next(self.parameters(), None), query.device.type
+        if self.mixes_any_dtype or weight is None or weight.dtype == query.dtype:
+            return None
+        is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return None if is_autocast else weight.dtype
 
     def _require_fit(self, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         """Raise RewriteError if this operator cannot mix these, see `forward`."""

@@ -116,7 +116,7 @@ def test_goes_to_plain_data_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("parts", "named"),
-    [((FullAttention(),), "two parts"), (({"kind": "mlp", "ratio": 2.0}, FullAttention()), "MLP has no core")],
+    [((FullAttention(),), "two mixers or more"), (({"kind": "mlp", "ratio": 2.0}, FullAttention()), "MLP has no core")],
 )
 def test_refuses_parts_that_cannot_be_blended(parts: tuple[object, ...], named: str) -> None:
     with pytest.raises(ValidationError, match=named):

@@ -63,6 +63,18 @@ def test_keeps_the_dtype_and_runs_without_weights(config: MixerConfig) -> None:
         assert config.core(DIMS)(*(torch.empty(2, 3, 81, 4) for _ in range(3))).shape == (2, 3, 81, 4)
 
 
+@pytest.mark.parametrize("config", EVERY)
+def test_takes_heads_that_were_cast_up(config: MixerConfig) -> None:
+    core, (q, k, v) = config.core(DIMS).float(), heads(9, 9)
+    assert core(q, k, v).dtype == torch.float64
+    core(q.requires_grad_(), k, v).sum().backward()
+    expected = core(q.float(), k.float(), v.float()).double()
+    torch.testing.assert_close(core(q, k, v), expected, rtol=1e-4, atol=1e-4)
+    if core.takes_mask and not core.mixes_any_dtype:
+        mask = torch.zeros(1, 1, 1, 9).double().masked_fill(torch.arange(9) > 5, -1e6)
+        torch.testing.assert_close(core(q, k, v, mask), core(q, k, v, mask > -1), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("config", PROJECTED)
 def test_counts_as_its_mixer_without_projections(config: MixerConfig) -> None:
     core, mixer = config.core(DIMS), config.build(DIMS)

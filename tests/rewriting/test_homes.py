@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Whose blocks have the attentions that `shares` numbers; of two that share one, maybe one only is called with a mask."""
+    """Whose blocks have the attentions that `shares` numbers; of those in `masked`, they get the mask."""
 
     def __init__(self, shares: list[int], masked: list[bool]) -> None:
         super().__init__()
