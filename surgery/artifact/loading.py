@@ -16,15 +16,13 @@ from surgery.artifact.weights import Slot, open_weights, read_header, read_tenso
 from surgery.errors import ArtifactError, first_line, in_one_line
 from surgery.kinds import preferring
 from surgery.operators import OperatorConfig
+from surgery.recording.hooks import share_hooks
 from surgery.recording.paths import parent_and_name
 from surgery.recording.skeleton import without_weights
 from surgery.recording.state import own_class
 from surgery.rewriting.commit import record_of
 
 Model = TypeVar("Model", bound=nn.Module)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-         "_forward_hooks_always_called")  # fmt: skip
-"""Where a module keeps what runs around its forward, and how."""
 MORE_TENSORS, SOME_TENSORS = 20, 1000
 """How many more tensors than the student its base may have, as edits drop and share blocks."""
 
@@ -132,9 +130,7 @@ def _checked_base(description: Description, base: nn.Module) -> nn.Module:
             "base was rewritten itself; give the model as it was before, for example surgery.undo(base)"
         )
     twin = without_weights(base).eval()
-    for module, own in zip(twin.modules(), base.modules(), strict=True):
-        for name in HOOKS:
-            vars(module)[name].update(vars(own)[name])
+    share_hooks(base, twin)
     different = next(structural_differences(description.structure or {}, structure_of(twin)), None)
     if different is not None and description.structure is not None:
         raise ArtifactError(f"base is not what the student was made from: {different}")

@@ -139,7 +139,7 @@ def _rebuilt(student: nn.Module, config: dict[str, Any] | None) -> nn.Module:
 def _before(student: nn.Module) -> nn.Module:
     """The student without its edits, on the meta device."""
     try:
-        return skeleton_before(student)
+        return skeleton_before(student, hooked=True)
     except (AttributeError, KeyError) as error:
         raise ArtifactError(
             f"{type(student).__name__}: what its edits made is not there any more ({error}); "
@@ -155,7 +155,7 @@ def _require_same(student: nn.Module, fresh: nn.Module) -> None:
         more = f" (and {count} more)" if (count := sum(1 for _ in found)) else ""
         raise ArtifactError(
             f"{own_class(student).__name__} could not be read back as it is: {'; '.join(listed)}{more}; "
-            "put back what was changed by hand, merge or unload adapters, then save"
+            "remove hooks, put back what was changed by hand, merge or unload adapters, then save"
         )
 
 
