@@ -1,4 +1,4 @@
-"""Whether the tensors of an artifact are the weights of a model, asked before they are written and before they are read."""
+"""Whether the tensors of an artifact are the weights of a model, asked before they are written, and before read."""
 
 from __future__ import annotations
 
