@@ -61,6 +61,19 @@ class Description(Config):
     weights: tuple[WeightsFile, ...] = Field(min_length=1)
 
 
+def folder_of(given: Any) -> Path:
+    """The folder that a caller has named.
+
+    Raises:
+        ArtifactError: it is no path.
+    """
+    named = isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str)
+    if not named or "\0" in os.fspath(given):
+        words = " ".join(repr(given).split())[:80]
+        raise ArtifactError(f"{words} is no path; name a folder, such as 'student'")
+    return Path(given)
+
+
 def is_artifact(folder: str | Path) -> bool:
     """Whether `folder` was written by `save`."""
     return (Path(folder) / DESCRIPTION).is_file()

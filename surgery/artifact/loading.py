@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from surgery.artifact.description import Description, WeightsFile, altered, read_description
+from surgery.artifact.description import Description, WeightsFile, altered, folder_of, read_description
+from surgery.artifact.fitting import misfits
 from surgery.artifact.rebuild import from_config, transformer_class, with_edits
 from surgery.artifact.structure import structural_differences, structure_of
 from surgery.artifact.weights import Slot, open_weights, read_header, read_tensors
 from surgery.errors import ArtifactError, first_line, in_one_line
 from surgery.kinds import preferring
 from surgery.operators import OperatorConfig
+from surgery.recording.hooks import share_hooks
 from surgery.recording.paths import parent_and_name
 from surgery.recording.skeleton import without_weights
 from surgery.recording.state import own_class
 from surgery.rewriting.commit import record_of
 
 Model = TypeVar("Model", bound=nn.Module)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-         "_forward_hooks_always_called")  # fmt: skip
-"""Where a module keeps what runs around its forward, and how."""
 MORE_TENSORS, SOME_TENSORS = 20, 1000
 """How many more tensors than the student its base may have, as edits drop and share blocks."""
 
@@ -58,9 +57,9 @@ def load(
 
     Raises:
         ArtifactError: files are missing, truncated or altered, describe something that cannot be rebuilt, or do not fit
-            `base`; or the device cannot be used.
+            `base`; or the device or the dtype cannot be used, or `folder` is no path.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     try:
         with preferring(operators):
             student = _load(folder, base, _placing(device, dtype))
@@ -78,7 +77,8 @@ def _load(folder: Path, base: nn.Module | None, place: Callable[[Tensor], Tensor
     try:
         most = MORE_TENSORS * sum(map(len, slots.values())) + SOME_TENSORS
         student = with_edits(_base(description, base, most), description.commits)
-        _require_fitting(student, slots)
+        for misfit in misfits(student, {name: slot for each in slots.values() for name, slot in each.items()}):
+            raise ArtifactError(misfit)
     except ArtifactError as error:
         raise ArtifactError(f"{folder}: does not describe a model that can be rebuilt: {error}") from error
     tensors: dict[str, Tensor] = {}
@@ -93,6 +93,8 @@ def _load(folder: Path, base: nn.Module | None, place: Callable[[Tensor], Tensor
 
 def _placing(device: str | torch.device, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     """What moves a tensor to where it is wanted."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ArtifactError(f"dtype={dtype!r} is no floating-point dtype of torch; give one such as torch.bfloat16")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -132,30 +134,11 @@ def _checked_base(description: Description, base: nn.Module) -> nn.Module:
             "base was rewritten itself; give the model as it was before, for example surgery.undo(base)"
         )
     twin = without_weights(base).eval()
-    for module, own in zip(twin.modules(), base.modules(), strict=True):
-        for name in HOOKS:
-            vars(module)[name].update(vars(own)[name])
+    share_hooks(base, twin)
     different = next(structural_differences(description.structure or {}, structure_of(twin)), None)
     if different is not None and description.structure is not None:
         raise ArtifactError(f"base is not what the student was made from: {different}")
     return twin
-
-
-def _require_fitting(student: nn.Module, slots: Mapping[str, Mapping[str, Slot]]) -> None:
-    """Raise ArtifactError unless the files have every weight of `student` in its shape, and nothing else."""
-    saved = {name: slot for each in slots.values() for name, slot in each.items()}
-    weights = {name: tensor for name, tensor in student.state_dict().items() if isinstance(tensor, Tensor)}
-    known = {**dict(student.named_buffers(remove_duplicate=False)), **weights}
-    for name in weights:
-        if name not in saved:
-            raise ArtifactError(f"the weights have no {name}")
-    for name, slot in saved.items():
-        if name not in known:
-            raise ArtifactError(f"the weights have {name}, and the model does not")
-        if tuple(known[name].shape) != slot.shape:
-            raise ArtifactError(f"{name} has the shape {slot.shape}, and {tuple(known[name].shape)} in the model")
-        if known[name].is_floating_point() != slot.dtype.is_floating_point:
-            raise ArtifactError(f"{name} has the dtype {slot.dtype}, and {known[name].dtype} in the model")
 
 
 def _tied(student: nn.Module) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.artifact.description import DESCRIPTION, Description, is_artifact, signed
+from surgery.artifact.description import DESCRIPTION, Description, folder_of, is_artifact, signed
+from surgery.artifact.fitting import misfits
 from surgery.artifact.rebuild import from_config, transformer_class, with_edits
 from surgery.artifact.structure import Structure, differences, structure_of
-from surgery.artifact.weights import DTYPES, foreign_weights, give_parts, settle, write_weights
+from surgery.artifact.weights import DTYPES, Slot, foreign_weights, give_parts, settle, write_weights
 from surgery.errors import ArtifactError, SurgeryError
 from surgery.files import write_atomically
 from surgery.kinds import why_not_read_back
@@ -29,6 +31,18 @@ NAMED = 3
 """Differences that an error names; it counts the others."""
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Any error says that a student cannot be saved."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except SurgeryError as error:
+        raise ArtifactError(str(error)) from error
+
+
+@_refusing()
 def save(student: nn.Module, folder: str | Path) -> Path:
     """Write `student` to `folder` as `surgery.json` and `model.safetensors`, of more than 5 GB in several files.
 
@@ -39,10 +53,10 @@ def save(student: nn.Module, folder: str | Path) -> Path:
 
     Raises:
         ArtifactError: the student could not be read back as it is, because it has operators that are not known, or
-            modules or attributes that differ from what its class and its edits give; or the folder holds the weights of
-            another model, or cannot be written.
+            modules, attributes, tensors or hooks that differ from what its class and its edits give; or the folder holds
+            the weights of another model, is no path, or cannot be written.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     _require_no_other(folder)
     record = record_of(student)
     _require_read_back(record.edits if record else ())
@@ -50,6 +64,7 @@ def save(student: nn.Module, folder: str | Path) -> Path:
     fresh = _rebuilt(student, config)
     _require_same(student, fresh)
     tensors = saved_tensors(student, fresh)
+    _refuse(student, misfits(fresh, {name: Slot(tuple(t.shape), t.dtype) for name, t in tensors.items()}))
     if not is_first():
         give_parts(tensors)
         return folder
@@ -68,8 +83,6 @@ def save(student: nn.Module, folder: str | Path) -> Path:
         settle(folder, files)
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
-    except SurgeryError as error:
-        raise ArtifactError(str(error)) from error
     return folder
 
 
@@ -82,6 +95,7 @@ def _require_no_other(folder: Path) -> None:
         )
 
 
+@_refusing()
 def require_savable(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Raise ArtifactError if a student of `model` with `edits` could not be saved; this needs no student."""
     _require_read_back(edits)
@@ -139,7 +153,7 @@ def _rebuilt(student: nn.Module, config: dict[str, Any] | None) -> nn.Module:
 def _before(student: nn.Module) -> nn.Module:
     """The student without its edits, on the meta device."""
     try:
-        return skeleton_before(student)
+        return skeleton_before(student, hooked=True)
     except (AttributeError, KeyError) as error:
         raise ArtifactError(
             f"{type(student).__name__}: what its edits made is not there any more ({error}); "
@@ -149,13 +163,17 @@ def _before(student: nn.Module) -> nn.Module:
 
 def _require_same(student: nn.Module, fresh: nn.Module) -> None:
     """Raise ArtifactError if `student` is not what `load` would give, up to its weights."""
-    found = chain(differences(fresh, student), _changed_tables(fresh, student))
+    _refuse(student, chain(differences(fresh, student), _changed_tables(fresh, student)))
+
+
+def _refuse(student: nn.Module, found: Iterator[str]) -> None:
+    """Raise ArtifactError if anything is `found`."""
     listed = list(islice(found, NAMED))
     if listed:
         more = f" (and {count} more)" if (count := sum(1 for _ in found)) else ""
         raise ArtifactError(
             f"{own_class(student).__name__} could not be read back as it is: {'; '.join(listed)}{more}; "
-            "put back what was changed by hand, merge or unload adapters, then save"
+            "remove hooks, put back what was changed by hand, merge or unload adapters, then save"
         )
 
 

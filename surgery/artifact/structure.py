@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from surgery.recording.describe import PLAIN
+from surgery.recording.hooks import own_forward, own_hooks
 from surgery.recording.skeleton import BOOKKEEPING
 from surgery.recording.state import own_class
 
@@ -22,7 +23,7 @@ IGNORED = {
     "_gradient_checkpointing_func",
     "_internal_dict",
     "save_pretrained",
-    "forward",
+    "forward",  # told by `_call`
 }
 DEEPEST = 4
 EMPTY = {"None", "{}", "[]", "()"}
@@ -65,7 +66,19 @@ def _facts(module: nn.Module) -> dict[str, str]:
     own = {k: v for k, v in vars(module).items() if k not in BOOKKEEPING | IGNORED and not k.startswith("_surgery")}
     held = {k: v for k, v in (module._parameters | module._buffers).items() if v is not None}
     shapes = {name: str(tuple(tensor.shape)) for name, tensor in held.items()}
-    return {"class": own_class(module).__qualname__, **shapes, **{name: _words(v) for name, v in own.items()}}
+    words = {name: _words(value) for name, value in own.items()}
+    return {"class": own_class(module).__qualname__, "forward": _call(module), **shapes, **words}
+
+
+def _call(module: nn.Module) -> str:
+    """What runs when `module` is called: the forward, and the hooks around it, by name as they may keep what they see."""
+    forward, hooks = own_forward(module), list(map(_name, own_hooks(module)))
+    name = "that of the class" if forward is None else _name(forward)
+    return f"{name}, with hooks {', '.join(hooks)}" if hooks else name
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _words(value: Any, depth: int = DEEPEST) -> str:

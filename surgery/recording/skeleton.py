@@ -17,10 +17,9 @@ from torch.overrides import TorchFunctionMode
 from surgery.errors import TraceError
 from surgery.recording.describe import DEEPEST, attributes_of, has_attributes
 from surgery.recording.generated import forget
+from surgery.recording.hooks import hooks_of, movers
 from surgery.recording.paths import below
 
-COMPOSED = "__composable_api_state_key"
-"""How the names of attributes begin that PyTorch's `fully_shard` and its like keep their state in."""
 ATOMS = {type(None), bool, int, float, str}
 """Classes of values that a copy shares."""
 BOOKKEEPING = set(vars(nn.Module())) - {"training"}
@@ -103,7 +102,7 @@ def remade(model: nn.Module, make: Callable[[torch.Tensor], torch.Tensor]) -> nn
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A copy of `model` whose tensors are those of `memo`, by the id of the old ones."""
     modules = list(model.modules())
-    hooks = {id(hook): None for module in modules for hook in (*_hooks(module).values(), *_called(module))}
+    hooks = {id(hook): None for module in modules for hook in (*movers(module).values(), *hooks_of(module))}
     plain = {cls for cls in set(map(type, modules)) if _is_copied_plainly(cls)}
     memo = (
         memo | hooks | {id(module): type(module).__new__(type(module)) for module in modules if type(module) in plain}
@@ -114,7 +113,7 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     twin: nn.Module = copy.deepcopy(model, memo)
     for module in twin.modules():
         forget(module)
-        for name in _hooks(module):
+        for name in movers(module):
             del vars(module)[name]
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False  # type: ignore[assignment]
@@ -138,20 +137,6 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     if type(value) in (dict, OrderedDict) and not value:
         return memo.setdefault(id(value), type(value)())
     return copy.deepcopy(value, memo)
-
-
-def _hooks(module: nn.Module) -> dict[str, Any]:
-    """What accelerate, diffusers or FSDP put on `module` to move its weights around a call; none of it is the model's."""
-    names = ("_hf_hook", "_old_forward", "_diffusers_hook", "forward")
-    found = {name: vars(module)[name] for name in names if name in vars(module)}
-    found = {} if list(found) == ["forward"] else found
-    return found | {name: value for name, value in vars(module).items() if name.startswith(COMPOSED)}
-
-
-def _called(module: nn.Module) -> Iterator[Any]:
-    """What is called before and after `module`, which may hold on to what cannot be copied."""
-    yield from module._forward_pre_hooks.values()
-    yield from module._forward_hooks.values()
 
 
 def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:

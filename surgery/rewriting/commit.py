@@ -14,6 +14,7 @@ from surgery.errors import RewriteError
 from surgery.graph import ModelGraph
 from surgery.recording.copying import copied
 from surgery.recording.generated import set_edit
+from surgery.recording.hooks import share_hooks
 from surgery.recording.one_thread import one_thread
 from surgery.recording.parameters import first_floating
 from surgery.recording.paths import is_inside, parent_and_name, put, relative
@@ -211,9 +212,11 @@ def _like(student: nn.Module) -> torch.Tensor | None:
     return None if near is None else near.detach().new_empty(0)
 
 
-def skeleton_before(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the meta device as it was before any edit."""
+def skeleton_before(model: nn.Module, *, hooked: bool = False) -> nn.Module:
+    """A copy of `model` on the meta device as it was before any edit, with its hooks if it is to be `hooked`."""
     twin = skeleton(model)
+    if hooked:
+        share_hooks(model, twin)
     known = record_of(twin)
     if known is not None:
         restore(twin, known, known.replaced)

@@ -14,7 +14,7 @@ from surgery.evaluate.metrics.latency import latencies_ms
 from surgery.evaluate.sampling import Sampling
 from surgery.files import write_atomically
 from surgery.progress import Progress
-from surgery.run.folder import RECIPE, RunFolder
+from surgery.run.folder import RunFolder
 from surgery.run.subject import Subject, load_subject
 
 MOST = 100_000
@@ -35,13 +35,12 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
 
     Raises:
         RecipeError: the number of samples is none, or too large.
-        ArtifactError: a file of the run is missing or damaged.
+        ArtifactError: the run is not finished, or a file of it is missing or damaged.
     """
     if not 1 <= count <= MOST:
         raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
     folder, out = RunFolder(run.resolve()), out.resolve()
-    recipe = folder.read_json(RECIPE)
-    student = surgery.artifact.load(folder.model)
+    recipe, student = folder.recipe(), surgery.artifact.load(folder.finished_model())
     with _where_it_ran(folder), progress.stage("sample", total=count) as bar:
         drawn = subject_of(folder, recipe).sampler.draw(student, count, _sampling_of(recipe), seed, bar.advance)
     if not drawn.pictures:
@@ -57,14 +56,14 @@ def bench_run(run: Path, *, compiled: bool = False) -> dict[str, dict[str, float
         compiled: whether both are measured by `torch.compile` as well.
 
     Raises:
-        ArtifactError: a file of the run is missing or damaged.
+        ArtifactError: the run is not finished, or a file of it is missing or damaged.
         SurgeryError: a model cannot be compiled.
     """
     folder = RunFolder(run.resolve())
-    recipe = folder.read_json(RECIPE)
+    recipe, model = folder.recipe(), folder.finished_model()
     with _where_it_ran(folder):
         subject = subject_of(folder, recipe)
-    models = [subject.teacher.model, surgery.artifact.load(folder.model)]
+    models = [subject.teacher.model, surgery.artifact.load(model)]
     found: dict[str, dict[str, float]] = {}
     for batch in BATCHES if subject.data.joins_samples else BATCHES[:1]:
         inputs = subject.data.example(recipe["seed"], "cpu", batch)

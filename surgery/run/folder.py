@@ -129,6 +129,20 @@ class RunFolder:
         """Where the artifact goes."""
         return self.path / "model"
 
+    def finished_model(self) -> Path:
+        """As `model`, which is there.
+
+        Raises:
+            ArtifactError: the run is not finished, or the folder is that of no run.
+        """
+        self.recipe()
+        if not is_artifact(self.model):
+            raise ArtifactError(
+                f"{self.path}: holds a run that is not finished; "
+                f"go on with it by surgery apply RECIPE --out {self.path} --resume"
+            )
+        return self.model
+
     @property
     def data(self) -> Path:
         """Where training data go that are made first."""
@@ -253,14 +267,11 @@ def model_of(name: str) -> str:
     """The folder of the student if `name` is the folder of a run, else `name`.
 
     Raises:
-        ArtifactError: the run is not finished.
+        ArtifactError: the run is not finished, or is a search.
     """
     if not is_run(name) or is_artifact(name):
         return name
-    folder = RunFolder(name).model
-    if not is_artifact(folder):
-        raise ArtifactError(f"{name}: holds a run that has no model yet; finish it with --resume")
-    return str(folder)
+    return str(RunFolder(name).finished_model())
 
 
 def _first(error: Exception) -> Any:

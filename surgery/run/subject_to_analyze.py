@@ -14,7 +14,7 @@ import surgery.artifact
 from surgery.digits.bench import BENCHES
 from surgery.digits.data import CLASSES
 from surgery.digits.feed import LABELS
-from surgery.errors import ArtifactError, RecipeError, SurgeryError
+from surgery.errors import RecipeError, SurgeryError
 from surgery.models import BUILT_IN, load_pretrained, load_random
 from surgery.models.presets import preset
 from surgery.pipelines.calls import Calls, calls_of
@@ -112,14 +112,12 @@ def analyzed_subject(subject: Subject, sampling: Sampling) -> Analyzed:
 
 def _of_run(folder: RunFolder, sampling: Sampling, call: Path | None) -> Analyzed:
     """The student of a run, in the pipeline of its recipe."""
-    recipe = folder.recipe()
-    if not surgery.artifact.is_artifact(folder.model):
-        raise ArtifactError(f"{folder.path}: holds a run that has no model yet; finish it with --resume")
+    recipe, model = folder.recipe(), folder.finished_model()
     subject = subject_of(folder, recipe)
     sampler, pipeline = subject.sampler, subject.sampler.holder.pipeline
     calls = sampler.calls if call is None else _calls(pipeline, call, sampling)
     drawn = _drawn(calls, sampling, subject.data.joins_samples)
-    return _of_pipeline(pipeline, sampler.component, drawn, surgery.artifact.load(folder.model))
+    return _of_pipeline(pipeline, sampler.component, drawn, surgery.artifact.load(model))
 
 
 def _drawn(calls: Calls, sampling: Sampling, joins: bool = False) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils import prune
 
 import surgery
 from surgery.artifact import weights
@@ -91,6 +92,69 @@ def test_what_could_not_be_read_back_is_refused_by_name(tmp_path: Path, change, 
         surgery.save(model, tmp_path / "a")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+def more_of(path: str, name: str, kind: str):
+    def register(model):
+        module, value = model.get_submodule(path), torch.ones(3)
+        if kind == "parameter":
+            module.register_parameter(name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value, persistent=kind == "buffer")
+
+    return register
+
+
+def without_bias(model):
+    model.transformer_blocks[0].ff.net[2].bias = None
+
+
+def whole_numbers(model):
+    model.transformer_blocks[0].ff.net[2].weight = nn.Parameter(
+        model.transformer_blocks[0].ff.net[2].weight.to(torch.int8), requires_grad=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        *(
+            (more_of(path, "more", kind), f"{path}.more".lstrip(".").replace(".", r"\."))
+            for path in ("", "transformer_blocks.0", "transformer_blocks.1.attn1")
+            for kind in ("parameter", "buffer", "table")
+        ),
+        (without_bias, r"transformer_blocks\.0\.ff\.net\.2\.bias"),
+        (whole_numbers, r"transformer_blocks\.0\.ff\.net\.2\.weight has the dtype torch.int8"),
+        (lambda model: prune.l1_unstructured(model.transformer_blocks[0].ff.net[2], "weight", 0.5), "ff.net.2"),
+        (lambda model: model.transformer_blocks[0].register_parameter("none", None), None),
+    ],
+)
+def test_other_tensors_than_those_of_a_fresh_student_are_refused_by_name(tmp_path: Path, change, words):
+    surgery.save(student(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    model = student()
+    change(model)
+    if words is None:
+        surgery.load(surgery.save(model, tmp_path))
+        return
+    with pytest.raises(ArtifactError, match=words) as caught:
+        surgery.save(model, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"a", ["a"], "a\0b"], ids=repr)
+def test_what_is_no_path_is_refused(folder):
+    for action in (lambda: surgery.save(student(), folder), lambda: surgery.load(folder)):
+        with pytest.raises(ArtifactError, match=r"is no path; name a folder") as caught:
+            action()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int8, torch.bool, torch.complex64, float], ids=str)
+def test_a_dtype_that_weights_cannot_have_is_not_blamed_on_the_folder(tmp_path: Path, dtype):
+    with pytest.raises(ArtifactError, match=r"^dtype=.* is no floating-point dtype of torch; give "):
+        surgery.load(surgery.save(student(), tmp_path), dtype=dtype)
 
 
 def test_tables_that_were_changed_or_cast_are_saved_too(tmp_path: Path):
