@@ -19,7 +19,10 @@ VALUE = 40
 DIGEST = re.compile("[0-9a-f]{64}")
 """They say nothing to a person."""
 LIST_ERRORS = {"list_type", "tuple_type", "sequence_str"}
-OF_THEIR_OWN = {"extra_forbidden", "missing", "unknown_kind", "union_tag_invalid", "value_error"}
+UNFIT = "unfit"
+"""The type of an error that says what is wrong with a value without having to show it."""
+SAYING_ALL = {"unknown_kind", UNFIT}
+OF_THEIR_OWN = {"extra_forbidden", "missing", "union_tag_invalid", "value_error", *SAYING_ALL}
 """Types of errors that say more than of which type a value must be."""
 UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
 
@@ -144,7 +147,7 @@ def _describe(place: tuple[Any, ...], errors: Sequence[Any], model: type[BaseMod
         return f"{where}: unknown key {last!r}{did_you_mean(str(last), _fields(model, parents))}"
     if error["type"] == "missing":
         return f"{where}: {last!r} is missing"
-    if error["type"] == "unknown_kind":
+    if error["type"] in SAYING_ALL:
         return f"{name}: {error['msg']}"
     if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
         tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
