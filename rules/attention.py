@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from surgery.analysis.readers import readers_of
 from surgery.errors import RewriteError, first_line
-from surgery.operators import AnyOperator, MixerConfig, MixerDims, Policy, dims_of, extra_features
+from surgery.operators import MixerConfig, MixerDims, Policy, dims_of, extra_features
 from surgery.recording.own_modes import OwnDraws
 from surgery.rewriting.pattern import Pattern
 from surgery.rewriting.pattern_forms import node
@@ -20,6 +20,7 @@ from surgery.rewriting.selection import Selection, every, given_or_all
 from surgery.rewriting.site import Site
 from surgery.rewriting.values import transposed
 from surgery.rules.core import FACTORS, GROUPED, PARAMETERS, SoftmaxAttention, core_of
+from surgery.rules.fields import Mixer
 from surgery.rules.plain import LONGEST, batch_axis, unlike_attention
 
 MOST_MASKED = 1 << 22
@@ -37,7 +38,7 @@ class ReplaceAttention(Rule):
     """
 
     kind: Literal["replace_attention"] = "replace_attention"
-    operator: AnyOperator
+    operator: Mixer
     inherit: Policy = "projections"
 
     def check(self, site: Site) -> str | None:

@@ -10,7 +10,7 @@ from surgery.analysis.outside import Outside
 from surgery.analysis.readers import readers_of
 from surgery.analysis.streams import Stream
 from surgery.errors import AnalysisError
-from surgery.operators import AnyOperator, ConcatProject, JoinerConfig, JoinerDims
+from surgery.operators import ConcatProject, JoinerConfig, JoinerDims
 from surgery.recording.state import own_class
 from surgery.rewriting.pattern import Pattern
 from surgery.rewriting.pattern_forms import block, consecutive
@@ -18,6 +18,7 @@ from surgery.rewriting.replacement import Call, Copy, New, Rewiring, Sharing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Item, Site
+from surgery.rules.fields import AnyJoiner
 
 
 class ParallelPairs(Rule):
@@ -29,7 +30,7 @@ class ParallelPairs(Rule):
 
     kind: Literal["parallel_pairs"] = "parallel_pairs"
     pattern: Pattern = consecutive(block(), 2)
-    joiner: AnyOperator = ConcatProject()
+    joiner: AnyJoiner = ConcatProject()
 
     def check(self, site: Site) -> str | None:
         """Refuse blocks of which one does not go on with the other's streams, and those with other readers, or none."""

@@ -17,7 +17,6 @@ from surgery.graph.view import Key
 from surgery.losses import LossName
 from surgery.operators import (
     Activation,
-    AnyOperator,
     HiddenDims,
     HiddenNeurons,
     LinearSizes,
@@ -33,6 +32,7 @@ from surgery.rewriting.replacement import New, Number, Replacement, Resizing
 from surgery.rewriting.rule import Rule
 from surgery.rewriting.selection import Selection, given_or_all
 from surgery.rewriting.site import Item, Site
+from surgery.rules.fields import ChannelOperator
 from surgery.rules.plain import unlike_mlp
 
 
@@ -103,7 +103,7 @@ class ReplaceMLP(Rule):
     """
 
     kind: Literal["replace_mlp"] = "replace_mlp"
-    operator: AnyOperator
+    operator: ChannelOperator
     inherit: Policy = "projections"
     loss: LossName = "l2"
 

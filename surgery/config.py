@@ -44,7 +44,7 @@ class _Noting(ModelMetaclass):
             if len(args) == 1 and cls.unnamed and cls.unnamed not in kwargs:
                 args, kwargs = (), {cls.unnamed: args[0], **kwargs}
             if args and cls.__init__ is BaseModel.__init__:
-                return _note([positional(cls, args[0])])
+                return _note([positional(cls, args)])
             try:
                 return super().__call__(*args, **kwargs)
             except ValidationError as error:

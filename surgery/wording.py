@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 LISTED = 12
 """More known words than this are not listed in an error."""
@@ -19,7 +20,10 @@ VALUE = 40
 DIGEST = re.compile("[0-9a-f]{64}")
 """They say nothing to a person."""
 LIST_ERRORS = {"list_type", "tuple_type", "sequence_str"}
-OF_THEIR_OWN = {"extra_forbidden", "missing", "unknown_kind", "union_tag_invalid", "value_error"}
+UNFIT = "unfit"
+"""The type of an error that says what is wrong with a value without having to show it."""
+SAYING_ALL = {"unknown_kind", UNFIT}
+OF_THEIR_OWN = {"extra_forbidden", "missing", "union_tag_invalid", "value_error", *SAYING_ALL}
 """Types of errors that say more than of which type a value must be."""
 UNION_ERRORS = {"model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
 
@@ -55,11 +59,25 @@ def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return [_describe(place, errors, model) for place, errors in places.items() if place not in entered]
 
 
-def positional(model: type[BaseModel], value: object) -> str:
-    """The line for `value` given to a config without a name."""
-    named = [name for name in model.model_fields if name != "kind"]
-    example = f", e.g. {named[0]}={_short(value)}" if named and not isinstance(value, Invalid) else ""
+def positional(model: type[BaseModel], values: tuple[object, ...]) -> str:
+    """The line for `values` given to a config without names: the field that the first one, or all of them, may be of."""
+    first = values[0]
+    known = {} if isinstance(first, Invalid) else {n: f for n, f in model.model_fields.items() if n != "kind"}
+    found = ((name, each) for name, field in known.items() for each in (first, values) if _may_be(field, each))
+    name, value = next(found, (next(iter(known), None), ...))
+    example = f", e.g. {name}={'...' if value is ... else _short(value)}" if name else ""
     return f"{model.__name__}: takes named values only{example}"
+
+
+def _may_be(field: FieldInfo, value: object) -> bool:
+    """Whether `value` is one for `field`."""
+    try:
+        TypeAdapter(Annotated[(field.annotation, *field.metadata)]).validate_python(
+            value, strict=isinstance(value, bool) or None
+        )
+    except Exception:  # as a validator may raise any
+        return False
+    return True
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -144,19 +162,27 @@ def _describe(place: tuple[Any, ...], errors: Sequence[Any], model: type[BaseMod
         return f"{where}: unknown key {last!r}{did_you_mean(str(last), _fields(model, parents))}"
     if error["type"] == "missing":
         return f"{where}: {last!r} is missing"
-    if error["type"] == "unknown_kind":
+    if error["type"] in SAYING_ALL:
         return f"{name}: {error['msg']}"
     if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
         tags = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
         return f"{name}: unknown kind {error['ctx']['tag']!r}{nearest(error['ctx']['tag'], tags)}"
     if error["type"] == "value_error" and not place:  # of several fields, whose values it names itself
         return f"{name}: {_demand(error, model)}"
+    if len(place) > 1 and error["type"] == "model_type" and _are(error["input"], error["ctx"]["class_name"]):
+        return f"{name}: {_demand(error, model)}, not a list of them; put a * before it: {place[-2]}=[*...]"
     given, words = error["input"], _options(errors)
     alternatives = [error] if error["type"] == "value_error" else [e for e in errors if e["type"] != "literal_error"]
     demands = [f"must be one of {', '.join(words)}"] if words else []
     first, *others = dict.fromkeys([*demands, *(_demand(each, model) for each in alternatives)])
     demand = ", or ".join([first, *(each.removeprefix("must be ") for each in others)])
     return f"{name}: {demand}, got {_short(given)}{nearest(given, words) if isinstance(given, str) else ''}"
+
+
+def _are(values: Any, name: str) -> bool:
+    """Whether `values` are some whose class, or one that it derives from, has that name."""
+    is_list = isinstance(values, list | tuple) and len(values) > 0
+    return is_list and all(name in (cls.__name__ for cls in type(each).__mro__) for each in values)
 
 
 def _options(errors: Iterable[Any]) -> list[str]:

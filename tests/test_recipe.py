@@ -23,7 +23,7 @@ from surgery.rules import ReplaceAttention, ShareBlocks, replace_attention
 from surgery.testing.strategies import rule_sets
 
 IMPORTS = """\
-from surgery.operators import HyenaX
+from surgery.operators import Blend, HyenaX
 from surgery.recipe import Distil, Evaluate, Finetune, Generated, Images, LogitNormal, Recipe
 from surgery.rewriting import every
 from surgery.rules import replace_attention
@@ -92,6 +92,11 @@ MISTAKES = {
     "Distil(stepz=3)": "Distil: unknown key 'stepz', did you mean 'steps'?",
     "Distil(lr='fast')": "Distil.lr: must be a valid number, got 'fast'",
     "Distil(300)": "Distil: takes named values only, e.g. steps=300",
+    "Distil('many')": "Distil: takes named values only, e.g. steps=...",
+    "HyenaX(True)": "HyenaX: takes named values only, e.g. causal=True",
+    "Blend(HyenaX(), HyenaX())": "Blend: takes named values only, e.g. parts=(HyenaX(",
+    "Blend([HyenaX(), HyenaX()])": "Blend: takes named values only, e.g. parts=[HyenaX(",
+    "Blend(HyenaX())": "Blend: takes named values only, e.g. parts=...",
     "Images('a', 'b')": "Images: takes named values only, e.g. folder='a'",
     "Images(3)": "Images.folder: must be a valid string, got 3",
     "HyenaX(kernel=0)": "HyenaX.kernel: must be greater than 0, got 0",
@@ -108,6 +113,11 @@ MISTAKES = {
     "Recipe(model='m')": "Recipe: 'rules' is missing",
     "Recipe(model='m', rules='r')": "Recipe.rules: must be a list, got 'r'",
     "Recipe(model='m', rules=Distil())": "Recipe.rules: must be a list, got Distil(",
+    "Recipe(model='m', rules=[[replace_attention(HyenaX())]])": (
+        "Recipe.rules.0: must be a Rule, not a list of them; put a * before it: rules=[*...]"
+    ),
+    "Recipe(model='m', rules=[(3,)])": "Recipe.rules.0: must be a Rule, got (3,)",
+    "Recipe(model='m', rules=[[]])": "Recipe.rules.0: must be a Rule, got []",
     "Finetune(lr=float('inf'))": "Finetune.lr: must be a finite number, got inf",
     "LogitNormal(mean=float('nan'))": "LogitNormal.mean: must be a finite number, got nan",
     "Finetune(target='date')": (

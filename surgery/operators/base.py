@@ -5,8 +5,10 @@ Shape legend: D features of the stream.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, get_args
 
 from torch import nn
 
@@ -34,6 +36,12 @@ class OperatorConfig(Kinded, ABC):
         """FLOPs of mixing tokens or features alone, see the subclasses; none by default."""
         del dims, batch, tokens
         return 0
+
+    @classmethod
+    def built_at(cls) -> tuple[type[Dims], ...]:
+        """The sizes that `build` is annotated to take; none, if it does not say so."""
+        said = next(filter(None, (_annotation(vars(each).get("build")) for each in cls.__mro__)), None)
+        return tuple(each for each in (get_args(said) or (said,)) if isinstance(each, type) and issubclass(each, Dims))
 
     @property
     def takes_any_length(self) -> bool:
@@ -64,3 +72,12 @@ class BuiltByConfig(CountedByConfig, nn.Module):
         super().__init__()
         self.config = config
         self.dims = dims
+
+
+def _annotation(build: Callable[..., Any] | None) -> Any:
+    """What the argument of a `build` is said to be; None if there is nothing to be read."""
+    try:
+        _, dims = inspect.signature(build, eval_str=True).parameters.values()  # type: ignore[arg-type]
+    except Exception:  # no such method, or an annotation with a name that is known to type checkers only
+        return None
+    return None if dims.annotation is dims.empty else dims.annotation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from surgery.config import Config
 from surgery.errors import MatchError, RewriteError
@@ -25,6 +25,9 @@ Recordings = dict[str, list[Recording]]
 
 SHOWN = 300
 """Characters of a thing of the user's that a message shows."""
+
+NO_LIST = (Config, Mapping, str, bytes, Tensor)
+"""What can be iterated over, and is not meant as a list."""
 
 
 class Total(Config):
@@ -122,14 +125,18 @@ def prove(graph: ModelGraph, rules: Sequence[Rule]) -> tuple[Plan, Recordings]:
     return planned, {} if conflicts else edited_recordings(graph, planner.edits)
 
 
-def _listed(rules: Iterable[Rule]) -> list[Rule]:
+def _listed(rules: Any) -> list[Rule]:
     """The rules, which may come from a generator, if they are such and there are any."""
-    listed = list(rules) if isinstance(rules, Iterable) and not isinstance(rules, Rule) else [rules]
+    is_one = not isinstance(rules, Iterable) or isinstance(rules, NO_LIST)
+    listed = [rules] if is_one else list(rules)
+    odd = listed if is_one else [rule for rule in listed if not isinstance(rule, Rule)]
+    if odd:
+        is_list = isinstance(odd[0], list | tuple) and not is_one
+        words = "this item is a list itself, put a * before it" if is_list else "this is not one"
+        shown = " ".join(repr(odd[0]).split())  # that of a tensor has several lines
+        raise RewriteError(f"plan: rules is to be a list of rules, and {words}: {shown}"[:SHOWN])
     if not listed:
         raise MatchError("there are no rules to apply")
-    odd = rules if isinstance(rules, Rule) else next((rule for rule in listed if not isinstance(rule, Rule)), None)
-    if odd is not None:
-        raise RewriteError(f"plan: rules is to be a list of rules, and this is not one: {odd!r}"[:SHOWN])
     return listed
 
 

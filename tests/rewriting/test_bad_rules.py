@@ -31,7 +31,15 @@ from surgery.rewriting import (
     node,
 )
 from surgery.rewriting.pattern import GraphPattern
-from surgery.rules import drop_blocks, duplicate_blocks, mlp_ratio, parallel_pairs, replace_attention, share_blocks
+from surgery.rules import (
+    alternate,
+    drop_blocks,
+    duplicate_blocks,
+    mlp_ratio,
+    parallel_pairs,
+    replace_attention,
+    share_blocks,
+)
 from surgery.testing import BlockSpec, ModelSpec, build, inputs
 from tests.compat.models import inputs as family_inputs
 from tests.compat.models import original
@@ -234,10 +242,33 @@ def test_a_check_that_gives_no_reason():
     refused_rule(MLP_0 + "its check gives True; return a reason in words, or None", gated(), says=True)
 
 
-def test_what_is_no_list_of_rules():
+NO_RULES = {
+    "a rule": (UserRule(), "this is not one: UserRule("),
+    "none": (None, "this is not one: None"),
+    "a number": (3, "this is not one: 3"),
+    "text": ("drop_blocks", "this is not one: 'drop_blocks'"),
+    "a dictionary": ({"first": UserRule()}, "this is not one: {'first'"),
+    "an operator": (HyenaX(), "this is not one: HyenaX("),
+    "a tensor": (torch.ones(()), "this is not one: tensor(1.)"),
+    "a tensor of several lines": (torch.ones(2, 2), "this is not one: tensor([[1., 1.], [1., 1.]])"),
+    "a class": (UserRule, "this is not one: <class"),
+    "texts": (["drop_blocks"], "this is not one: 'drop_blocks'"),
+    "none in it": ([UserRule(), None], "this is not one: None"),
+    "an operator in it": ([HyenaX()], "this is not one: HyenaX("),
+    "a list in it": ([[UserRule()]], "this item is a list itself, put a * before it: [UserRule("),
+    "rules in turn in it": ([alternate(HyenaX())], "this item is a list itself, put a * before it: (ReplaceAttention("),
+}
+
+
+@pytest.mark.parametrize("case", NO_RULES)
+@pytest.mark.parametrize("does", [surgery.plan, surgery.rewrite])
+def test_what_is_no_list_of_rules(does, case):
+    rules, words = NO_RULES[case]
+    refused(f"rules is to be a list of rules, and {words}", lambda: does(GRAPH, rules))
+
+
+def test_no_rules():
     refused("there are no rules to apply", lambda: surgery.plan(GRAPH, []), MatchError)
-    for rules in (UserRule(), ["drop_blocks"]):
-        refused("rules is to be a list of rules, and this is not one: ", lambda rules=rules: surgery.plan(GRAPH, rules))
 
 
 new_gate = New(operator=Gate(), dims=JoinerDims(dim=16))
