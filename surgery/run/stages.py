@@ -92,6 +92,8 @@ def apply(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if shard:
         require_divisible(recipe)
+    plain = recipe.model_dump(mode="json")
+    RunFolder.require(out, plain, resume=resume)
     prepared = prepare(recipe, device, RunFolder(out).data, progress, divided=shard)
     check_run(prepared)
     with _clock() as seconds:
@@ -100,7 +102,6 @@ def apply(
         require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
         recipe.finetune.parts.require(imitable(prepared.graph, student))
     with locked(out):
-        plain = recipe.model_dump(mode="json")
         identity = identity_of(prepared, prepared.plan.model_dump_json())
         folder = RunFolder.open(out, plain, resume=resume, identity=identity)
         by_first(partial(folder.add_origin, origin_of(device)))
