@@ -51,8 +51,11 @@ saved student. All at the same time, so seconds are those of a busy machine."""
 GROWTH = """## Operators against full attention
 
 Whole mixers with projections, D = 1,152, 16 heads, one sample, forward only: milliseconds, best of several. Full
-attention is `scaled_dot_product_attention`. "-" was not done after 45 seconds, compilation included: where
-a scan goes from chunk to chunk, a compiler writes all of these steps down."""
+attention is `scaled_dot_product_attention`. "-" was not done after 45 seconds, compilation included, or not
+tried as fewer tokens were not done. The scans (Mamba-2, TTT, the delta rule) went from chunk to chunk when this was
+measured, and a compiler writes all of these steps down; by now, states are found by halving, but for
+`TTT(inner="gated")` ([known gaps](gaps.md)). `sparse_linear` has no scan: compiled it was not done at 65,536 tokens,
+and why is not known; at 16,384 its first call took 19 seconds."""
 STUDENT = """## Students against their teachers
 
 A forward at full size, in milliseconds; compiled is each block by itself. PixArt-Sigma gets Hyena-X, for which the paper

@@ -8,11 +8,46 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.filesize import decimal
 
-from surgery.errors import SurgeryError
+from surgery.errors import RecipeError, SurgeryError
+
+
+def require_folder(path: Path | None) -> None:
+    """Check, before any work, that files can be written into the folder `path`, if one is given; nothing is left there.
+
+    Raises:
+        RecipeError: they cannot, or `path` is a file.
+    """
+    if path is not None:
+        _require_place(path, path, is_folder=True, option="--out")
+
+
+def require_file(path: Path | None, suffix: str, option: str = "--out") -> None:
+    """Check, before any work, that a file of one kind can be written to `path`, if one is given; nothing is left there.
+
+    Raises:
+        RecipeError: it cannot, `path` is a folder, or its name does not end in `suffix`.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise RecipeError(f"{option} {path}: name a file that ends in {suffix}, which is what is written")
+    _require_place(path, path.parent, is_folder=False, option=option)
+
+
+def _require_place(path: Path, folder: Path, *, is_folder: bool, option: str) -> None:
+    """A file is made in `folder`, or in what is there of its parents, as permissions do not tell all (/proc)."""
+    try:
+        if path.exists() and path.is_dir() != is_folder:
+            raise RecipeError(f"{path}: is a {'file' if is_folder else 'folder'}; choose another {option}")
+        with TemporaryFile(dir=next((each for each in (folder, *folder.parents) if each.exists()), folder)):
+            pass
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -187,7 +187,7 @@ def inspect(
     if wiring:
         return show_wiring(model, call, as_json)
 
-    from surgery.files import write_atomically
+    from surgery.files import require_file, write_atomically
     from surgery.graph.show.diagram import draw_model
     from surgery.graph.show.tree import module_tree
     from surgery.models import load_skeleton
@@ -196,6 +196,7 @@ def inspect(
     from surgery.run.terminal import operator_tree
     from surgery.tracing import trace
 
+    require_file(svg, ".svg", "--svg")
     loaded = load_skeleton(model_of(model))
     graph = trace(loaded, example_inputs(loaded))
     if svg is not None:
@@ -236,12 +237,14 @@ def analyze(
         as_json: Print the figures as JSON.
     """
     from surgery.device import require_device
+    from surgery.files import require_folder
     from surgery.progress import RichProgress
     from surgery.run.analyze import analyze as observe
     from surgery.run.subject_to_analyze import Sampling, analyzed
     from surgery.statistics.show import analysis_view, write_analysis
 
     require_device(device)
+    require_folder(out)
     sampling = Sampling(steps, samples, seed)
     with prints_to_stderr():
         found = observe(model, analyzed(model, sampling, call, device), sampling, window, RichProgress())
@@ -265,7 +268,7 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     """
     from dataclasses import asdict
 
-    from surgery.files import write_atomically
+    from surgery.files import require_file, write_atomically
     from surgery.graph.show.diff import diff as compare
     from surgery.graph.show.draw import draw_blocks
     from surgery.models import load_skeleton
@@ -274,6 +277,7 @@ def diff(a: str, b: str, *, as_json: Json = False, svg: Path | None = None) -> N
     from surgery.run.terminal import difference_view
     from surgery.tracing import trace
 
+    require_file(svg, ".svg", "--svg")
     one, other = (load_skeleton(model_of(name)) for name in (a, b))
     inputs = example_inputs(one)
     first = trace(one, inputs)

@@ -75,13 +75,14 @@ def compare(*runs: Path, out: Path = Path("comparison.html"), as_json: Json = Fa
         as_json: Print the figures as JSON, and write no file.
     """
     from surgery.evaluate.report import render_comparison
-    from surgery.files import write_atomically
+    from surgery.files import require_file, write_atomically
     from surgery.run.compare import compare as compare_runs
     from surgery.run.compare import plain
     from surgery.run.terminal import comparison_table
 
     if not runs:
         raise RecipeError("compare needs folders of runs, e.g. surgery compare runs/*")
+    require_file(None if as_json else out, ".html")
     comparison = compare_runs(runs)
     if as_json:
         return print_json(plain(comparison))

@@ -7,7 +7,6 @@ from pathlib import Path
 from surgery.data import Data
 from surgery.device import require_device
 from surgery.errors import RecipeError
-from surgery.parallel.group import by_first
 from surgery.progress import Progress
 from surgery.recipe import Recipe
 from surgery.run.folder import RunFolder, locked
@@ -35,9 +34,8 @@ def cache(recipe: Recipe, out: str | Path, device: str, progress: Progress) -> P
         raise RecipeError(f"data: {recipe.data!r} is not made from anything, so there is nothing to cache")
     require_device(device)
     folder = RunFolder(out)
+    RunFolder.require(out)
+    data = load_subject(recipe.model, recipe.data, recipe.seed, device, folder.data, recipe.dtype).data
     with locked(out):
-        by_first(folder.require_own)
-        load_subject(recipe.model, recipe.data, recipe.seed, device, folder.data, recipe.dtype).data.stored(
-            folder.data, progress
-        )
+        data.stored(folder.data, progress)
     return folder.data

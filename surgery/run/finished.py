@@ -12,7 +12,7 @@ from surgery.errors import RecipeError
 from surgery.evaluate.grid import grid_png
 from surgery.evaluate.metrics.latency import latencies_ms
 from surgery.evaluate.sampling import Sampling
-from surgery.files import write_atomically
+from surgery.files import require_file, write_atomically
 from surgery.progress import Progress
 from surgery.run.folder import RunFolder
 from surgery.run.subject import Subject, load_subject
@@ -34,11 +34,12 @@ def sample_run(run: Path, out: Path, count: int, seed: int, progress: Progress) 
         progress: shows how far the sampling has come.
 
     Raises:
-        RecipeError: the number of samples is none, or too large.
+        RecipeError: the number of samples is none, or too large; or `out` cannot be written, or is called otherwise.
         ArtifactError: the run is not finished, or a file of it is missing or damaged.
     """
     if not 1 <= count <= MOST:
         raise RecipeError(f"--count {count}: name a number from 1 to {MOST}")
+    require_file(out, ".png")
     folder, out = RunFolder(run.resolve()), out.resolve()
     recipe, student = folder.recipe(), surgery.artifact.load(folder.finished_model())
     with _where_it_ran(folder), progress.stage("sample", total=count) as bar:

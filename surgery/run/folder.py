@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from surgery.artifact import is_artifact
 from surgery.errors import ArtifactError, RecipeError, SurgeryError, in_one_line
 from surgery.evaluate.results import Metrics, StageMetrics
-from surgery.files import json_text, write_atomically
+from surgery.files import json_text, require_folder, write_atomically
 from surgery.parallel.group import by_first, is_first
 from surgery.rewriting import Plan
 from surgery.run.loggers.lines import read_lines
@@ -38,7 +38,7 @@ def locked(path: str | Path) -> Iterator[None]:
     """Keep other runs out of the folder at `path`, which is made, until the block or the process ends.
 
     Raises:
-        RecipeError: another one does, or `path` is a file.
+        RecipeError: another one does, or nothing can be written there.
     """
     descriptor = by_first(partial(_lock, Path(path)))
     try:
@@ -50,8 +50,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
 def _lock(folder: Path) -> int | None:
     """Lock `folder` until the descriptor that this returns is closed."""
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder}: is a file; choose another --out")
+    require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":  # Windows locks no folders
         return None
@@ -93,11 +92,33 @@ class RunFolder:
         by_first(partial(folder._begin, {**recipe, IDENTITY: dict(identity or {})}, resume))
         return folder
 
-    def _begin(self, recipe: dict[str, Any], resume: bool) -> None:
-        if (self.path / RECIPE).exists():
+    @classmethod
+    def require(cls, path: str | Path, recipe: dict[str, Any] | None = None, *, resume: bool = False) -> None:
+        """Check, before anything is loaded, all that `open` finds wrong without an identity; nothing is left there.
+
+        Args:
+            path: of the folder, which may be there.
+            recipe: as JSON; None where only data are to be made, which fit every run.
+            resume: see `open`.
+
+        Raises:
+            RecipeError: see `open` and `locked`.
+        """
+        folder = cls(path)
+        by_first(partial(require_folder, folder.path))
+        if by_first(folder.path.exists):
+            with locked(path):
+                by_first(partial(folder._require_fitting, recipe, resume))
+
+    def _require_fitting(self, recipe: dict[str, Any] | None, resume: bool) -> None:
+        if recipe is not None and is_run(self.path):
             self._require_same(recipe, resume)
         else:
             self.require_own()
+
+    def _begin(self, recipe: dict[str, Any], resume: bool) -> None:
+        self._require_fitting(recipe, resume)
+        if not is_run(self.path):
             self.write_json(RECIPE, recipe)
         for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: no other one is at work here
             leftover.unlink()
@@ -113,7 +134,10 @@ class RunFolder:
 
     def _require_same(self, recipe: dict[str, Any], resume: bool) -> None:
         if not resume:
-            raise RecipeError(f"{self.path}: holds another run; continue it with --resume, or choose another --out")
+            raise RecipeError(
+                f"{self.path}: holds another run; continue it with --resume (in Python, resume=True), "
+                "or choose another --out"
+            )
         before = self.read_json(RECIPE)
         then, now = (each.get(IDENTITY, {}) for each in (before, recipe))
         differing = [key for key in recipe if key != IDENTITY and before.get(key) != recipe[key]]

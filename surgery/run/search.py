@@ -52,6 +52,8 @@ def search(
         )
     require_writable(recipe, source)
     progress = progress or SilentProgress()
+    plain = recipe.model_dump(mode="json")
+    RunFolder.require(out, plain, resume=resume)
     opened = open_recipe(recipe, device, RunFolder(out).data, progress)
     check_opened(opened)
     candidates = find_candidates(opened.graph, recipe.rules)
@@ -59,12 +61,12 @@ def search(
     Searcher(opened, recipe.search, candidates, RunFolder(out), progress).check()
     with locked(out):
         identity = identity_of(opened, planned)
-        folder = RunFolder.open(out, recipe.model_dump(mode="json"), resume=resume, identity=identity)
+        folder = RunFolder.open(out, plain, resume=resume, identity=identity)
         opened = _judged(replace(opened, data=opened.data.stored(folder.data, progress)))
         found = Searcher(opened, recipe.search, candidates, folder, progress).run(str(source or "recipe"))
         chosen = [each for each in candidates if each.key in found.best.candidates]
-        plain = recipe.model_copy(update={"search": None, "rules": tuple(chosen_rules(opened.graph, chosen))})
-        folder.write(FOUND_RECIPE, recipe_text(plain, source, _notes(found, folder.path)).encode())
+        without = recipe.model_copy(update={"search": None, "rules": tuple(chosen_rules(opened.graph, chosen))})
+        folder.write(FOUND_RECIPE, recipe_text(without, source, _notes(found, folder.path)).encode())
         folder.write(PLOT, pareto_svg(found).encode())
         folder.write_json(RESULT, found.model_dump(mode="json"))
     return found

@@ -32,9 +32,9 @@ from surgery.run.origin import origin_of
 from surgery.run.prepare import Prepared, prepare
 from surgery.run.report import report_of
 from surgery.sensitivity import from_library
-from surgery.training.distil import distil, sites_of
+from surgery.training.distil import Site, distil, sites_of, trainable
 from surgery.training.finetune import finetune, require_learnable
-from surgery.training.fit import fit
+from surgery.training.fit import fit, may_be_fitted
 from surgery.training.imitate import imitable
 from surgery.training.record import LossRecord
 from surgery.training.sharding import divide, never_trained
@@ -92,6 +92,8 @@ def apply(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if shard:
         require_divisible(recipe)
+    plain = recipe.model_dump(mode="json")
+    RunFolder.require(out, plain, resume=resume)
     prepared = prepare(recipe, device, RunFolder(out).data, progress, divided=shard)
     check_run(prepared)
     with _clock() as seconds:
@@ -100,7 +102,6 @@ def apply(
         require_learnable(student, new_paths(prepared.plan.edits), recipe.finetune)
         recipe.finetune.parts.require(imitable(prepared.graph, student))
     with locked(out):
-        plain = recipe.model_dump(mode="json")
         identity = identity_of(prepared, prepared.plan.model_dump_json())
         folder = RunFolder.open(out, plain, resume=resume, identity=identity)
         by_first(partial(folder.add_origin, origin_of(device)))
@@ -170,12 +171,26 @@ class _Runner:
         self._folder.write("report.html", report_of(self._folder).encode())
 
     def _fit(self, student: nn.Module) -> float:
-        """What is asked to start fitted is; the seconds that this took. It is done again when a run is resumed."""
+        """What is asked to start fitted is; the seconds that this took. It is done again when a run is resumed early."""
         teacher, size = self._teacher.model, self._recipe.distil.batch_size
         with _clock() as seconds:
             sites = sites_of(self._plan.edits, teacher, student)
+            if may_be_fitted(student, sites) <= self._overwritten(student, sites):
+                return seconds()
             fit(teacher, student, sites, self._data, batch_size=size, seed=self._recipe.seed, progress=self._progress)
         return seconds()
+
+    def _overwritten(self, student: nn.Module, sites: Sequence[Site]) -> set[str]:
+        """The weights that checkpoints give other values before anything is made of those that they have."""
+        distil, stored = self._recipe.distil, self._folder.checkpoints
+        if distil.library is not None or not self._is_measured("rewritten"):  # a library may ask for the fitted ones
+            return set()
+        begun = by_first(lambda: [stage for stage in ("distil", "finetune") if stored.paths(stage)])
+        learnt = trainable(student, [each for site in sites for each in site.lesson.modules])
+        found = {*learnt} if "distil" in begun else set()
+        if "finetune" in begun and self._is_measured("distilled") and (found or not distil.steps):
+            found |= require_learnable(student, new_paths(self._plan.edits), self._recipe.finetune)
+        return found
 
     def _distil(self, student: nn.Module) -> list[LossRecord]:
         """Stage 1, which changes the student in place; nothing if no edit has weights to learn."""
@@ -250,10 +265,9 @@ class _Runner:
 
     def _measure(self, stage: StageName, model: nn.Module, seconds: float) -> None:
         """Measure a model and draw its samples, unless an earlier process has; a recipe may ask for no samples."""
-        grid = self._folder.sample(stage)
-        draws = self._recipe.evaluate is not None
-        if stage in self._stages and (not draws or by_first(grid.exists)):
+        if self._is_measured(stage):
             return
+        draws = self._recipe.evaluate is not None
         context = self._measuring.context(stage, model)
         if draws and (pictures := context.pictures):
             self._folder.write(f"samples/{stage}.png", grid_png(pictures[:SHOWN]))
@@ -261,6 +275,11 @@ class _Runner:
         self._folder.write_json("metrics.json", self._metrics.model_dump(mode="json"))
         for logger in self._loggers:
             logger.stage(self._stages[stage])
+
+    def _is_measured(self, stage: StageName) -> bool:
+        """Whether an earlier process has measured a stage and drawn its samples, if any are asked for."""
+        grid = self._folder.sample(stage)
+        return stage in self._stages and (self._recipe.evaluate is None or by_first(grid.exists))
 
     @property
     def _metrics(self) -> Metrics:

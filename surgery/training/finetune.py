@@ -218,10 +218,15 @@ def _identity(
     )
 
 
-def require_learnable(student: nn.Module, new: Collection[str], config: Finetune) -> None:
-    """Raise RecipeError if nothing of the student, its adapters included, is to be trained, or a pattern fits nothing."""
+def require_learnable(student: nn.Module, new: Collection[str], config: Finetune) -> set[str]:
+    """The names of what is to be trained, that of adapters included.
+
+    Raises:
+        RecipeError: nothing is, or a pattern fits nothing.
+    """
     with adapted(student, config.lora, new, seed=0, merge=False):
-        rates(student, new, config.rates, config.inherited_lr, config.lora is not None)
+        found = rates(student, new, config.rates, config.inherited_lr, config.lora is not None)
+    return {name for name, rate in found.items() if rate}
 
 
 def backward(objective: Objective, batches: Source, step: int) -> dict[str, Tensor]:

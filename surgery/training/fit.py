@@ -19,7 +19,7 @@ from surgery.parallel.division import sum_over_all
 from surgery.parallel.whole import divided_like, is_divided
 from surgery.progress import Progress, SilentProgress
 from surgery.training.apart import set_apart
-from surgery.training.distil import STAGE, Pairs, Site
+from surgery.training.distil import STAGE, Pairs, Site, trainable, used_by
 from surgery.training.fitted_parts import FewWeights, LastLinear, Part, Values
 from surgery.training.optim import frozen_behaviour
 from surgery.training.source import Forward, TrainingData
@@ -87,6 +87,11 @@ def fit(
             set_apart({name: p for name, p in student.named_parameters() if id(p) in changing}, teacher)
             losses = _better(losses, found, lambda: _losses(pairs, judged))
     return {path: Fitted(before, losses[path]) for path, before in first.items()}
+
+
+def may_be_fitted(student: nn.Module, sites: Sequence[Site]) -> set[str]:
+    """The names of the weights among which are all that `fit` changes."""
+    return {*trainable(student, used_by(site for site in sites if site.fitted))}
 
 
 def _see(parts: Mapping[str, Part], site: Site, share: float) -> None:

@@ -25,11 +25,12 @@ def study():
     sys.path.insert(0, str(FOLDER))
     import found
     import page
+    import plots
     import rows
     import study
     import words
 
-    yield {"page": page, "rows": rows, "found": found, "study": study, "words": words}
+    yield {"page": page, "plots": plots, "rows": rows, "found": found, "study": study, "words": words}
     sys.path.remove(str(FOLDER))
 
 
@@ -129,6 +130,29 @@ def test_the_page_compares_rows_across_groups(study):
     assert [row.label for row in page.compared(stages, made)] == ["Blend, both", "Blend, stage 1 only"]
     assert page.compared(stages, made[1:]) == []
     assert page.published("Table 4", "Mamba-2, 100 %") == float("inf")
+
+
+def test_an_axis_shows_all_rows_and_what_is_beyond_it_at_its_edge(study, tmp_path):
+    from matplotlib import pyplot as plt
+
+    page, plots = study["page"], study["plots"]
+    rows = [page.Judged("a", "b", ratio, 0.1, 0.9, 1.0, 1.0, 1, paper) for ratio, paper in
+            ((0.6, None), (9.7, float("inf")), (1.2, 1.1), (4.0, 7.0))]  # fmt: skip
+    for chosen in (rows, rows[:1], rows[1:2], rows[2:3]):
+        least, most = plots.limits(chosen, 0.05)
+        ticks = plots.ticks_of(least, most)
+        assert least < min(row.ratio for row in chosen) <= max(row.ratio for row in chosen) < most
+        assert ticks[0] <= max(min(row.ratio for row in chosen), 1)
+        assert ticks[-1] > most / 2.5
+    plots.draw(rows, 0.05, tmp_path / "plot.png")
+    figure, panel = plt.subplots()
+    plots._mark(panel, float("inf"), 0)
+    panel.set_xlim(0.5, 50)
+    figure.canvas.draw()
+    (mark,) = panel.collections
+    at = mark.get_offset_transform().transform(mark.get_offsets())[0][0]
+    assert at == pytest.approx(panel.transData.transform((50, 0))[0])
+    plt.close(figure)
 
 
 def drawn(model, scheduler, *, steps, seed):

@@ -35,7 +35,7 @@ from surgery.rewriting.planning import prove
 from surgery.rules import mlp_ratio, replace_attention, replace_mlp
 from surgery.tracing import trace
 from surgery.training.distil import sites_of
-from surgery.training.fit import Fitted, fit
+from surgery.training.fit import Fitted, fit, may_be_fitted
 from surgery.training.wired import WiredData
 from tests.pipelines.test_pipelines import tiny as tiny_pipeline
 from tests.pipelines.training import wired_data
@@ -88,6 +88,9 @@ def test_cores_are_fitted_with_what_is_behind_them(monkeypatch: pytest.MonkeyPat
     assert tiny.same_bits(tiny.weights(pipeline.transformer), before)
     changed = {n for n, w in pipeline.transformer.state_dict().items() if not torch.equal(student.state_dict()[n], w)}
     assert {"to_out.0", "to_add_out"} <= {name.split("attn.")[1].rsplit(".", 1)[0] for name in changed}
+    graph = trace(pipeline.transformer, data.example(0, "cpu"))
+    sites = sites_of(prove(graph, [replace(HyenaX(kernel=3))])[0].edits, pipeline.transformer, student)
+    assert changed <= may_be_fitted(student, sites)
 
 
 def test_the_last_map_is_that_of_least_squares() -> None:
