@@ -35,5 +35,5 @@ def test_a_filter_that_starts_as_the_identity_keeps_the_function():
 
 @pytest.mark.parametrize("ratio", [1e6, 1e9, 1e300, 1.7e308])
 def test_more_neurons_than_can_be_are_refused_before_anything_is_made_of_their_size(ratio):
-    with pytest.raises(MatchError, match="more than 1,048,576 neurons is too large; choose a smaller ratio$"):
+    with pytest.raises(MatchError, match=r"more than 1,048,576 neurons is too large; choose a smaller ratio$"):
         surgery.plan(graph("dit"), [mlp_ratio(ratio)])
