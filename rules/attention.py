@@ -136,8 +136,12 @@ class ReplaceAttention(Rule):
         core = core_of(site)
         if core is None:
             return "it does not compute softmax(q k^T / sqrt(K)) v of heads (B, H, N, K) exactly once"
-        if special := core.special(isinstance(self.operator, MixerConfig) and self.operator.is_causal):
-            return f"its softmax attention is called with {special}"
+        mixer = self.operator if isinstance(self.operator, MixerConfig) else None
+        is_causal = mixer is not None and mixer.is_causal
+        if special := core.special(is_causal):
+            # were it causal, that alone would not be in its way
+            advice = f"; {mixer.causal_advice}" if mixer and not is_causal and core.special(causal=True) is None else ""
+            return f"its softmax attention is called with {special}{advice}"
         return core.unfit() or self._unfit(site, core)
 
     def _unfit(self, site: Site, core: SoftmaxAttention) -> str | None:
@@ -195,8 +199,8 @@ def replace_attention(
         role: "self_attention", "joint_attention" or "cross_attention"; by default the first two, which mix one sequence.
         layers: `every(2)`, `indices(1, 3)` and the like.
         inherit: "projections" takes over the weights of q, k, v and o; "fitted" solves then, in a run, for what the
-            output is linear in; "random" starts afresh; "exact" demands that the operator computes what the attention
-            did.
+            output is linear in (`surgery.rewrite` has no data for that, so it starts as "projections"); "random" starts
+            afresh; "exact" demands that the operator computes what the attention did.
     """
     pattern: Pattern = node(role) if role else node("self_attention") | node("joint_attention")
     return ReplaceAttention(pattern=pattern, layers=given_or_all(layers), operator=operator, inherit=inherit)

@@ -66,7 +66,7 @@ class MLPRatio(Rule):
         return odd and f"{odd} takes its neurons apart by fixed numbers, but does not make them"
 
     def _neurons(self, site: Site) -> int:
-        return max(1, round(self.ratio * _sizes(site, _linears(site)[0]).inputs))
+        return max(1, round(min(self.ratio, 1e9) * _sizes(site, _linears(site)[0]).inputs))
 
     def _numbers(self, site: Site) -> dict[Key, dict[At, int]]:
         """The numbers of the MLP's own forward that change, by the nodes that they stand in."""
@@ -147,7 +147,8 @@ def replace_mlp(
     Args:
         operator: config of the new operator, e.g. `MLP(ratio=3)`.
         layers: `every(2)`, `indices(1, 3)` and the like.
-        inherit: "projections" takes over neurons; "random" starts afresh.
+        inherit: "projections" takes over neurons; "fitted" solves then, in a run, for their output weights (without one,
+            as of `surgery.rewrite`, it is "projections"); "random" starts afresh.
     """
     return ReplaceMLP(pattern=node("mlp"), layers=given_or_all(layers), operator=operator, inherit=inherit)
 

@@ -71,10 +71,9 @@ def positional(model: type[BaseModel], values: tuple[object, ...]) -> str:
 
 def _may_be(field: FieldInfo, value: object) -> bool:
     """Whether `value` is one for `field`."""
+    annotation: Any = Annotated[(field.annotation, *field.metadata)]
     try:
-        kind: Any = Annotated[(field.annotation, *field.metadata)]
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        adapter.validate_python(value, strict=isinstance(value, bool) or None)
+        TypeAdapter(annotation).validate_python(value, strict=isinstance(value, bool) or None)
     except Exception:  # as a validator may raise any
         return False
     return True

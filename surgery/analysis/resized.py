@@ -17,6 +17,8 @@ from surgery.errors import AnalysisError
 
 TRIED = 256
 """Sets of numbers that are tried at most."""
+MOST = 1 << 20
+"""More neurons than any MLP has; what is tried takes memory for each of them."""
 
 
 def numbers_for(flow: Flow, layer: HiddenLayer, neurons: int) -> tuple[Number, ...]:
@@ -25,10 +27,12 @@ def numbers_for(flow: Flow, layer: HiddenLayer, neurons: int) -> tuple[Number, .
     Whatever could be a number of features is tried; what is found is right if each neuron arrives where it did.
 
     Raises:
-        AnalysisError: nothing that was tried is right.
+        AnalysisError: nothing that was tried is right, or they are too many.
     """
     if neurons == layer.neurons:
         return ()
+    if neurons > MOST:
+        raise AnalysisError(f"a hidden layer of more than {MOST:,} neurons is too large; choose a smaller ratio")
     wanted = _expected(layer, neurons)
     expected = [_labels(flow, layer, place, layer.neurons, ()) for place in layer.sides]
     for numbers in islice(_candidates(layer, neurons), TRIED):

@@ -59,6 +59,12 @@ class Blend(MixerConfig):
         """Whether all parts are."""
         return all(part.is_causal for part in self.mixers)
 
+    @property
+    @override
+    def causal_advice(self) -> str:
+        """That of the parts that are not causal."""
+        return ", ".join(dict.fromkeys(part.causal_advice for part in self.mixers if not part.is_causal))
+
     @override
     def build(self, dims: MixerDims) -> BlendMixer:
         """Return a new BlendMixer with random projections."""

@@ -26,6 +26,12 @@ class MixerConfig(OperatorConfig):
         """Whether a token sees none that come later; of most operators a field says so."""
         return bool(getattr(self, "causal", False))
 
+    @property
+    def causal_advice(self) -> str:
+        """What to do where it has to be causal and is not."""
+        name = type(self).__name__
+        return f"write {name}(causal=True)" if "causal" in type(self).model_fields else f"{name} cannot be causal"
+
     @abstractmethod
     @override
     def build(self, dims: MixerDims) -> SequenceMixer:

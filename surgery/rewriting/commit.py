@@ -78,6 +78,8 @@ def rewrite(
 ) -> nn.Module:
     """Apply `rules` to a copy of `model`; all of them, or none.
 
+    A rule with `inherit="fitted"` starts as with "projections": a fit needs data, and `surgery.apply` makes it.
+
     Args:
         model: the teacher, or its graph; never changed.
         rules: see `plan`.

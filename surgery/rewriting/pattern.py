@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from surgery.analysis.roles import Role
 from surgery.config import Config
 from surgery.errors import MatchError
+from surgery.rewriting.pattern_words import graph_words, words
 
 
 def names() -> Iterator[str]:
@@ -99,12 +100,7 @@ class NodePattern(_Test):
         return [("is_block", True) if (name, value) == ("role", "block") else (name, value) for name, value in asked]
 
     def __str__(self) -> str:
-        what = self.function and f"{self.function}()"
-        role = self.role and self.role.replace("_", "-")
-        words = " ".join(filter(None, (role, what))) or ("node" if self.module_class is None else "module")
-        named = f" of class {self.module_class}" if self.module_class else ""
-        within = f" in a {self.within.replace('_', '-')}" if self.within else ""
-        return words + named + within + (f" in the forward of {self.scope_class}" if self.scope_class else "")
+        return words(self)
 
 
 class Except(_Test):
@@ -147,7 +143,7 @@ class AnyOf(_Test):
             yield from option.graphs()
 
     def __str__(self) -> str:
-        return " or ".join(map(str, self.options))
+        return words(self)
 
 
 class Absence(Config):
@@ -213,11 +209,7 @@ class GraphPattern(_Pattern):
         return GraphPattern(nodes=self.nodes, edges=self.edges, without=(*self.without, absence))
 
     def __str__(self) -> str:
-        if self.edges == tuple(pairwise(self.nodes)):
-            shown = " -> ".join(map(str, self.nodes.values()))
-        else:
-            shown = ", ".join(f"{a}: {self.nodes[a]} -> {b}: {self.nodes[b]}" for a, b in self.edges)
-        return ", ".join((shown, *map(str, self.without)))
+        return ", ".join((graph_words(self.nodes, self.edges), *map(str, self.without)))
 
 
 class Repeated(_Pattern):
@@ -252,7 +244,7 @@ class Repeated(_Pattern):
 
     def __str__(self) -> str:
         most = "" if self.at_most is None else f" to {self.at_most}"
-        return f"{self.at_least}{most or ' or more'} of {self.test} in a row"
+        return f"{self.at_least}{most or ' or more'} {words(self.test, many=True)} in a row"
 
 
 def _with_kind(pattern: Any) -> Any:

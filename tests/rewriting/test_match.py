@@ -101,10 +101,25 @@ def test_equal_patterns_are_equal_and_others_are_not():
         (~node("norm"), "anything but norm"),
         (node("mlp") | node("norm"), "mlp or norm"),
         (chain(node("norm"), node("mlp")), "norm -> mlp"),
-        (fork(node("norm"), block(), node("mlp")), "source: norm -> a: block, source: norm -> b: mlp"),
+        (fork(node("norm"), block(), node("mlp")), "block and mlp that read the same norm"),
+        (fork(node(), *[node("mlp")] * 3), "3 mlps that read the same tensor"),
+        (fork(node("norm"), node(function="silu"), node(function="silu")), "2 silu() calls that read the same norm"),
+        (
+            fork(node(), *[node(module_class="A", within="mlp") | node(module_class="B", within="mlp")] * 2),
+            "2 modules of class A or B in a mlp that read the same tensor",
+        ),
+        (node(function="chunk") | node(function="split") | node("mlp"), "chunk() or split() or mlp"),
+        (node("mlp") | chain(node("norm"), node("mlp")), "mlp or norm -> mlp"),
+        (block("A") | block("B") | block("C"), "block of class A, B or C"),
+        (consecutive(block(), 3), "3 blocks in a row"),
+        (chain(node()), "node"),
+        (
+            GraphPattern(nodes={"a": block(), "b": block(), "c": node()}, edges=(("a", "b"), ("a", "c"), ("b", "c"))),
+            "a: block -> b: block, a: block -> c: node, b: block -> c: node",
+        ),
         (chain(node("norm"), block()).not_followed_by(block()), "norm -> block, b not followed by block"),
-        (repeated(block()), "2 or more of block in a row"),
-        (repeated(block(), 2, 4), "2 to 4 of block in a row"),
+        (repeated(block()), "2 or more blocks in a row"),
+        (repeated(block(), 2, 4), "2 to 4 blocks in a row"),
     ],
 )
 def test_a_pattern_reads_like_what_it_matches(pattern, words):
@@ -138,7 +153,7 @@ def test_a_pattern_that_can_never_match_is_refused(make, words):
 
 def test_a_graph_stands_for_no_single_node():
     pattern = chain(node("norm"), AnyOf(options=(block(), chain(block(), block()))))
-    with pytest.raises(MatchError, match=r"block -> block is more than a single node; use it with \| only"):
+    with pytest.raises(MatchError, match=r"2 blocks in a row is more than a single node; use it with \| only"):
         find_sites(traced(PLAIN), pattern)
     with pytest.raises(ConfigError):
         chain(node("norm"), chain(block(), block()))

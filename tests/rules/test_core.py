@@ -284,10 +284,26 @@ def test_causal_attention_is_for_causal_operators(operator: Any) -> None:
         torch.testing.assert_close(student(x), model(x))
 
 
-def test_a_blend_with_a_part_that_looks_ahead_is_not_causal() -> None:
-    blend = Blend(parts=(SlidingWindow(window=2, causal=True), SlidingWindow(window=2)))
-    with pytest.raises(MatchError, match="with is_causal=True"):
-        surgery.plan(Around("causal").eval(), [replace_attention(blend)], EXAMPLE)
+NOT_CAUSAL = {
+    "a window": (SlidingWindow(window=2), r"write SlidingWindow\(causal=True\)"),
+    "a scan": (Mamba2(), r"write Mamba2\(causal=True\)"),
+    "no field": (LinearAttention(), "LinearAttention cannot be causal"),
+    "a part": (
+        Blend(parts=(SlidingWindow(window=2, causal=True), SlidingWindow(window=2))),
+        r"write SlidingWindow\(causal=True\)",
+    ),
+    "parts": (
+        Blend(parts=(SlidingWindow(window=2), LinearAttention())),
+        r"write SlidingWindow\(causal=True\), LinearAttention cannot be causal",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_CAUSAL)
+def test_what_is_not_causal_is_told_how_to_be(case: str) -> None:
+    operator, advice = NOT_CAUSAL[case]
+    with pytest.raises(MatchError, match=f"with is_causal=True; {advice}$"):
+        surgery.plan(Around("causal").eval(), [replace_attention(operator)], EXAMPLE)
 
 
 def test_causal_attention_stays() -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import surgery
+from surgery.errors import MatchError
 from surgery.operators import MLP, ConvMLP, GatedMLP, HyenaXMLP
 from surgery.rewriting import indices
-from surgery.rules import replace_mlp
+from surgery.rules import mlp_ratio, replace_mlp
 from tests.rules.students import check_student, graph, output
 
 OPERATORS = {
@@ -30,3 +31,9 @@ def test_students(name, operator, tmp_path):
 def test_a_filter_that_starts_as_the_identity_keeps_the_function():
     student = surgery.rewrite(graph("dit"), [replace_mlp(ConvMLP(ratio=4, kernel=3))])
     torch.testing.assert_close(output(student, "dit"), output(graph("dit").model, "dit"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1e6, 1e9, 1e300, 1.7e308])
+def test_more_neurons_than_can_be_are_refused_before_anything_is_made_of_their_size(ratio):
+    with pytest.raises(MatchError, match=r"more than 1,048,576 neurons is too large; choose a smaller ratio$"):
+        surgery.plan(graph("dit"), [mlp_ratio(ratio)])
