@@ -9,7 +9,8 @@ from surgery.device import require_device
 from surgery.errors import RecipeError
 from surgery.progress import Progress
 from surgery.recipe import Recipe
-from surgery.run.folder import RunFolder, locked
+from surgery.run.folder import RunFolder
+from surgery.run.lock import locked
 from surgery.run.subject import load_subject
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +14,9 @@ from surgery.artifact import is_artifact
 from surgery.errors import ArtifactError, RecipeError, SurgeryError, in_one_line
 from surgery.evaluate.results import Metrics, StageMetrics
 from surgery.files import json_text, require_folder, write_atomically
-from surgery.parallel.group import by_first, is_first
+from surgery.parallel.group import by_first
 from surgery.rewriting import Plan
+from surgery.run.lock import locked
 from surgery.run.loggers.lines import read_lines
 from surgery.run.origin import Origin
 from surgery.training.checkpoint import CheckpointStore
@@ -31,40 +30,6 @@ ANALYSIS = "analysis.json"
 ORIGINS, LOSSES, LIVE_LOSSES = "run.json", "losses.json", "losses.jsonl"
 IDENTITY = "identity"
 """The key of `recipe.json` for what a resumed run is compared with."""
-
-
-@contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Keep other runs out of the folder at `path`, which is made, until the block or the process ends.
-
-    Raises:
-        RecipeError: another one does, or nothing can be written there.
-    """
-    descriptor = by_first(partial(_lock, Path(path)))
-    try:
-        yield
-    finally:
-        if descriptor is not None and is_first():
-            os.close(descriptor)
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock `folder` until the descriptor that this returns is closed."""
-    require_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":  # Windows locks no folders
-        return None
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RecipeError(
-            f"{folder}: another process runs in this folder; wait for it, or choose another --out"
-        ) from None
-    return descriptor
 
 
 class RunFolder:

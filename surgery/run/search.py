@@ -12,8 +12,9 @@ from surgery.evaluate.report.words import figure, heading
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe
 from surgery.run.checks import check_opened, identity_of
-from surgery.run.folder import RunFolder, locked
+from surgery.run.folder import RunFolder
 from surgery.run.found_recipe import recipe_text, require_writable
+from surgery.run.lock import locked
 from surgery.run.prepare import Opened, open_recipe
 from surgery.run.searcher import Searcher
 from surgery.search.candidates import chosen_rules, find_candidates

@@ -23,7 +23,8 @@ from surgery.recipe_writer import written
 from surgery.rewriting.commit import commit
 from surgery.rewriting.edit import new_paths
 from surgery.run.checks import check_run, identity_of, require_divisible
-from surgery.run.folder import ANALYSIS, LIVE_LOSSES, LOSSES, SOURCE, RunFolder, locked
+from surgery.run.folder import ANALYSIS, LIVE_LOSSES, LOSSES, SOURCE, RunFolder
+from surgery.run.lock import locked
 from surgery.run.loggers import logger_of, require_logger
 from surgery.run.loggers.base import Logger
 from surgery.run.loggers.lines import Lines
@@ -172,12 +173,11 @@ class _Runner:
 
     def _fit(self, student: nn.Module) -> float:
         """What is asked to start fitted is; the seconds that this took. It is done again when a run is resumed early."""
-        teacher, size = self._teacher.model, self._recipe.distil.batch_size
+        teacher, size, seed = self._teacher.model, self._recipe.distil.batch_size, self._recipe.seed
         with _clock() as seconds:
             sites = sites_of(self._plan.edits, teacher, student)
-            if may_be_fitted(student, sites) <= self._overwritten(student, sites):
-                return seconds()
-            fit(teacher, student, sites, self._data, batch_size=size, seed=self._recipe.seed, progress=self._progress)
+            if not may_be_fitted(student, sites) <= self._overwritten(student, sites):
+                fit(teacher, student, sites, self._data, batch_size=size, seed=seed, progress=self._progress)
         return seconds()
 
     def _overwritten(self, student: nn.Module, sites: Sequence[Site]) -> set[str]:

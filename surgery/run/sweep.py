@@ -17,7 +17,7 @@ from surgery.files import write_atomically, write_json
 from surgery.progress import Progress
 from surgery.recipe import Recipe, load_recipe
 from surgery.run.compare import compare, plain
-from surgery.run.folder import locked
+from surgery.run.lock import locked
 from surgery.run.stages import apply
 
 RESULT, PAGE = "sweep.json", "comparison.html"

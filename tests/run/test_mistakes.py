@@ -13,7 +13,8 @@ from surgery.cli import main
 from surgery.errors import ConfigError, RecipeError
 from surgery.models import load_pretrained
 from surgery.rewriting import every, indices
-from surgery.run.folder import RunFolder, locked
+from surgery.run.folder import RunFolder
+from surgery.run.lock import locked
 from tests.cli.test_cli import only_line, run
 
 CONFLICT = "[replace_attention(HyenaX()), replace_attention(SlidingWindow())]"

@@ -10,7 +10,8 @@ import pytest
 from surgery.errors import RecipeError
 from surgery.files import require_file, require_folder
 from surgery.recipe import load_recipe
-from surgery.run.folder import RunFolder, locked
+from surgery.run.folder import RunFolder
+from surgery.run.lock import locked
 from tests.cli.test_cli import only_line, run
 
 NOWHERE = ["--set", "model=nowhere"]
