@@ -11,7 +11,7 @@ PAPER, INK, SOFT, HAIR, BLUE = "#fcfcfb", "#2b2b2b", "#6b6b6b", "#dedede", "#2f6
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
 CROWDED, CLOSE = 3.0, (0.6, 0.7, 0.9, 1.1)
 """An axis that goes as far has no room for these ticks beside their neighbours."""
-MARKS = "\n\N{WHITE DIAMOND} the paper's figure, \N{WHITE RIGHT-POINTING TRIANGLE} beyond the axis"
+TOLD, BEYOND = "\n\N{WHITE DIAMOND} the paper's figure", ", \N{WHITE RIGHT-POINTING TRIANGLE} beyond the axis"
 
 
 def draw(rows: Sequence[Any], floor: float, path: Path) -> None:
@@ -68,7 +68,8 @@ def _axes(panel: Any, rows: Sequence[Any], floor: float) -> None:
     panel.minorticks_off()
     panel.set_yticks([-height for height in range(len(rows))], [row.label for row in rows])
     panel.set_ylim(-len(rows) + 0.4, 0.6)
-    marks = MARKS if any(row.paper is not None for row in rows) else ""
+    papers = [row.paper for row in rows if row.paper is not None]
+    marks = TOLD * bool(papers) + BEYOND * (not all(map(isfinite, papers)))
     panel.set_xlabel(f"Frechet distance, times the teacher's from the same noise (log scale){marks}", color=SOFT)
     panel.tick_params(length=0, colors=SOFT)
     panel.tick_params(axis="y", labelcolor=INK)
