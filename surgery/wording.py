@@ -71,7 +71,7 @@ def positional(model: type[BaseModel], values: tuple[object, ...]) -> str:
 
 def _may_be(field: FieldInfo, value: object) -> bool:
     """Whether `value` is one for `field`."""
-    annotation: Any = Annotated[(field.annotation, *field.metadata)]
+    annotation: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     try:
         TypeAdapter(annotation).validate_python(value, strict=isinstance(value, bool) or None)
     except Exception:  # as a validator may raise any

@@ -16,6 +16,8 @@ def words(test: Any, *, many: bool = False) -> str:
 
 def graph_words(nodes: Mapping[str, Any], edges: Sequence[tuple[str, str]]) -> str:
     """Nodes and edges; nodes that are alike, all in a row or all reading the same, in one phrase."""
+    if not nodes:
+        return "nothing"
     (name, first), *others = nodes.items()
     tests = [test for _, test in others]
     if edges == tuple(pairwise(nodes)):

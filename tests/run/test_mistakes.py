@@ -184,7 +184,7 @@ def test_a_run_is_resumed_only_with_what_it_was_begun_with(tmp_path, differing):
 
 def test_the_folder_of_a_run_stands_for_its_student(capsys, tmp_path, tiny_dit):
     surgery.save(load_pretrained(str(tiny_dit)).model, tmp_path / "run" / "model")
-    (tmp_path / "run" / "recipe.json").write_text("{}")
+    (tmp_path / "run" / "recipe.json").write_text('{"model": "tiny"}')
     status, out, _ = run(capsys, "inspect", tmp_path / "run")
     assert status == 0
     assert "Attention" in out
