@@ -16,14 +16,14 @@ from rich.filesize import decimal
 from surgery.errors import RecipeError, SurgeryError
 
 
-def require_folder(path: Path | None) -> None:
+def require_folder(path: Path | None, option: str = "--out") -> None:
     """Check, before any work, that files can be written into the folder `path`, if one is given; nothing is left there.
 
     Raises:
         RecipeError: they cannot, or `path` is a file.
     """
     if path is not None:
-        _require_place(path, path, is_folder=True, option="--out")
+        _require_place(path, path, is_folder=True, option=option)
 
 
 def require_file(path: Path | None, suffix: str, option: str = "--out") -> None:

@@ -68,7 +68,7 @@ def folder_of(given: Any) -> Path:
         ArtifactError: it is no path.
     """
     named = isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str)
-    if not named or "\0" in os.fspath(given):
+    if not named or not os.fspath(given) or "\0" in os.fspath(given):  # an empty one would be the current folder
         words = " ".join(repr(given).split())[:80]
         raise ArtifactError(f"{words} is no path; name a folder, such as 'student'")
     return Path(given)

@@ -46,11 +46,14 @@ def start(
     """Run a command in as many processes.
 
     Raises:
+        RecipeError: their logs cannot be written.
         ProcessError: one has failed.
     """
+    from surgery.files import require_folder
     from surgery.parallel.launch import run_on
 
     assert gpus is not None
+    require_folder(log_dir, "--log-dir")
     placed = [] if device is None else ["--device", device]
     settings = [part for override in overrides for part in ("--set", override)]
     run_on(gpus, [command, str(recipe), "--out", str(out), *settings, *placed, *flags], log_dir)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
 from surgery.artifact import is_artifact, load
@@ -128,8 +129,11 @@ def _from_hub(name: str) -> Pretrained:
             failure = error
         else:
             return _load(name, name, subfolder, local=False)
+    reason = first_line(failure)
+    if isinstance(failure.__context__, LocalEntryNotFoundError):  # diffusers says that the file is not there
+        reason = "it cannot be reached, and its cache has no such model"
     raise RecipeError(
-        f"model {name!r} is not a folder here and cannot be fetched from the hub ({first_line(failure)}): {_hint(name)}"
+        f"model {name!r} is not a folder here and cannot be fetched from the hub ({reason}): {_hint(name)}"
     )
 
 

@@ -134,7 +134,7 @@ def _listed(rules: Any) -> list[Rule]:
         is_list = isinstance(odd[0], list | tuple) and not is_one
         words = "this item is a list itself, put a * before it" if is_list else "this is not one"
         shown = " ".join(repr(odd[0]).split())  # that of a tensor has several lines
-        raise RewriteError(f"plan: rules is to be a list of rules, and {words}: {shown}"[:SHOWN])
+        raise RewriteError(f"rules is to be a list of rules, and {words}: {shown}"[:SHOWN])
     if not listed:
         raise MatchError("there are no rules to apply")
     return listed

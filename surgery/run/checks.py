@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from surgery.artifact.saving import require_savable
 from surgery.device import require_device
 from surgery.errors import RecipeError
-from surgery.parallel.group import size
+from surgery.files import require_folder
+from surgery.parallel.group import by_first, size
 from surgery.pipelines.times import Uniform
 from surgery.recipe import Recipe
 from surgery.rewriting.rule import Rule
+from surgery.run.folder import RunFolder
 from surgery.run.prepare import Opened, Prepared
 from surgery.training.checkpoint import digest
 from surgery.training.config import StageConfig
@@ -28,6 +32,16 @@ LARGEST = 2**31 - 1
 
 Identity = dict[str, str]
 """What a run depends on besides the text of its recipe: a SHA-256 of each thing, by the words for it in an error."""
+
+
+def require_outputs(recipe: Recipe, out: str | Path, *, resume: bool) -> None:
+    """Check, before anything is loaded, that a run of `recipe` may write to `out` and to its library of operators.
+
+    Raises:
+        RecipeError: it may not, see `RunFolder.require`.
+    """
+    RunFolder.require(out, recipe.model_dump(mode="json"), resume=resume)
+    by_first(partial(require_folder, recipe.distil.library, "distil.library"))
 
 
 def check_run(prepared: Prepared) -> None:

@@ -11,7 +11,7 @@ from surgery.evaluate.metrics import HeldOutLoss, TeacherDistance
 from surgery.evaluate.report.words import figure, heading
 from surgery.progress import Progress, SilentProgress
 from surgery.recipe import Recipe
-from surgery.run.checks import check_opened, identity_of
+from surgery.run.checks import check_opened, identity_of, require_outputs
 from surgery.run.folder import RunFolder
 from surgery.run.found_recipe import recipe_text, require_writable
 from surgery.run.lock import locked
@@ -54,7 +54,7 @@ def search(
     require_writable(recipe, source)
     progress = progress or SilentProgress()
     plain = recipe.model_dump(mode="json")
-    RunFolder.require(out, plain, resume=resume)
+    require_outputs(recipe, out, resume=resume)
     opened = open_recipe(recipe, device, RunFolder(out).data, progress)
     check_opened(opened)
     candidates = find_candidates(opened.graph, recipe.rules)

@@ -22,7 +22,7 @@ from surgery.recipe import Recipe, load_recipe
 from surgery.recipe_writer import written
 from surgery.rewriting.commit import commit
 from surgery.rewriting.edit import new_paths
-from surgery.run.checks import check_run, identity_of, require_divisible
+from surgery.run.checks import check_run, identity_of, require_divisible, require_outputs
 from surgery.run.folder import ANALYSIS, LIVE_LOSSES, LOSSES, SOURCE, RunFolder
 from surgery.run.lock import locked
 from surgery.run.loggers import logger_of, require_logger
@@ -94,7 +94,7 @@ def apply(
     if shard:
         require_divisible(recipe)
     plain = recipe.model_dump(mode="json")
-    RunFolder.require(out, plain, resume=resume)
+    require_outputs(recipe, out, resume=resume)
     prepared = prepare(recipe, device, RunFolder(out).data, progress, divided=shard)
     check_run(prepared)
     with _clock() as seconds:

@@ -143,7 +143,7 @@ def test_other_tensors_than_those_of_a_fresh_student_are_refused_by_name(tmp_pat
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("folder", [None, 3, b"a", ["a"], "a\0b"], ids=repr)
+@pytest.mark.parametrize("folder", [None, 3, b"a", ["a"], "a\0b", ""], ids=repr)
 def test_what_is_no_path_is_refused(folder):
     for action in (lambda: surgery.save(student(), folder), lambda: surgery.load(folder)):
         with pytest.raises(ArtifactError, match=r"is no path; name a folder") as caught:

@@ -206,12 +206,14 @@ def test_two_sizes_of_a_class_are_compared(capsys, tmp_path):
     assert "pos_embed" in out
 
 
-def test_presets_are_listed_and_suggested(capsys, write_recipe):
+def test_presets_are_listed_and_suggested(capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no test needs a network
     status, out, _ = run(capsys, "inspect", "--presets")
     assert status == 0
     assert "facebook/DiT-XL-2-256" in out.splitlines()
     status, _, err = run(capsys, "inspect", "facebook/DiT-XL-256")
     assert status == 2
+    assert "cannot be fetched from the hub (it cannot be reached, and its cache has no such model)" in only_line(err)
     assert "did you mean 'facebook/DiT-XL-2-256'?" in only_line(err)
 
 

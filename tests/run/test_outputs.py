@@ -40,6 +40,24 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(capsys, tmp_path, write
     assert {path.name for path in tmp_path.iterdir()} <= {"file", "recipe.py"}
 
 
+@pytest.mark.parametrize("command", ["apply", "search"])
+def test_a_library_that_cannot_be_written_is_told_at_once(capsys, tmp_path, write_recipe, command):
+    given = [write_recipe(), *NOWHERE, *(BUDGET if command == "search" else []), "--out", tmp_path / "run"]
+    (tmp_path / "file").touch()
+    status, _, err = run(capsys, command, *given, "--set", f"distil.library={tmp_path / 'file' / 'x'}")
+    why = f"{tmp_path / 'file' / 'x'}: cannot be written (Not a directory); choose another distil.library"
+    assert (status, only_line(err)) == (2, why)
+    assert not (tmp_path / "run").exists()
+
+
+def test_logs_that_cannot_be_written_are_told_at_once(capsys, tmp_path, write_recipe):
+    (tmp_path / "file").touch()
+    given = [write_recipe(), "--out", tmp_path / "run", "--gpus", "2", "--log-dir", tmp_path / "file"]
+    status, _, err = run(capsys, "apply", *given)
+    assert (status, only_line(err)) == (2, f"{tmp_path / 'file'}: is a file; choose another --log-dir")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", FILES)
 def test_a_file_that_cannot_be_written_is_told_at_once(capsys, tmp_path, command):
     (tmp_path / "file").touch()
