@@ -38,7 +38,7 @@ class StageMetrics(Config):
 
     Attributes:
         stage: which model.
-        seconds: the time that the stage took, in seconds.
+        seconds: the time that the stage took, in seconds; 0 for the teacher and for a stage of no steps.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -15,6 +15,7 @@ from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
 from surgery.evaluate.report.layers import layers_of
 from surgery.evaluate.report.losses import losses_of
+from surgery.evaluate.report.stages import samples_of
 from surgery.evaluate.report.words import figure, headline
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
@@ -145,6 +146,14 @@ def test_the_stages_say_how_they_were_measured_and_how_they_differ():
     assert "1,000 samples of 25 steps" in page
     assert "900<br><small>−10.0\u00a0%</small>" in page
     assert page.count("<small>+0.0") == 0
+
+
+@pytest.mark.parametrize("name", ["distilled", "finetuned"])
+def test_samples_of_a_stage_without_steps_say_so(name):
+    shown = results([stage(each).model_copy(update={"seconds": 2.0 * (each != name)}) for each in NAMES])
+    captions = dict(re.findall(r"<b>(\w+)</b>.*?<small>(.*?)</small>", samples_of(shown, dict.fromkeys(NAMES, b"png"))))
+    assert [each for each, words in captions.items() if words == "no steps: as before it"] == [name.capitalize()]
+    assert captions["Teacher"] == "the pretrained model"
 
 
 def test_sections_without_content_are_left_out():

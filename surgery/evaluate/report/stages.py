@@ -10,9 +10,9 @@ from surgery.evaluate.report.html import definitions, picture, table, text
 from surgery.evaluate.report.words import NOTHING, columns_of, figure, heading, headline, percent, ratio
 from surgery.evaluate.results import Column, Metrics, StageMetrics
 
-CAPTIONS = {
+CAPTIONS: dict[str, str] = {
     "teacher": "the pretrained model",
-    "rewritten": "new operators, untrained",
+    "rewritten": "new operators, before training",
     "distilled": "after distillation",
     "finetuned": "after finetuning",
 }
@@ -88,9 +88,13 @@ def samples_of(metrics: Metrics, grids: Mapping[str, bytes]) -> str:
     values: dict[str, str] = (
         {stage.stage: figure(stage.values.get(name), unit) for stage in metrics.stages} if name else {}
     )
+    unchanged: dict[str, str] = {
+        each.stage: "no steps: as before it" for each in metrics.stages[1:] if not each.seconds
+    }
+    captions = {**CAPTIONS, **unchanged}
     return gallery(
         [
-            Sample(stage, stage.capitalize(), values.get(stage, ""), CAPTIONS.get(stage, ""), png)
+            Sample(stage, stage.capitalize(), values.get(stage, ""), captions.get(stage, ""), png)
             for stage, png in grids.items()
         ]
     )
