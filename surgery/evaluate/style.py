@@ -38,6 +38,9 @@ figure{margin:0;min-width:0}
 figcaption b{font-weight:600;overflow-wrap:anywhere}
 /* A row's name may be that of a folder, without a place to break; figures beside it stay whole. */
 .name{display:inline-block;min-width:8rem;max-width:18rem;white-space:normal;overflow-wrap:anywhere}
+/* A site stays on one line while it can; the operator beside it takes what is left. */
+.site{display:inline-block;width:max-content;max-width:20rem;overflow-wrap:anywhere}
+td s~code{overflow-wrap:anywhere}
 .grids{display:grid;grid-template-columns:repeat(4,1fr);gap:1.6rem 1.1rem}
 @media (max-width:46rem){.grids{grid-template-columns:1fr 1fr}}
 .grids figure{position:static;display:block;width:auto;height:auto;margin:0;border:0;padding:0;overflow:visible;background:none;color:inherit}
@@ -104,6 +107,7 @@ td,td+td,td.n{display:flow-root;border:0;padding:.12rem 0;white-space:normal;tex
 td:first-child{font-weight:600;text-align:left}
 td[data-title]::before{content:attr(data-title);float:left;margin-right:1rem;color:var(--soft)}
 pre{white-space:pre-wrap;overflow-wrap:anywhere}
+.site{width:auto}
 }
 @media print{
 @page{size:A4;margin:14mm}
@@ -121,6 +125,7 @@ th{font-size:9.5px}
 th+th,td+td{padding-left:.7rem}
 th,td,td.n,td:first-child{white-space:normal;overflow-wrap:anywhere}
 .name{max-width:12rem}
+.site{width:auto}
 .grids{grid-template-columns:repeat(4,1fr)}
 .charts{grid-template-columns:1fr 1fr}
 .drawing svg{max-width:100%}

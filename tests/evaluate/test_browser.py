@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from surgery.cli import main
+from surgery.operators import Blend, LinearAttention, NeighbourhoodAttention
 from surgery.statistics.show import COLUMNS, write_analysis
 from tests.evaluate.browser import BROWSER, Page, browser
 
@@ -23,6 +24,8 @@ CUT = """
       || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX != 'visible' && !e.matches('.drawing')))
   .map(e => e.outerHTML.slice(0, 80))
 """
+BLEND = Blend(parts=(NeighbourhoodAttention(window=5), LinearAttention(features="learned", depthwise=3, axes=2)))
+"""An operator of many words."""
 PICTURES = "[...document.images].map(image => image.complete && image.naturalWidth > 0)"
 ENLARGED = """
 [...document.querySelectorAll('.grids img')].map(e => e.getBoundingClientRect())
@@ -38,8 +41,12 @@ def pages(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     metrics = json.loads((trained_run / "metrics.json").read_text())
     wide = folder / f"finetune.target=teacher,{'rules.0.operator.window=5,' * 3}seed=0"  # as a sweep names its runs
     wide.mkdir()
-    for file in ("recipe.json", "plan.json", "losses.json", "graph.svg"):
+    for file in ("recipe.json", "losses.json", "graph.svg"):
         (wide / file).write_text((trained_run / file).read_text())
+    plan = json.loads((trained_run / "plan.json").read_text())
+    plan["edits"][0]["replacement"]["operator"] = BLEND.model_dump(mode="json")
+    plan["edits"][1]["path"] = "single_transformer_blocks.10.attn." + "a" * 40
+    (wide / "plan.json").write_text(json.dumps(plan))
     for stage in metrics["stages"]:  # more columns than any run has
         stage.update({f"metric_{n}": 1000.5 for n in range(4)})
     metrics["columns"].update({f"metric_{n}": {"title": f"a rather long title {n}"} for n in range(4)})

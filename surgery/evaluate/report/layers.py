@@ -103,8 +103,8 @@ def _table(edits: Edits, ends: Mapping[str, tuple[float, float]]) -> str:
     rows = [
         (
             NOTHING if edit["layer"] is None else str(edit["layer"]),
-            f"<code>{text(edit['path'])}</code><br><small>{text(edit['rule'])}</small>",
-            f"<s>{text(edit['replaced'])}</s><br><code>{text(edit['operator'])}</code>",
+            f"<code class=site>{text(edit['path'])}</code><br><small>{text(edit['rule'])}</small>",
+            f"<s>{text(edit['replaced'])}</s><br><code>{text(edit['operator']).replace('(', '(<wbr>')}</code>",
             _loss(_of_edit(edit, ends)),
             _change(edit["params"]),
             _change(edit["flops"]),
