@@ -71,7 +71,7 @@ def report(text="x", stages=NAMES, losses=True):
 class Balanced(HTMLParser):
     """Collects tags and checks that they are closed in order."""
 
-    void: ClassVar = {"meta", "link", "img", "br", "path", "circle"}
+    void: ClassVar = {"meta", "link", "img", "br", "wbr", "path", "circle"}
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,8 @@ def test_nothing_given_becomes_markup(text):
     assert not page.open
     plain = Balanced()
     plain.feed(render_report(report("x")))
-    assert [tag for tag, _ in page.seen] == [tag for tag, _ in plain.seen]
+    tags, expected = ([tag for tag, _ in shown.seen if tag != "wbr"] for shown in (page, plain))  # after parentheses
+    assert tags == expected
     assert all(not name.startswith("on") for _, attrs in page.seen for name in attrs)
 
 
