@@ -86,8 +86,12 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     outcome = json.loads(done.stdout)
     assert outcome["kills"] == 5
     assert outcome["killed"] == outcome["whole"]
-    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
-    assert left == ["distil-000007", "distil-000008", "done", "finetune-000007", "finetune-000008"]
+    left, expected = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("killed", "whole"))
+    assert left == expected
+    checkpoints = [
+        name.removesuffix(".json") for name in left if name.endswith(".json")
+    ]  # with their tensors beside them
+    assert checkpoints == ["distil-000007", "distil-000008", "finetune-000007", "finetune-000008"]
 
 
 @pytest.mark.parametrize("stage", ["distil", "finetune"])
