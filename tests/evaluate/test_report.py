@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from typing import ClassVar
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.evaluate.plots import Curve, finite, line_chart, smooth, thin
 from surgery.evaluate.report import Report, count, render_report, verdict
 from surgery.evaluate.report.layers import layers_of
 from surgery.evaluate.report.losses import losses_of
 from surgery.evaluate.report.stages import samples_of
 from surgery.evaluate.report.words import figure, headline
 from surgery.evaluate.results import Column, Metrics, StageMetrics
+from tests.evaluate.balanced import Balanced
 
 NAMES = ("teacher", "rewritten", "distilled", "finetuned")
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & b", "</style>", "\ud800"]
@@ -68,25 +66,6 @@ def report(text="x", stages=NAMES, losses=True):
     )
 
 
-class Balanced(HTMLParser):
-    """Collects tags and checks that they are closed in order."""
-
-    void: ClassVar = {"meta", "link", "img", "br", "wbr", "path", "circle"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.void:
-            assert self.open.pop() == tag
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(HOSTILE) | st.text(min_size=1, max_size=30))
 def test_nothing_given_becomes_markup(text):
@@ -132,12 +111,6 @@ def test_fewer_and_more_are_never_confused(params, flops, new_params, new_flops)
     assert words.count("fewer") == (new_params < params) + (new_flops < flops)
     assert words.count("more") == (new_params > params) + (new_flops > flops)
     assert ("as many" in words) == (new_params == params or new_flops == flops)
-
-
-@given(st.floats(1e-6, 1e6), st.floats(8.1, 1e12))
-def test_a_log_axis_has_a_few_ticks(low, ratio):
-    drawing = line_chart([Curve([(0, low), (1, low * ratio)], "#000000")], "step", "loss", "y")
-    assert 2 <= drawing.count('text-anchor="end">') - 1 <= 8
 
 
 def test_the_stages_say_how_they_were_measured_and_how_they_differ():
@@ -260,45 +233,6 @@ def test_many_edits_are_folded():
 )
 def test_counts_have_units(number, words):
     assert count(number) == words
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=900))
-def test_smoothing_and_thinning_stay_within_the_values(values):
-    points = [(float(i), v) for i, v in enumerate(values)]
-    assert len(thin(points)) <= 400
-    for curve in (smooth(points), thin(points)):
-        assert all(min(values) - 1e-6 <= y <= max(values) + 1e-6 for _, y in curve)
-
-
-@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64) | st.none(), min_size=1, max_size=60))
-@example([1e8, 1e-300])
-def test_any_losses_can_be_drawn_inside_the_frame(values):
-    points = finite(enumerate(values))
-    line = line_chart([Curve(points, "#000000")], "step", "loss", "y")
-    assert (line.count('class="line"'), line.count("<circle")) == (len(points) > 1, len(points) == 1)
-    drawing = line_chart([Curve(points, "#000000", "rings")], "step", "loss", "y")
-    frame = Balanced()
-    frame.feed(drawing)
-    places = [(float(a["cx"]), float(a["cy"])) for tag, a in frame.seen if tag == "circle"]
-    assert len(places) == len(points)
-    assert all(0 <= x <= 480 and 0 <= y <= 250 for x, y in places)
-    assert bool(drawing) == bool(points)
-
-
-@given(st.floats(1e-3, 1.0), st.floats(10, 1e4))
-def test_wide_ranges_get_a_log_axis(low, ratio):
-    drawing = line_chart(
-        [Curve([(0, low), (1, low * ratio**0.5), (2, low * ratio)], "#000000", "rings")], "step", "loss", "y"
-    )
-    frame = Balanced()
-    frame.feed(drawing)
-    first, middle, last = (float(a["cy"]) for tag, a in frame.seen if tag == "circle")
-    assert middle == pytest.approx((first + last) / 2, abs=0.2)
-
-
-def test_smoothing_leaves_no_noise_at_the_end():
-    points = [(float(i), float(i % 2)) for i in range(100)]
-    assert smooth(points)[-1][1] == pytest.approx(0.5, abs=0.1)
 
 
 def test_pictures_keep_their_place_and_skipped_sites_are_counted():

@@ -88,9 +88,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert outcome["killed"] == outcome["whole"]
     left, expected = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("killed", "whole"))
     assert left == expected
-    checkpoints = [
-        name.removesuffix(".json") for name in left if name.endswith(".json")
-    ]  # with their tensors beside them
+    checkpoints = [name.removesuffix(".json") for name in left if name.endswith(".json")]  # tensors lie beside these
     assert checkpoints == ["distil-000007", "distil-000008", "finetune-000007", "finetune-000008"]
 
 
